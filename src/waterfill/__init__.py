@@ -1,0 +1,55 @@
+"""waterfill: how far an image codec is from the rate–distortion limit, and what holds it back."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from waterfill import theory
+from waterfill.errors import (
+    BitstreamError,
+    CodecError,
+    ImageError,
+    TrainingError,
+    WaterfillError,
+)
+from waterfill.evaluation.curves import bd_rate
+
+if TYPE_CHECKING:
+    from waterfill.codec.registry import decompress, load_codec
+    from waterfill.ladder import Ladder, limits
+
+__all__ = [
+    "BitstreamError",
+    "CodecError",
+    "ImageError",
+    "Ladder",
+    "TrainingError",
+    "WaterfillError",
+    "bd_rate",
+    "decompress",
+    "limits",
+    "load_codec",
+    "theory",
+]
+
+__version__ = version("waterfill")
+
+# What needs torch is imported at first use: theory and the command line's help stay quick.
+_LAZY = {
+    "decompress": "waterfill.codec.registry",
+    "load_codec": "waterfill.codec.registry",
+    "Ladder": "waterfill.ladder",
+    "limits": "waterfill.ladder",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        import importlib
+
+        module = importlib.import_module(_LAZY[name])
+        value = getattr(module, name)
+        globals()[name] = value  # also hides the sub-package `waterfill.ladder` behind its function
+        return value
+    raise AttributeError(f"module 'waterfill' has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Transforms, priors, channels, and the codec that composes them."""

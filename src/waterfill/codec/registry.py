@@ -1,0 +1,143 @@
+"""Codecs by name or file: bundled weights, presets, saving and loading."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from PIL import Image
+
+from waterfill.bitstream import Container
+from waterfill.codec.model import Codec, CodecConfig
+from waterfill.data.images import MAX_PIXELS
+from waterfill.errors import CodecError
+from waterfill.files import write_whole
+
+__all__ = ["PRESETS", "decompress", "load_codec", "read_codec", "save_codec"]
+
+_FORMAT_KEY, _FORMAT = "waterfill.codec", "1"
+
+#: Architectures by name. ``table1`` is Table I of the rate–distortion limits paper; ``table1-high``
+#: has the wider bottleneck that the paper takes for high rates.
+PRESETS: dict[str, CodecConfig] = {
+    "default": CodecConfig(n=64, m=160, hyper=64),
+    "table1": CodecConfig(n=192, m=192, hyper=192),
+    "table1-high": CodecConfig(n=192, m=320, hyper=192),
+    "medium": CodecConfig(n=128, m=192, hyper=128),
+    "tiny": CodecConfig(n=16, m=24, hyper=16),
+}
+
+
+def save_codec(codec: Codec, path: str | os.PathLike[str], facts: Mapping[str, str]) -> None:
+    """Write a codec's weights as float16 safetensors, whole or not at all.
+
+    Parameters
+    ----------
+    codec
+        The codec.
+    path
+        File to write.
+    facts
+        Provenance, stored beside the widths in the file's header.
+    """
+    tensors = {k: v.detach().cpu().half().contiguous() for k, v in codec.state_dict().items()}
+    metadata = {_FORMAT_KEY: _FORMAT, "config": json.dumps(codec.config.to_dict()), **facts}
+    write_whole(path, safetensors.torch.save(tensors, metadata))
+
+
+def _seeded(config: CodecConfig, seed: int = 0) -> Codec:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Codec(config)
+
+
+def read_codec(data: bytes, label: str) -> tuple[Codec, dict[str, str]]:
+    """A codec and its provenance from the bytes of a file that :func:`save_codec` wrote.
+
+    Raises
+    ------
+    CodecError
+        If the bytes are not a codec's, don't fit together, or hold values that are not finite.
+    """
+    try:
+        tensors = safetensors.torch.load(data)
+        header_size = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + header_size]).get("__metadata__", {})
+        if metadata.get(_FORMAT_KEY) != _FORMAT:
+            raise CodecError(f"{label}: not the weights of a waterfill codec")
+        config = CodecConfig(**json.loads(metadata["config"]))
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CodecError(f"{label}: not the weights of a waterfill codec ({error})") from None
+    codec = _seeded(config)
+    try:
+        codec.load_state_dict({name: t.float() for name, t in tensors.items()})
+    except RuntimeError as error:
+        reason = str(error).replace("\n", " ")
+        raise CodecError(f"{label}: the weights don't fit the codec ({reason})") from None
+    broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
+    if broken:
+        raise CodecError(f"{label}: {broken[0]} holds values that are not finite")
+    codec.weights_id = hashlib.sha256(data).digest()[:8]
+    codec.name = label
+    facts = {k: v for k, v in metadata.items() if k not in (_FORMAT_KEY, "config")}
+    return codec.eval(), facts
+
+
+def load_codec(
+    name_or_path: str | os.PathLike[str] = "default", *, pretrained: bool = True
+) -> Codec:
+    """Load a codec by name or from a file.
+
+    Parameters
+    ----------
+    name_or_path
+        A name of :data:`PRESETS`, or a safetensors file that ``waterfill train`` wrote.
+    pretrained
+        ``False`` gives any architecture with seeded random weights.
+
+    Raises
+    ------
+    CodecError
+        If the name is unknown, nothing is bundled under it, or the file is not a codec's.
+    """
+    name = os.fspath(name_or_path)
+    if name in PRESETS:
+        if not pretrained:
+            codec = _seeded(PRESETS[name])
+            codec.name = f"{name} (untrained)"
+            return codec.eval()
+        bundled = resources.files("waterfill.codec") / "weights" / f"{name}.safetensors"
+        if not bundled.is_file():
+            raise CodecError(f"{name}: no weights are bundled; train it, or ask pretrained=False")
+        return read_codec(bundled.read_bytes(), name)[0]
+    path = Path(name)
+    if not path.is_file():
+        known = ", ".join(PRESETS)
+        raise CodecError(f"{name}: neither a file nor a codec's name ({known})")
+    return read_codec(path.read_bytes(), name)[0]
+
+
+def decompress(data: bytes, *, codec: Codec | None = None) -> Image.Image:
+    """Decode a stream.
+
+    Parameters
+    ----------
+    data
+        What :meth:`Codec.compress` returned.
+    codec
+        The codec that made it; by default the bundled one.
+
+    Raises
+    ------
+    BitstreamError
+        If the stream is foreign, cut, altered, or made with other weights.
+    """
+    container = Container.unpack(data, max_pixels=MAX_PIXELS)
+    return (codec or load_codec()).decompress(container).to_pil()

@@ -1,0 +1,1 @@
+"""Images in and out: files, folders, crops for training."""

@@ -1,0 +1,197 @@
+"""Pictures in and out: reading what is supported, refusing the rest in one clear line."""
+
+from __future__ import annotations
+
+import glob
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from waterfill.errors import ImageError
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MAX_PIXELS",
+    "Picture",
+    "find_images",
+    "load_picture",
+    "sample_pictures",
+    "to_picture",
+]
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
+)
+#: Pictures above this many pixels are refused: a transform holds the whole picture at once.
+MAX_PIXELS = 50_000_000
+
+_SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in memory.
+
+    Attributes
+    ----------
+    name
+        File name or label, for tables.
+    pixels
+        uint8 (H, W, 3), RGB. A grey picture has three equal planes.
+    grey
+        The original has one plane.
+    """
+
+    name: str
+    pixels: NDArray[np.uint8]
+    grey: bool = False
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return int(self.pixels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.pixels.shape[1])
+
+    @property
+    def pixel_count(self) -> int:
+        """Rows × columns: what bits per pixel divides by, padding never counted."""
+        return self.height * self.width
+
+    def to_pil(self) -> Image.Image:
+        """The picture as a PIL image, mode ``L`` or ``RGB``."""
+        return Image.fromarray(self.pixels[..., 0] if self.grey else self.pixels)
+
+
+def _refusal(image: Image.Image) -> str | None:
+    """Why this image can't be coded, or ``None``."""
+    if getattr(image, "n_frames", 1) > 1:
+        return "is animated or has several pages; extract one frame first"
+    if image.mode.startswith(("I", "F")):
+        return f"has more than 8 bits per sample (mode {image.mode}); convert it to 8 bits first"
+    if image.mode in ("CMYK", "YCCK"):
+        return "is CMYK; convert it to RGB first"
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"):
+        return f"has the unsupported colour mode {image.mode}; convert it to RGB first"
+    if image.width * image.height > MAX_PIXELS:
+        return f"has {image.width}×{image.height} pixels; at most {MAX_PIXELS:,} are supported"
+    return None
+
+
+def to_picture(image: Picture | Image.Image | NDArray[np.uint8], name: str = "image") -> Picture:
+    """Turn a PIL image or a uint8 array into a :class:`Picture`.
+
+    Parameters
+    ----------
+    image
+        A PIL image, or an array of shape (H, W), (H, W, 1) or (H, W, 3) and dtype uint8.
+    name
+        Label for tables and messages.
+
+    Raises
+    ------
+    ImageError
+        For alpha that is not fully opaque, more than 8 bits, CMYK, animations, empty pictures and
+        arrays of another shape or dtype.
+    """
+    if isinstance(image, Picture):
+        return image
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8:
+            raise ImageError(f"{name}: an array must have dtype uint8, not {image.dtype}")
+        if image.ndim == 3 and image.shape[2] == 1:
+            image = image[..., 0]
+        if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            raise ImageError(f"{name}: an array must be (H, W) or (H, W, 3), not {image.shape}")
+        if image.size == 0:
+            raise ImageError(f"{name}: has no pixels")
+        if image.shape[0] * image.shape[1] > MAX_PIXELS:
+            raise ImageError(f"{name}: more than {MAX_PIXELS:,} pixels are not supported")
+        grey = image.ndim == 2
+        rgb = np.repeat(image[..., None], 3, axis=2) if grey else image
+        return Picture(name, np.ascontiguousarray(rgb), grey)
+    reason = _refusal(image)
+    if reason:
+        raise ImageError(f"{name}: {reason}")
+    transparent = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+    if transparent:
+        lowest = image.convert("RGBA").getchannel("A").getextrema()[0]
+        if isinstance(lowest, (int, float)) and lowest < 255:
+            raise ImageError(f"{name}: has transparency, which can't be coded; flatten it first")
+    grey = image.mode in ("1", "L", "LA")
+    pixels = np.array(image.convert("L" if grey else "RGB"))
+    return to_picture(pixels, name)
+
+
+def load_picture(path: str | os.PathLike[str]) -> Picture:
+    """Read a picture file, turned upright by its EXIF orientation.
+
+    Raises
+    ------
+    ImageError
+        If the file is missing, unreadable, cut, or of a kind :func:`to_picture` refuses.
+    """
+    path = Path(path)
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            # Pillow warns of large and odd files; MAX_PIXELS and the checks below decide instead.
+            warnings.simplefilter("ignore")
+            reason = _refusal(image)
+            if reason:
+                raise ImageError(f"{path}: {reason}")
+            return to_picture(ImageOps.exif_transpose(image), str(path))
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: is not a picture that Pillow can read") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{path}: at most {MAX_PIXELS:,} pixels are supported") from None
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such file") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ImageError(f"{path}: can't be read ({detail})") from None
+
+
+def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Picture files behind files, folders (searched to any depth) and globs, sorted, once each.
+
+    Raises
+    ------
+    ImageError
+        If a path doesn't exist, a glob matches nothing, or a folder holds no picture.
+    """
+    found: dict[Path, None] = {}
+    for item in paths:
+        path = Path(item)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise ImageError(f"{path}: no pictures in this folder")
+        elif path.exists():
+            inside = [path]
+        else:
+            inside = [Path(p) for p in sorted(glob.glob(str(item), recursive=True))]
+            inside = [p for p in inside if p.is_file()]
+            if not inside:
+                raise ImageError(f"{path}: no such file or folder")
+        found.update(dict.fromkeys(inside))
+    return list(found)
+
+
+def sample_pictures(names: Sequence[str] = _SAMPLES) -> list[Picture]:
+    """The built-in sample photographs, which scikit-image's wheel carries."""
+    import skimage.data
+
+    pictures = []
+    for name in names:
+        pixels = np.ascontiguousarray(getattr(skimage.data, name)())
+        pictures.append(Picture(f"sample:{name}", pixels))
+    return pictures

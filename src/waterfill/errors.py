@@ -1,0 +1,28 @@
+"""The errors a user can meet. Each message is one line that says what to do."""
+
+from __future__ import annotations
+
+__all__ = ["BitstreamError", "CodecError", "ImageError", "TrainingError", "WaterfillError"]
+
+
+class WaterfillError(Exception):
+    """Base of every error that is the input's fault and not the program's.
+
+    The command line prints the message as one line and exits with code 2.
+    """
+
+
+class BitstreamError(WaterfillError):
+    """A stream that is cut, altered, foreign, or made for another codec."""
+
+
+class ImageError(WaterfillError):
+    """A picture that is missing, unreadable, or of a kind that is not supported."""
+
+
+class CodecError(WaterfillError):
+    """Weights or a codec name that can't be used."""
+
+
+class TrainingError(WaterfillError):
+    """A training run that can't start or go on."""

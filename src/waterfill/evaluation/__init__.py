@@ -1,0 +1,1 @@
+"""Measuring instruments: distortion metrics, curves, BD-rate, conventional codecs."""

@@ -1,0 +1,94 @@
+"""Rate–distortion curves: reading one at a PSNR, and the mean distance of two."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.interpolate import PchipInterpolator
+
+__all__ = ["bd_rate", "rate_at_psnr"]
+
+
+def _curve(points: ArrayLike, name: str) -> NDArray[np.float64]:
+    """Points (bpp, dB) sorted by PSNR, as float64 (n, 2)."""
+    curve = np.asarray(points, dtype=np.float64)
+    if curve.ndim != 2 or curve.shape[1] != 2:
+        raise ValueError(f"{name} must be an (n, 2) array of (bpp, dB), not {curve.shape}")
+    if not np.isfinite(curve).all() or (curve[:, 0] <= 0).any():
+        raise ValueError(f"{name} must hold finite values and positive rates")
+    return curve[np.argsort(curve[:, 1], kind="stable")]
+
+
+def bd_rate(anchor: ArrayLike, test: ArrayLike) -> float:
+    """Bjøntegaard delta rate: mean rate difference at equal PSNR, in percent.
+
+    Parameters
+    ----------
+    anchor, test
+        (n, 2) arrays of (bpp, dB), at least four points each, in any order.
+
+    Returns
+    -------
+    float
+        Negative where ``test`` needs fewer bits than ``anchor``. Log rate is interpolated over
+        PSNR by PCHIP, and averaged over the PSNR range that both curves cover.
+
+    Raises
+    ------
+    ValueError
+        Below four points, without overlap, for values that are not finite, or where two points
+        of a curve share a PSNR.
+    """
+    curves = [_curve(anchor, "anchor"), _curve(test, "test")]
+    for name, curve in zip(("anchor", "test"), curves, strict=True):
+        if len(curve) < 4:
+            raise ValueError(f"{name} has {len(curve)} points; BD-rate needs at least four")
+        if (np.diff(curve[:, 1]) <= 0).any():
+            raise ValueError(f"{name} has two points at one PSNR")
+    low = max(curve[0, 1] for curve in curves)
+    high = min(curve[-1, 1] for curve in curves)
+    if low >= high:
+        raise ValueError("the curves share no range of PSNR")
+    areas = [
+        float(PchipInterpolator(curve[:, 1], np.log(curve[:, 0])).integrate(low, high))
+        for curve in curves
+    ]
+    return 100.0 * math.expm1((areas[1] - areas[0]) / (high - low))
+
+
+def rate_at_psnr(
+    rates: Sequence[float], psnrs: Sequence[float], psnr: float, slopes: Sequence[float]
+) -> float:
+    """Rate of a curve at a PSNR, in the unit of ``rates``.
+
+    Inside the curve log rate is interpolated by PCHIP. Outside, or where there is but one point,
+    it goes on along the given slope from the nearest point.
+
+    Parameters
+    ----------
+    rates, psnrs
+        The points, PSNR in dB, in any order.
+    psnr
+        Where to read.
+    slopes
+        d ln(rate) / d PSNR at each point, from the λ the codec works at.
+    """
+    order = np.argsort(psnrs, kind="stable")
+    x, y = np.asarray(psnrs, float)[order], np.log(np.maximum(rates, 1e-12))[order]
+    ends = np.asarray(slopes, float)[order]
+    # A rung may stall between two qualities; where PSNR doesn't rise the cheaper point counts.
+    keep = [0]
+    for i in range(1, len(x)):
+        if x[i] > x[keep[-1]] + 1e-6:
+            keep.append(i)
+        elif y[i] < y[keep[-1]]:
+            keep[-1] = i
+    x, y, ends = x[keep], y[keep], ends[keep]
+    if psnr <= x[0]:
+        return float(np.exp(y[0] + ends[0] * (psnr - x[0])))
+    if psnr >= x[-1]:
+        return float(np.exp(y[-1] + ends[-1] * (psnr - x[-1])))
+    return float(np.exp(PchipInterpolator(x, y)(psnr)))

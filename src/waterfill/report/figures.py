@@ -1,0 +1,261 @@
+"""The report's two figures: rate–distortion curves, and where the bits go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+
+import plotly.graph_objects as go
+
+from waterfill.ladder.measure import Decomposition, Ladder
+from waterfill.ladder.rungs import BITSTREAM, Status
+
+__all__ = ["DARK", "GENIE", "Step", "decomposition", "rate_distortion", "steps"]
+
+#: How anything that only a genie could reach is named, in every figure and table.
+GENIE = Status.GENIE.value
+
+_INK = "#1f2328"
+_GRID = "#d9dce0"
+_LOSS = "#0072b2"
+_HONEST = "#00795a"
+_GENIE_DARK = "#c04a00"
+_GENIE_LIGHT = "#f7d9c8"
+#: Okabe and Ito's hues, darkened until they read on white; the markers tell lines apart as well.
+_SERIES = (
+    "#767676",
+    "#b97800",
+    "#0072b2",
+    "#00795a",
+    "#2f8fc4",
+    "#a8487f",
+    "#7a6a00",
+    "#c04a00",
+    "#5b3fa0",
+)
+_SYMBOLS = (
+    "circle",
+    "circle-open",
+    "square",
+    "diamond",
+    "triangle-up",
+    "triangle-down",
+    "pentagon",
+    "hexagram",
+    "cross",
+    "x",
+)
+
+#: What each colour of a figure becomes on a dark page.
+DARK: dict[str, str] = {
+    _INK: "#e6e6e6",
+    _GRID: "#3a3f45",
+    _GENIE_LIGHT: "#4a2a18",
+    "#767676": "#a8a8a8",
+    "#b97800": "#e69f00",
+    "#0072b2": "#56a8e0",
+    "#00795a": "#2bbd93",
+    "#2f8fc4": "#8ad0f7",
+    "#a8487f": "#e39ac4",
+    "#7a6a00": "#d9c840",
+    "#c04a00": "#ff8a4a",
+    "#5b3fa0": "#b6a0f0",
+}
+
+
+def _blank(x_title: str, y_title: str, height: int) -> go.Figure:
+    """An empty figure on a transparent page, with units on its axes."""
+    figure = go.Figure()
+    axis = {
+        "gridcolor": _GRID,
+        "zerolinecolor": _GRID,
+        "linecolor": _INK,
+        "showline": True,
+        "ticks": "outside",
+        "tickcolor": _INK,
+    }
+    figure.update_layout(
+        template=go.layout.Template(),
+        height=height,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 13, "color": _INK},
+        hovermode="closest",
+        margin={"l": 60, "r": 16, "t": 48, "b": 56},
+        legend={"orientation": "h", "x": 0, "y": -0.16, "yanchor": "top"},
+    )
+    figure.update_xaxes(title_text=x_title, **axis)
+    figure.update_yaxes(title_text=y_title, **axis)
+    return figure
+
+
+def rate_distortion(ladder: Ladder) -> go.Figure:
+    """R–D curves of all rungs: means over the pictures at every quality measured.
+
+    Parameters
+    ----------
+    ladder
+        What was measured. A ladder of one quality has markers and no lines.
+
+    Returns
+    -------
+    go.Figure
+        Rate in bpp against PSNR in dB, one trace per rung; genie-aided rungs are dashed and named
+        so in the legend. Buttons switch the rate axis between linear and logarithmic.
+    """
+    figure = _blank("rate (bpp)", "PSNR (dB)", height=620)
+    for index, rung in enumerate(ladder.rungs):
+        genie = rung.status == GENIE
+        achieved = rung.name == BITSTREAM
+        colour = _INK if achieved else _SERIES[(index - 1) % len(_SERIES)]
+        name = escape(rung.name)
+        figure.add_scatter(
+            x=[point.bpp for point in rung.curve],
+            y=[point.psnr for point in rung.curve],
+            customdata=[[point.quality] for point in rung.curve],
+            name=f"{name} ({GENIE})" if genie else name,
+            mode="lines+markers" if len(rung.curve) > 1 else "markers",
+            line={
+                "color": colour,
+                "width": 4 if achieved else 2,
+                "dash": "dash" if genie else "solid",
+            },
+            marker={"symbol": _SYMBOLS[index % len(_SYMBOLS)], "size": 8, "color": colour},
+            hovertemplate=(
+                f"<b>{name}</b> ({escape(rung.status)})<br>%{{x:.4f}} bpp, %{{y:.2f}} dB"
+                "<br>quality %{customdata[0]}<extra></extra>"
+            ),
+        )
+    figure.add_hline(
+        y=ladder.decomposition.psnr, line={"color": _INK, "width": 1, "dash": "dot"}, layer="below"
+    )
+    scales = (("linear", "linear rate"), ("log", "logarithmic rate"))
+    figure.update_layout(
+        updatemenus=[
+            {
+                "type": "buttons",
+                "direction": "right",
+                "x": 0,
+                "xanchor": "left",
+                "y": 1.01,
+                "yanchor": "bottom",
+                "pad": {"t": 0, "b": 2},
+                # plotly.js paints the active button nearly white whatever the page looks like, so
+                # these two keep dark text on light in both themes.
+                "bgcolor": "#d0d4d9",
+                "font": {"color": "#111111"},
+                "buttons": [
+                    {"label": label, "method": "relayout", "args": [{"xaxis.type": scale}]}
+                    for scale, label in scales
+                ],
+            }
+        ]
+    )
+    return figure
+
+
+@dataclass(frozen=True)
+class Step:
+    """One column of the waterfall: where it starts, and by how much it changes the rate, in bpp.
+
+    A loss has a negative change. The first and the last step start at zero: they are rates.
+    """
+
+    label: str
+    base_bpp: float
+    change_bpp: float
+    genie: bool
+
+
+def steps(parts: Decomposition) -> tuple[Step, ...]:
+    """The way from the file to the genie-aided limit, column by column, signs as measured."""
+    losses = (
+        ("coder overhead", parts.coder_overhead_bpp, False),
+        ("quantisation", parts.quantisation_bpp, False),
+        ("side information", parts.side_information_bpp, False),
+        (f"variance ({GENIE})", parts.variance_bpp, True),
+    )
+    columns = [Step("the file", 0.0, parts.achieved_bpp, False)]
+    level = parts.achieved_bpp
+    for label, loss, genie in losses:
+        columns.append(Step(label, level, -loss, genie))
+        level -= loss
+    columns.append(Step(f"limit ({GENIE})", 0.0, parts.limit_bpp, True))
+    return tuple(columns)
+
+
+def decomposition(parts: Decomposition) -> go.Figure:
+    """Waterfall from the file to the genie-aided limit at equal PSNR.
+
+    Floating bars instead of plotly's own waterfall trace, which can't hatch single columns: what
+    is genie-aided must not look like what is measured.
+
+    Returns
+    -------
+    go.Figure
+        Rate in bpp. A negative loss goes up. The line is the lowest rate that is achievable.
+    """
+    figure = _blank("", "rate (bpp)", height=520)
+    columns = steps(parts)
+    labels = [_broken(column.label) for column in columns]
+    last = len(columns) - 1
+    groups = (
+        ("rate of the file", _INK, [0]),
+        ("loss of the codec", _LOSS, [i for i in range(1, last) if not columns[i].genie]),
+        (GENIE, _GENIE_DARK, [i for i in range(1, last + 1) if columns[i].genie]),
+    )
+    for name, colour, members in groups:
+        chosen = [columns[i] for i in members]
+        genie = name == GENIE
+        figure.add_bar(
+            x=[labels[i] for i in members],
+            y=[column.change_bpp for column in chosen],
+            base=[column.base_bpp for column in chosen],
+            name=name,
+            text=[
+                f"{column.change_bpp:.4f}" if i in (0, last) else f"{column.change_bpp:+.4f}"
+                for i, column in zip(members, chosen, strict=True)
+            ],
+            textposition="outside",
+            cliponaxis=False,
+            marker={
+                "color": _GENIE_LIGHT if genie else colour,
+                "line": {"color": colour, "width": 1.5},
+                "pattern": {
+                    "shape": "/" if genie else "",
+                    "fgcolor": colour,
+                    "bgcolor": _GENIE_LIGHT if genie else colour,
+                    "solidity": 0.25,
+                },
+            },
+            hovertemplate="%{x}<br>%{text} bpp<extra></extra>",
+        )
+    level = columns[0].change_bpp
+    for i in range(last):
+        if i:
+            level += columns[i].change_bpp
+        figure.add_shape(
+            type="line",
+            x0=i + 0.35,
+            x1=i + 0.65,
+            y0=level,
+            y1=level,
+            line={"color": _INK, "width": 1},
+        )
+    figure.add_scatter(
+        x=labels,
+        y=[parts.honest_bpp] * len(labels),
+        mode="lines",
+        name=f"lowest rate without a genie: {escape(parts.honest_rung)}",
+        line={"color": _HONEST, "width": 2, "dash": "dot"},
+        hovertemplate=f"{escape(parts.honest_rung)}<br>%{{y:.4f}} bpp<extra></extra>",
+    )
+    figure.update_layout(barmode="overlay", bargap=0.3)
+    figure.update_xaxes(categoryorder="array", categoryarray=labels, title_text=None)
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def _broken(label: str) -> str:
+    """Break a label before its bracket, so that columns stay narrow."""
+    return escape(label).replace(" (", "<br>(")
