@@ -51,7 +51,9 @@ class Crossing(NamedTuple):
 class Channel(Protocol):
     """y, μ, σ → ŷ and bits per latent; all tensors of one shape, in quantisation steps."""
 
-    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor) -> Crossing: ...
+    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor) -> Crossing:
+        """Send ``y`` through."""
+        ...
 
 
 def gaussian_bin_bits(residual: Tensor, sigma: Tensor) -> Tensor:
@@ -79,6 +81,7 @@ class Rounding:
     """Hard rounding of the residual, what the bitstream carries."""
 
     def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor) -> Crossing:
+        """Round the residual."""
         symbols = torch.round(y - mu)
         return Crossing(symbols + mu, gaussian_bin_bits(symbols, sigma))
 
@@ -88,6 +91,7 @@ class UniformNoise:
     """Additive uniform noise, the differentiable stand-in for rounding (Ballé 2017)."""
 
     def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor) -> Crossing:
+        """Add the noise."""
         y_hat = y + _uniform(y)
         return Crossing(y_hat, gaussian_bin_bits(y_hat - mu, sigma))
 
@@ -100,6 +104,7 @@ class StraightThrough:
     """
 
     def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor) -> Crossing:
+        """Round in the value, not in the gradient."""
         residual = y - mu
         bits = gaussian_bin_bits(residual + _uniform(y), sigma)
         rounded = residual + (torch.round(residual) - residual).detach()
@@ -123,6 +128,7 @@ class Dithered:
     mmse: bool = True
 
     def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor) -> Crossing:
+        """Quantise with the dither, and take it off again."""
         residual = y - mu
         dither = _uniform(y)
         noisy = torch.round(residual + dither) - dither
@@ -153,6 +159,7 @@ class GaussianTest:
     mmse: bool = True
 
     def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor) -> Crossing:
+        """Scale, add Gaussian noise, charge the KL divergence."""
         residual = y - mu
         variance = sigma * sigma
         distortion = variance.clamp_max(self.level)

@@ -139,6 +139,15 @@ def _symbols_crc(z: NDArray[np.int32], y: NDArray[np.int32]) -> int:
     return zlib.crc32(y.astype("<i4").tobytes(), zlib.crc32(z.astype("<i4").tobytes()))
 
 
+@dataclass(frozen=True)
+class _Derived:
+    """What coding needs besides the weights, and which state of the weights it came from."""
+
+    stamp: tuple[tuple[int, int], ...]
+    h_s: FixedPointNetwork
+    z_tables: dict[float, Tables]
+
+
 class Codec(nn.Module):
     """A variable-rate transform codec with a mean-scale hyperprior.
 
@@ -168,8 +177,7 @@ class Codec(nn.Module):
         self.g_s = synthesis(config.n, config.m)
         self.prior = MeanScaleHyperprior(config.m, config.hyper)
         self.gains = Gains(config.m, exponent=0.5)
-        self._derived: dict[str, object] = {}
-        self._derived_from: tuple[tuple[int, int], ...] = ()
+        self._derived: _Derived | None = None
 
     def forward(self, x: Tensor, quality: Tensor, channel: Channel) -> Passage:
         """The differentiable pipeline.
@@ -197,14 +205,12 @@ class Codec(nn.Module):
     def _from_weights(self, quality: float) -> tuple[FixedPointNetwork, Tables]:
         """What coding derives from the weights, made anew whenever the weights have changed."""
         stamp = tuple((p.data_ptr(), p._version) for p in self.prior.parameters())
-        if stamp != self._derived_from:
-            self._derived, self._derived_from = {"h_s": self.prior.fixed_point()}, stamp
-        key = f"z@{quality}"
-        if key not in self._derived:
-            self._derived[key] = self.prior.z_tables(quality)
-        network, tables = self._derived["h_s"], self._derived[key]
-        assert isinstance(network, FixedPointNetwork) and isinstance(tables, Tables)
-        return network, tables
+        derived = self._derived
+        if derived is None or derived.stamp != stamp:
+            derived = self._derived = _Derived(stamp, self.prior.fixed_point(), {})
+        if quality not in derived.z_tables:
+            derived.z_tables[quality] = self.prior.z_tables(quality)
+        return derived.h_s, derived.z_tables[quality]
 
     def prediction(
         self, z_symbols: NDArray[np.int32], quality: float

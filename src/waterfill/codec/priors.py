@@ -62,11 +62,11 @@ class DeepFactorized(nn.Module):
             self.factors.append(nn.Parameter(torch.zeros(channels, outputs, 1)))
 
     def logits(self, x: Tensor) -> Tensor:
-        """Logit of the CDF at ``x``, shape (C, 1, n)."""
+        """Logit of the CDF at ``x``, shape (C, 1, n), in the precision of ``x``."""
         for k, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
-            x = F.softplus(matrix) @ x + bias
+            x = F.softplus(matrix.to(x.dtype)) @ x + bias.to(x.dtype)
             if k < len(self.factors):
-                x = x + torch.tanh(self.factors[k]) * torch.tanh(x)
+                x = x + torch.tanh(self.factors[k].to(x.dtype)) * torch.tanh(x)
         return x
 
     def bits(self, x: Tensor, width: Tensor) -> Tensor:
@@ -82,14 +82,11 @@ class DeepFactorized(nn.Module):
 
     def cdf(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """CDF in float64 at ``x`` of shape (C, n), for integer tables and quantiles."""
-        double = {name: p.detach().double().cpu() for name, p in self.named_parameters()}
         with torch.no_grad():
-            points = torch.from_numpy(x)[:, None, :]
-            logits = torch.func.functional_call(self, double, (points,))
-            return cast("NDArray[np.float64]", torch.sigmoid(logits)[:, 0, :].numpy())
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.logits(x)
+            cdf: NDArray[np.float64] = torch.sigmoid(self.logits(torch.from_numpy(x)[:, None, :]))[
+                :, 0, :
+            ].numpy()
+        return cdf
 
     def quantile(self, probability: float) -> NDArray[np.float64]:
         """Point of each channel where the CDF is ``probability``, by bisection, shape (C,)."""

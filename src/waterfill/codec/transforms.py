@@ -91,6 +91,7 @@ class GDN(nn.Module):
         self.root_gamma = nn.Parameter(gamma)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x`` (B, C, H, W)."""
         root = bounded(self.root_gamma, self._ROOT_FLOOR, math.inf)
         gamma = (root * root - self._ROOT_FLOOR**2)[:, :, None, None]
         beta = self.root_beta * self.root_beta + self._BETA_FLOOR

@@ -70,23 +70,15 @@ def rate_at_psnr(
     Parameters
     ----------
     rates, psnrs
-        The points, PSNR in dB, in any order.
+        The points, rates positive, PSNR in dB and distinct, in any order.
     psnr
         Where to read.
     slopes
         d ln(rate) / d PSNR at each point, from the λ the codec works at.
     """
     order = np.argsort(psnrs, kind="stable")
-    x, y = np.asarray(psnrs, float)[order], np.log(np.maximum(rates, 1e-12))[order]
+    x, y = np.asarray(psnrs, float)[order], np.log(np.asarray(rates, float)[order])
     ends = np.asarray(slopes, float)[order]
-    # A rung may stall between two qualities; where PSNR doesn't rise the cheaper point counts.
-    keep = [0]
-    for i in range(1, len(x)):
-        if x[i] > x[keep[-1]] + 1e-6:
-            keep.append(i)
-        elif y[i] < y[keep[-1]]:
-            keep[-1] = i
-    x, y, ends = x[keep], y[keep], ends[keep]
     if psnr <= x[0]:
         return float(np.exp(y[0] + ends[0] * (psnr - x[0])))
     if psnr >= x[-1]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import math
 import os
 import platform
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -24,9 +28,9 @@ from waterfill.codec.model import Codec, Latents, finish
 from waterfill.data.images import Picture, load_picture, to_picture
 from waterfill.errors import ImageError
 from waterfill.evaluation.curves import rate_at_psnr
-from waterfill.evaluation.metrics import mean_squared_error, ms_ssim
+from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error
 from waterfill.files import write_whole
-from waterfill.ladder.rungs import BITSTREAM, LADDER, Climb, Rung, Status, climb
+from waterfill.ladder.rungs import BITSTREAM, LADDER, Climb, Status, climb
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -253,21 +257,119 @@ def environment(seed: int) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Measurement:
+    """All rungs of one picture at all qualities, in the order of both."""
+
+    picture: dict[str, Any]
+    points: list[list[Point]]
+    exhibit: Exhibit | None
+
+
+class _Viewer:
+    """Pixels and distortion of ŷ for one picture and quality, each computed once.
+
+    Several rungs hand the same latents to g_s: the file and its ideal code, the oracle with and
+    without its price. Synthesis and MS-SSIM are the dearest parts of a ladder.
+    """
+
+    def __init__(
+        self, codec: Codec, picture: Picture, quality: float, similarity: SimilarityTo
+    ) -> None:
+        self.codec, self.picture, self.quality = codec, picture, quality
+        self.similarity = similarity
+        self._known: dict[bytes, tuple[NDArray[np.uint8], float, float]] = {}
+
+    def __call__(self, y_hat: torch.Tensor) -> tuple[NDArray[np.uint8], float, float]:
+        """Pixels, MSE and MS-SSIM."""
+        key = hashlib.sha256(y_hat.numpy().tobytes()).digest()
+        if key not in self._known:
+            picture = self.picture
+            pixels = self.codec.synthesise(y_hat, self.quality, picture.height, picture.width)
+            pixels = finish(pixels, grey=picture.grey).pixels
+            mse = mean_squared_error(picture.pixels, pixels)
+            self._known[key] = (pixels, mse, self.similarity(pixels))
+        return self._known[key]
+
+
+# Channels draw from torch's global generator, which climbs side by side must not share.
+_ONE_DRAW = threading.Lock()
+
+
 def _measure(
-    codec: Codec, picture: Picture, latents: Latents, rung: Rung, quality: float, seed: int
-) -> tuple[Point, Climb, NDArray[np.uint8]]:
-    """One rung on one picture: its point, its latents, its pixels."""
-    reached = climb(rung, latents, seed=seed)
-    pixels = codec.synthesise(reached.y_hat, quality, picture.height, picture.width)
-    pixels = finish(pixels, grey=picture.grey).pixels
-    parts = {name: bits / picture.pixel_count for name, bits in reached.parts.items()}
-    if rung.name == BITSTREAM:
-        size = 8 * len(codec.pack(picture, latents, quality)) / picture.pixel_count
-        parts["coder overhead"] = size - sum(parts.values())
-    mse = mean_squared_error(picture.pixels, pixels)
-    psnr = 10.0 * math.log10(255.0**2 / mse) if mse else _PSNR_CEILING
-    point = Point(quality, sum(parts.values()), psnr, math.nan, mse, parts)
-    return point, reached, pixels
+    codec: Codec,
+    item: Any,
+    qualities: Sequence[float],
+    seed: int,
+    exhibit_at: float | None,
+    advance: Callable[[str], None],
+) -> _Measurement:
+    """Every rung on one picture."""
+    picture = load_picture(item) if isinstance(item, str | os.PathLike) else to_picture(item)
+    label = Path(picture.name).name
+    similarity_to = SimilarityTo(picture.pixels)
+    table: list[list[Point]] = [[] for _ in LADDER]
+    exhibit = None
+    for quality in qualities:
+        latents = codec.latents(picture, quality)
+        view = _Viewer(codec, picture, quality, similarity_to)
+        climbs: dict[str, Climb] = {}
+        for rung, points in zip(LADDER, table, strict=True):
+            with _ONE_DRAW:
+                reached = climb(rung, latents, seed=seed)
+            _, mse, similarity = view(reached.y_hat)
+            parts = {name: bits / picture.pixel_count for name, bits in reached.parts.items()}
+            if rung.name == BITSTREAM:
+                size = 8 * len(codec.pack(picture, latents, quality)) / picture.pixel_count
+                parts["coder overhead"] = size - sum(parts.values())
+            psnr = 10.0 * math.log10(255.0**2 / mse) if mse else _PSNR_CEILING
+            points.append(Point(quality, sum(parts.values()), psnr, similarity, mse, parts))
+            climbs[rung.name] = reached
+            advance(label)
+        if quality == exhibit_at:
+            decoded, _, _ = view(climbs[BITSTREAM].y_hat)
+            exhibit = _exhibit(picture, decoded, table[0][-1], latents, climbs)
+    facts = {"name": picture.name, "width": picture.width, "height": picture.height}
+    return _Measurement(facts, table, exhibit)
+
+
+def _measure_all(
+    codec: Codec,
+    items: Sequence[Any],
+    qualities: Sequence[float],
+    seed: int,
+    exhibit_at: float,
+    progress: Callable[[int, int, str], None],
+) -> list[_Measurement]:
+    """Pictures side by side, each on one core: two do more than one picture on two cores."""
+    total = len(items) * len(qualities) * len(LADDER)
+    done = itertools.count(1)
+    progress(0, total, "")
+
+    def one(index: int) -> _Measurement:
+        shown = exhibit_at if index < _MAX_EXHIBITS else None
+        return _measure(
+            codec,
+            items[index],
+            qualities,
+            seed,
+            shown,
+            lambda what: progress(next(done), total, what),
+        )
+
+    threads = torch.get_num_threads()
+    if len(items) == 1 or threads == 1:
+        return [one(index) for index in range(len(items))]
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            waiting = [pool.submit(one, index) for index in range(len(items))]
+            try:
+                return [future.result() for future in waiting]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _exhibit(
@@ -314,17 +416,31 @@ def _mean(points: Sequence[Point]) -> Point:
 def _log_slope(point: Point) -> float:
     """d ln R / d PSNR of a codec that trades bpp + λ·255²·MSE: its own price of a decibel."""
     mse = 255.0**2 * 10.0 ** (-point.psnr / 10.0)
-    bpp_per_db = lambda_of_quality(point.quality) * mse * math.log(10.0) / 10.0
+    bpp_per_db: float = lambda_of_quality(point.quality) * mse * math.log(10.0) / 10.0
     return bpp_per_db / max(point.bpp, 1e-12)
+
+
+def _efficient(curve: Sequence[Point]) -> list[Point]:
+    """The points that no other beats in both rate and PSNR, ascending.
+
+    At low rates an idealised channel can stall: a higher quality that costs more and shows less.
+    Nobody would work there.
+    """
+    kept: list[Point] = []
+    for point in sorted(curve, key=lambda p: (-p.psnr, p.bpp)):
+        if not kept or point.bpp < kept[-1].bpp:
+            kept.append(point)
+    return kept[::-1]
 
 
 def _read_curve(curve: Sequence[Point], psnr: float, part: str | None = None) -> float:
     """bpp of a curve, or of one part of it, at a PSNR."""
-    rates = [p.bpp if part is None else p.parts[part] for p in curve]
-    if part is not None and min(rates) <= 0:
+    points = _efficient(curve)
+    rates = [p.bpp if part is None else p.parts[part] for p in points]
+    if min(rates) <= 0:
         return 0.0
-    slopes = [_log_slope(p) for p in curve]
-    return float(rate_at_psnr(rates, [p.psnr for p in curve], psnr, slopes))
+    slopes = [_log_slope(p) for p in points]
+    return rate_at_psnr(rates, [p.psnr for p in points], psnr, slopes)
 
 
 def _decompose(curves: dict[str, tuple[Point, ...]], main: Point) -> Decomposition:
@@ -400,49 +516,17 @@ def limits(
         raise ImageError("no pictures to measure")
     main_quality = chosen[(len(chosen) - 1) // 2]
 
-    points: dict[str, dict[float, list[Point]]] = {
-        rung.name: {q: [] for q in chosen} for rung in LADDER
-    }
-    names: list[dict[str, Any]] = []
-    rows: list[dict[str, Any]] = []
-    exhibits: list[Exhibit] = []
-    total = len(items) * len(chosen) * len(LADDER)
-    done = 0
-    for item in items:
-        if isinstance(item, str | os.PathLike):
-            picture = load_picture(item)
-        else:
-            picture = to_picture(item, f"image {len(names) + 1}")
-        label = Path(picture.name).name
-        names.append({"name": picture.name, "width": picture.width, "height": picture.height})
-        for q in chosen:
-            latents = codec.latents(picture, q)
-            climbs: dict[str, Climb] = {}
-            seen: dict[bytes, float] = {}
-            decoded, achieved = picture.pixels, None
-            for rung in LADDER:
-                progress(done, total, label)
-                point, reached, pixels = _measure(codec, picture, latents, rung, q, seed)
-                # Equal pixels have equal MS-SSIM, and it is the dearest thing here.
-                key = pixels.tobytes()
-                if key not in seen:
-                    seen[key] = ms_ssim(picture.pixels, pixels)
-                point = Point(**{**point.__dict__, "ms_ssim": seen[key]})
-                points[rung.name][q].append(point)
-                rows.append(
-                    {"image": picture.name, "rung": rung.name, "status": rung.status.value}
-                    | point.__dict__
-                )
-                climbs[rung.name] = reached
-                if rung.name == BITSTREAM:
-                    decoded, achieved = pixels, point
-                done += 1
-            if q == main_quality and len(exhibits) < _MAX_EXHIBITS and achieved is not None:
-                exhibits.append(_exhibit(picture, decoded, achieved, latents, climbs))
-    progress(total, total, "")
-
+    measured = _measure_all(codec, items, chosen, seed, main_quality, progress)
+    rows = [
+        {"image": one.picture["name"], "rung": rung.name, "status": rung.status.value}
+        | point.__dict__
+        for one in measured
+        for rung, points in zip(LADDER, one.points, strict=True)
+        for point in points
+    ]
     curves = {
-        name: tuple(_mean(by_quality[q]) for q in chosen) for name, by_quality in points.items()
+        rung.name: tuple(_mean([one.points[k][j] for one in measured]) for j in range(len(chosen)))
+        for k, rung in enumerate(LADDER)
     }
     main = chosen.index(main_quality)
     decomposition = _decompose(curves, curves[BITSTREAM][main])
@@ -472,10 +556,10 @@ def limits(
     return Ladder(
         codec.name,
         main_quality,
-        tuple(names),
+        tuple(one.picture for one in measured),
         tuple(results),
         decomposition,
         tuple(rows),
-        tuple(exhibits),
+        tuple(one.exhibit for one in measured if one.exhibit is not None),
         environment(seed),
     )

@@ -38,7 +38,9 @@ class VarianceSource(Protocol):
         """Whether z must be paid for."""
         ...
 
-    def __call__(self, latents: Latents, residual: Tensor) -> Variances: ...
+    def __call__(self, latents: Latents, residual: Tensor) -> Variances:
+        """The scales, and their price."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Predicted:
     needs_side_information = True
 
     def __call__(self, latents: Latents, residual: Tensor) -> Variances:
+        """The prior's own."""
         return Variances(latents.sigma, 0.0)
 
 
@@ -58,6 +61,7 @@ class Oracle:
     needs_side_information = False
 
     def __call__(self, latents: Latents, residual: Tensor) -> Variances:
+        """The magnitude of the residual."""
         return Variances(residual.abs().clamp_min(math.sqrt(_TINY)), 0.0)
 
 
@@ -79,13 +83,15 @@ class Grouped:
     needs_side_information = False
 
     def __call__(self, latents: Latents, residual: Tensor) -> Variances:
+        """The second moments, spread over their groups."""
         _, height, width = residual.shape
         size = (min(self.window or height, height), min(self.window or width, width))
         power = F.avg_pool2d(
             (residual * residual)[None].double(), size, ceil_mode=True, count_include_pad=False
         )
-        # The code has no word for scales outside [√θ, 1000 √θ]: those take the nearest end.
-        power = power.clamp(WATER_LEVEL, WATER_LEVEL * SPREAD**2)
+        # The code has no word for scales outside [√θ, 1000 √θ]: those take the nearest end; the
+        # lower one a hair below θ, so that float32 can't lift a silent group above it.
+        power = power.clamp(WATER_LEVEL * (1 - 1e-6), WATER_LEVEL * SPREAD**2)
         spread = power.repeat_interleave(size[0], 2).repeat_interleave(size[1], 3)
         sigma = torch.sqrt(spread[0, :, :height, :width]).to(residual.dtype)
         members = np.outer(_extents(height, size[0]), _extents(width, size[1]))

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from waterfill.ladder.measure import Decomposition, Ladder
 from waterfill.ladder.rungs import BITSTREAM, Status
+from waterfill.report.text import number
 
 __all__ = ["DARK", "GENIE", "Step", "decomposition", "rate_distortion", "steps"]
 
@@ -17,13 +18,14 @@ GENIE = Status.GENIE.value
 
 _INK = "#1f2328"
 _GRID = "#d9dce0"
+_QUIET = "#767676"
 _LOSS = "#0072b2"
 _HONEST = "#00795a"
 _GENIE_DARK = "#c04a00"
 _GENIE_LIGHT = "#f7d9c8"
 #: Okabe and Ito's hues, darkened until they read on white; the markers tell lines apart as well.
 _SERIES = (
-    "#767676",
+    _QUIET,
     "#b97800",
     "#0072b2",
     "#00795a",
@@ -51,7 +53,7 @@ DARK: dict[str, str] = {
     _INK: "#e6e6e6",
     _GRID: "#3a3f45",
     _GENIE_LIGHT: "#4a2a18",
-    "#767676": "#a8a8a8",
+    _QUIET: "#a8a8a8",
     "#b97800": "#e69f00",
     "#0072b2": "#56a8e0",
     "#00795a": "#2bbd93",
@@ -81,6 +83,12 @@ def _blank(x_title: str, y_title: str, height: int) -> go.Figure:
         plot_bgcolor="rgba(0,0,0,0)",
         font={"family": "system-ui, sans-serif", "size": 13, "color": _INK},
         hovermode="closest",
+        modebar={
+            "bgcolor": "rgba(0,0,0,0)",
+            "color": _QUIET,
+            "activecolor": _INK,
+            "remove": ["select2d", "lasso2d"],
+        },
         margin={"l": 60, "r": 16, "t": 48, "b": 56},
         legend={"orientation": "h", "x": 0, "y": -0.16, "yanchor": "top"},
     )
@@ -129,7 +137,13 @@ def rate_distortion(ladder: Ladder) -> go.Figure:
     figure.add_hline(
         y=ladder.decomposition.psnr, line={"color": _INK, "width": 1, "dash": "dot"}, layer="below"
     )
-    scales = (("linear", "linear rate"), ("log", "logarithmic rate"))
+    scales = (("linear", "auto", "linear rate"), ("log", "array", "logarithmic rate"))
+    # On a logarithmic axis plotly's own ticks are bare digits, which do not read as rates.
+    figure.update_xaxes(
+        tickmode="auto",
+        tickvals=[m * 10.0**e for e in range(-4, 3) for m in (1, 2, 3, 5, 7)],
+        tickformat="~r",
+    )
     figure.update_layout(
         updatemenus=[
             {
@@ -145,8 +159,12 @@ def rate_distortion(ladder: Ladder) -> go.Figure:
                 "bgcolor": "#d0d4d9",
                 "font": {"color": "#111111"},
                 "buttons": [
-                    {"label": label, "method": "relayout", "args": [{"xaxis.type": scale}]}
-                    for scale, label in scales
+                    {
+                        "label": label,
+                        "method": "relayout",
+                        "args": [{"xaxis.type": scale, "xaxis.tickmode": ticks}],
+                    }
+                    for scale, ticks, label in scales
                 ],
             }
         ]
@@ -213,7 +231,7 @@ def decomposition(parts: Decomposition) -> go.Figure:
             base=[column.base_bpp for column in chosen],
             name=name,
             text=[
-                f"{column.change_bpp:.4f}" if i in (0, last) else f"{column.change_bpp:+.4f}"
+                number(column.change_bpp, sign=0 < i < last)
                 for i, column in zip(members, chosen, strict=True)
             ],
             textposition="outside",
@@ -250,12 +268,12 @@ def decomposition(parts: Decomposition) -> go.Figure:
         line={"color": _HONEST, "width": 2, "dash": "dot"},
         hovertemplate=f"{escape(parts.honest_rung)}<br>%{{y:.4f}} bpp<extra></extra>",
     )
-    figure.update_layout(barmode="overlay", bargap=0.3)
-    figure.update_xaxes(categoryorder="array", categoryarray=labels, title_text=None)
+    figure.update_layout(barmode="overlay", bargap=0.3, legend_y=-0.18)
+    figure.update_xaxes(categoryorder="array", categoryarray=labels, tickangle=0)
     figure.update_yaxes(rangemode="tozero")
     return figure
 
 
 def _broken(label: str) -> str:
-    """Break a label before its bracket, so that columns stay narrow."""
-    return escape(label).replace(" (", "<br>(")
+    """One word a line, so that columns stay narrow."""
+    return escape(label).replace(" ", "<br>")

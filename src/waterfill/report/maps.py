@@ -18,6 +18,7 @@ __all__ = ["ColourScale", "crop_for_show", "data_uri", "diverging", "sequential"
 _LEVELS = 256
 #: Above this many pixels a picture is cropped: a page with four of them must still open.
 _MAX_SHOWN_PIXELS = 1_500_000
+_WEBP_LONGEST_SIDE = 16383
 #: Colours span this share of the values, so that one outlier does not wash out a sparse map.
 _SPAN = 0.998
 
@@ -92,10 +93,11 @@ def crop_for_show(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def data_uri(image: Image.Image | NDArray[np.uint8], kind: str | None = None) -> str:
     """An image as a lossless data URI: ``kind``, else WebP where Pillow has it, else PNG."""
-    if kind is None:
-        kind = "WEBP" if features.check("webp") else "PNG"
     if not isinstance(image, Image.Image):
         image = Image.fromarray(image)
+    if kind is None:
+        fits = max(image.size) <= _WEBP_LONGEST_SIDE and features.check("webp")
+        kind = "WEBP" if fits else "PNG"
     stream = io.BytesIO()
     image.save(stream, kind, **({"lossless": True} if kind == "WEBP" else {"optimize": True}))
     return f"data:image/{kind.lower()};base64,{b64encode(stream.getvalue()).decode('ascii')}"

@@ -47,6 +47,7 @@ class RateDistortion:
         return torch.exp(torch.lerp(logs[low], logs[low + 1], quality - 1 - low))
 
     def __call__(self, codec: Codec, x: Tensor, quality: Tensor) -> RateDistortionLoss:
+        """Loss of a batch ``x`` (B, 3, H, W) at one quality per picture, shape (B,)."""
         passage = codec(x, quality, self.channel)
         bpp = (passage.y_bits + passage.z_bits) / (x.shape[2] * x.shape[3])
         mse = (passage.x_hat - x).square().mean((1, 2, 3))

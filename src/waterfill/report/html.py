@@ -1,0 +1,243 @@
+"""The report: one HTML file that holds everything it shows and works offline."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from waterfill.ladder.measure import Exhibit, Ladder, RungResult
+from waterfill.ladder.rungs import BITSTREAM
+from waterfill.report import figures
+from waterfill.report.figures import GENIE
+from waterfill.report.maps import ColourScale, crop_for_show, data_uri, diverging, sequential
+from waterfill.report.text import base_name, number, slug
+
+__all__ = ["render"]
+
+#: Pictures smaller than this are shown enlarged, in CSS pixels.
+_SMALLEST_WIDTH = 384
+
+
+def render(ladder: Ladder) -> str:
+    """The report of a ladder as the text of one HTML file.
+
+    Parameters
+    ----------
+    ladder
+        What was measured.
+
+    Returns
+    -------
+    str
+        A page without external resources: scripts, styles, pictures and figures are inside.
+    """
+    environment = Environment(
+        loader=PackageLoader("waterfill.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "slug": slug, "base_name": base_name}
+    genies = {rung.name for rung in ladder.rungs if rung.status == GENIE}
+    rows = _rows(ladder)
+    return environment.get_template("ladder.html.j2").render(
+        ladder=ladder,
+        GENIE=GENIE,
+        part_names=_part_names(ladder),
+        rows=rows,
+        doubts=_by_reason(rows),
+        without_ms_ssim=_without_ms_ssim(ladder),
+        qualities=[point.quality for point in ladder.rungs[0].curve],
+        steps=figures.steps(ladder.decomposition),
+        figures={
+            "curves": _plain(figures.rate_distortion(ladder)),
+            "waterfall": _plain(figures.decomposition(ladder.decomposition)),
+        },
+        dark=figures.DARK,
+        exhibits=[_exhibit(exhibit, genies) for exhibit in ladder.exhibits],
+        provenance=_provenance(ladder.environment),
+        # Trusted: the script that the plotly package ships.
+        plotly_js=Markup(get_plotlyjs()),
+    )
+
+
+def _plain(figure: go.Figure) -> Any:
+    """A figure as plain data, for the template to write as JSON that no text can break out of."""
+    return json.loads(figure.to_json())
+
+
+def _part_names(ladder: Ladder) -> list[str]:
+    """Every part of any rung's rate, in order of first appearance."""
+    return list(dict.fromkeys(name for rung in ladder.rungs for name in rung.parts))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A rung as the table shows it; ``widths`` are percentages of the longest bar."""
+
+    rung: RungResult
+    genie: bool
+    ms_ssim_db: float
+    saved_percent: float | None
+    widths: dict[str, float]
+    doubt: str
+
+
+def _rows(ladder: Ladder) -> list[_Row]:
+    longest = max(rung.bpp for rung in ladder.rungs)
+    rows = []
+    above = math.nan
+    for rung in ladder.rungs:
+        percent = None
+        if rung.saved_bpp is not None and above > 0:
+            percent = 100.0 * rung.saved_bpp / above
+        widths = {
+            name: 100.0 * max(bpp, 0.0) / longest if longest > 0 else 0.0
+            for name, bpp in rung.parts.items()
+        }
+        rows.append(
+            _Row(
+                rung,
+                rung.status == GENIE,
+                -10.0 * math.log10(1.0 - rung.ms_ssim) if rung.ms_ssim < 1.0 else math.nan,
+                percent,
+                widths,
+                _doubt(rung, ladder.decomposition.psnr),
+            )
+        )
+        above = rung.bpp_at_equal_psnr
+    return rows
+
+
+def _doubt(rung: RungResult, psnr: float) -> str:
+    """Why the rate at equal PSNR should be taken with care, or nothing."""
+    if rung.name in (BITSTREAM, "ideal coder"):
+        return ""  # both have the table's PSNR: no curve was read
+    reached = [point.psnr for point in sorted(rung.curve, key=lambda point: point.bpp)]
+    if len(reached) < 2:
+        return ""
+    if any(higher <= lower for lower, higher in pairwise(reached)):
+        return "The PSNR does not rise with the rate along this curve"
+    if not min(reached) - 1e-6 <= psnr <= max(reached) + 1e-6:
+        return "Extrapolated beyond the measured curve"
+    return ""
+
+
+def _by_reason(rows: list[_Row]) -> dict[str, list[str]]:
+    """Names of the rungs in doubt, by reason."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.doubt:
+            reasons.setdefault(row.doubt, []).append(row.rung.name)
+    return reasons
+
+
+def _without_ms_ssim(ladder: Ladder) -> int:
+    """Number of pictures that are too small for MS-SSIM."""
+    return sum(
+        row["rung"] == BITSTREAM
+        and row["quality"] == ladder.quality
+        and not math.isfinite(row["ms_ssim"])
+        for row in ladder.rows
+    )
+
+
+@dataclass(frozen=True)
+class _Map:
+    """A painted map: its name, its image, and what it spends or shares."""
+
+    name: str
+    genie: bool
+    uri: str
+    note: str
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """An exhibit as the page shows it."""
+
+    exhibit: Exhibit
+    height: int
+    width: int
+    cropped: bool
+    shown_width: int
+    original: str
+    decoded: str
+    values: list[_Map]
+    value_scale: ColourScale
+    bits: list[_Map]
+    bit_scale: ColourScale
+    map_aspect: str
+    leak: str
+
+
+def _exhibit(exhibit: Exhibit, genies: set[str]) -> _Shown:
+    original, decoded = crop_for_show(exhibit.original), crop_for_show(exhibit.decoded)
+    height, width = original.shape[:2]
+    value_scale = diverging([exhibit.y, *exhibit.y_hat.values()])
+    bit_scale = sequential(exhibit.bits.values())
+    pixels = exhibit.original.shape[0] * exhibit.original.shape[1]
+    return _Shown(
+        exhibit,
+        height,
+        width,
+        original.shape != exhibit.original.shape,
+        max(width, _SMALLEST_WIDTH),
+        data_uri(original),
+        data_uri(decoded),
+        [
+            _Map("y", False, value_scale.paint(exhibit.y), "before the channel"),
+            *(
+                _Map(name, name in genies, value_scale.paint(y_hat), "ŷ")
+                for name, y_hat in exhibit.y_hat.items()
+            ),
+        ],
+        value_scale,
+        [
+            _Map(
+                name,
+                name in genies,
+                bit_scale.paint(bits),
+                f"{number(float(bits.sum(dtype='float64')) / pixels)} bpp of latents",
+            )
+            for name, bits in exhibit.bits.items()
+        ],
+        bit_scale,
+        f"{exhibit.y.shape[1]} / {exhibit.y.shape[0]}",
+        _mask_leak(exhibit, genies),
+    )
+
+
+def _mask_leak(exhibit: Exhibit, genies: set[str]) -> str:
+    """What exact zeros tell for free: the entropy of the significance map, per latent."""
+    for name, y_hat in exhibit.y_hat.items():
+        if name in genies:
+            share = float((y_hat == 0).mean())
+            entropy = sum(-p * math.log2(p) for p in (share, 1.0 - share) if p > 0)
+            return (
+                f"In this channel {100 * share:.1f} % of the oracle's ŷ are exactly 0; "
+                f"which ones is worth up to {entropy:.3f} bit per latent, and is not charged."
+            )
+    return ""
+
+
+def _provenance(environment: dict[str, Any]) -> list[tuple[str, str]]:
+    """The environment as pairs of text, versions in one line."""
+    return [
+        (
+            name,
+            ", ".join(f"{key} {text}" for key, text in value.items())
+            if isinstance(value, dict)
+            else str(value),
+        )
+        for name, value in environment.items()
+    ]

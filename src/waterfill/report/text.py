@@ -1,0 +1,26 @@
+"""Numbers and names as people read them."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import PurePath
+
+__all__ = ["base_name", "number", "slug"]
+
+
+def number(value: float | None, digits: int = 4, *, sign: bool = False) -> str:
+    """A number with fixed digits and a true minus sign; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "—"
+    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+
+
+def slug(text: str) -> str:
+    """Text as a CSS class."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def base_name(name: str) -> str:
+    """The last part of a path; a name that is no path stays as it is."""
+    return PurePath(name).name or name

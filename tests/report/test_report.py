@@ -1,0 +1,394 @@
+"""The report shows the ladder's numbers, says what is genie-aided, and nothing can break it."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+from base64 import b64decode
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from plotly.offline import get_plotlyjs
+
+from waterfill.ladder.measure import Decomposition, Exhibit, Ladder, Point, RungResult
+from waterfill.ladder.rungs import LADDER, Status
+from waterfill.report import figures
+from waterfill.report.html import render
+from waterfill.report.maps import crop_for_show, diverging, sequential
+from waterfill.report.text import number
+
+HOSTILE = "a</script><script>alert(1)</script>\"'&<img src=x onerror=alert(2)>.png"
+GENIES = [rung.name for rung in LADDER if rung.status is Status.GENIE]
+
+
+def make_ladder(name: str = "kite.png", qualities: tuple[float, ...] = (2.0, 4.0)) -> Ladder:
+    """A ladder of made-up numbers that are all different; no codec is needed."""
+    random = np.random.default_rng(3)
+    results = []
+    for i, rung in enumerate(LADDER):
+        parts = {"latents": 0.61803 - 0.0371 * i, "side information": 0.03142 + 0.00113 * i}
+        if i == 0:
+            parts["coder overhead"] = 0.00577
+        curve = tuple(
+            Point(
+                q, (q / 4) * sum(parts.values()), 27.1 + q + 0.013 * i, 0.93 + 0.001 * i, 9.0, parts
+            )
+            for q in qualities
+        )
+        last = curve[-1]
+        saved = None if i == 0 else 0.02718 * (-1) ** i
+        results.append(
+            RungResult(
+                rung.name,
+                rung.status.value,
+                rung.meaning,
+                last.bpp,
+                last.psnr,
+                last.ms_ssim,
+                parts,
+                curve,
+                0.9 - 0.0123 * i,
+                saved,
+            )
+        )
+    # As measured on a poor codec: the test channel costs more than rounding, a loss below zero.
+    losses = (0.00577, -0.1234, 0.03142, 0.2468)
+    decomposition = Decomposition(
+        31.1,
+        0.65522,
+        *losses,
+        0.65522 - sum(losses),
+        "test channel",
+        0.50123,
+        "grouped 4×4",
+        0.60321,
+        "made up",
+    )
+    pixels = random.integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    maps = random.normal(size=(7, 2, 3)).astype(np.float32)
+    names = ("rounding", "test channel", "oracle, test channel")
+    exhibit = Exhibit(
+        name,
+        pixels,
+        255 - pixels,
+        0.71828,
+        31.41,
+        5,
+        maps[0],
+        dict(zip(names, maps[1:4], strict=True)),
+        dict(zip(names, np.abs(maps[4:]), strict=True)),
+    )
+    rows = ({"rung": "bitstream", "quality": qualities[-1], "ms_ssim": 0.93},)
+    return Ladder(
+        "toy",
+        qualities[-1],
+        ({"name": name, "width": 48, "height": 32},),
+        tuple(results),
+        decomposition,
+        rows,
+        (exhibit,),
+        {"command": f"waterfill limits {name}", "seed": 0, "versions": {"numpy": "2"}},
+    )
+
+
+class Page(HTMLParser):
+    """A page taken apart: every element with its attributes, text outside scripts, the table."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.rows: list[dict[str, str]] = []
+        self.text = ""
+        self._keys: list[str | None] = []
+        self._raw = False
+        # The bundled script is plotly's and not ours to judge, and slow to parse.
+        self.feed(html.replace(get_plotlyjs(), ""))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        self.elements.append((tag, attributes))
+        self._raw = tag in ("script", "style")
+        if tag == "tr":
+            self.rows.append({})
+        if tag in ("td", "span", "small", "abbr", "th"):
+            part = attributes.get("data-part")
+            key = f"part {part}" if part else attributes.get("data-column")
+            self._keys.append("name" if attributes.get("scope") == "row" else key)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._raw = False
+        if tag in ("td", "span", "small", "abbr", "th") and self._keys:
+            self._keys.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self._raw:
+            return
+        self.text += data
+        if self._keys and self._keys[-1] and self.rows:
+            row = self.rows[-1]
+            row[self._keys[-1]] = row.get(self._keys[-1], "") + data.strip()
+
+    @property
+    def ladder(self) -> list[dict[str, str]]:
+        return [row for row in self.rows if "bpp" in row]
+
+
+def figure_of(html: str, name: str) -> Any:
+    match = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', html, re.S)
+    assert match
+    return json.loads(match[1])
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return render(make_ladder())
+
+
+def test_page_asks_for_nothing_from_outside(html: str) -> None:
+    own = html.replace(get_plotlyjs(), "")
+    assert html.count(get_plotlyjs()) == 1
+    assert not re.search(r"https?://|//[a-z]+\.|@import|url\(", own)
+    for tag, attributes in Page(html).elements:
+        for key in ("src", "href", "srcset", "data", "action"):
+            value = attributes.get(key)
+            assert value is None or value.startswith("data:"), (tag, value)
+
+
+def test_every_number_of_the_table_is_the_ladders(html: str) -> None:
+    ladder = make_ladder()
+    rows = Page(html).ladder
+    assert len(rows) == len(ladder.rungs)
+    above = math.nan
+    for row, rung in zip(rows, ladder.rungs, strict=True):
+        assert row["name"] == rung.name
+        assert row["bpp"] == f"{rung.bpp:.4f}"
+        assert row["psnr"] == f"{rung.psnr:.2f}"
+        assert row["ms_ssim"] == f"{rung.ms_ssim:.4f}"
+        assert row["equal"] == f"{rung.bpp_at_equal_psnr:.4f}"
+        shown = {k.removeprefix("part "): v for k, v in row.items() if k.startswith("part ")}
+        assert shown == {name: f"{bpp:.4f}" for name, bpp in rung.parts.items()}
+        if rung.saved_bpp is None:
+            assert row["saved"] == row["percent"] == "—"
+        else:
+            assert float(row["saved"].replace("−", "-")) == pytest.approx(rung.saved_bpp, abs=5e-5)
+            percent = 100 * rung.saved_bpp / above
+            assert float(row["percent"].replace("−", "-")) == pytest.approx(percent, abs=0.05)
+        above = rung.bpp_at_equal_psnr
+
+
+def test_verdict_and_provenance_are_there(html: str) -> None:
+    text = Page(html).text
+    ladder = make_ladder()
+    assert ladder.decomposition.sentence in text
+    assert "waterfill limits kite.png" in text
+    assert "kite.png, 48×32" in text
+    assert "it bounds R(D) in neither direction" in text
+    assert "0.5012 bpp: test channel" in text
+    assert "0.6032 bpp: grouped 4×4" in text
+
+
+def test_genie_rungs_are_named_so_everywhere(html: str) -> None:
+    badges = re.findall(
+        r'<th scope="row">(.*?)<small>.*?<span class="badge badge-(.*?)">(.*?)</span>', html, re.S
+    )
+    assert [(name, status) for name, _, status in badges] == [
+        (rung.name, rung.status.value) for rung in LADDER
+    ]
+    assert {style for name, style, _ in badges if name in GENIES} == {"genie-aided"}
+
+    for trace in figure_of(html, "curves")["data"]:
+        genie = any(trace["name"].startswith(name) for name in GENIES)
+        assert trace["name"].endswith("(genie-aided)") == genie
+        assert (trace["line"]["dash"] == "dash") == genie
+
+    hatched = {t["name"]: t["marker"]["pattern"]["shape"] != "" for t in bars(html)}
+    assert {name for name, is_hatched in hatched.items() if is_hatched} == {"genie-aided"}
+    for trace in bars(html):
+        for label in trace["x"]:
+            assert ("genie-aided" in label) == (trace["name"] == "genie-aided")
+
+
+def bars(html: str) -> list[dict[str, Any]]:
+    return [t for t in figure_of(html, "waterfall")["data"] if t["type"] == "bar"]
+
+
+def test_waterfall_adds_up_with_signs_as_measured(html: str) -> None:
+    parts = make_ladder().decomposition
+    columns = {
+        label.replace("<br>", " "): (base, change)
+        for trace in bars(html)
+        for label, base, change in zip(trace["x"], trace["base"], trace["y"], strict=True)
+    }
+    order = figure_of(html, "waterfall")["layout"]["xaxis"]["categoryarray"]
+    level = 0.0
+    for label in order[:-1]:
+        base, change = columns[label.replace("<br>", " ")]
+        assert base == pytest.approx(level)
+        level = base + change
+    assert level == pytest.approx(parts.limit_bpp)
+    assert columns["limit (genie-aided)"] == (0.0, pytest.approx(parts.limit_bpp))
+    assert columns["quantisation"][1] == pytest.approx(-parts.quantisation_bpp)
+    assert columns["quantisation"][1] > 0  # a gain goes up and is not clipped
+
+
+def test_curves_hold_every_point_with_units(html: str) -> None:
+    figure = figure_of(html, "curves")
+    assert "bpp" in figure["layout"]["xaxis"]["title"]["text"]
+    assert "dB" in figure["layout"]["yaxis"]["title"]["text"]
+    for trace, rung in zip(figure["data"], make_ladder().rungs, strict=True):
+        assert trace["x"] == [point.bpp for point in rung.curve]
+        assert trace["y"] == [point.psnr for point in rung.curve]
+        assert "lines" in trace["mode"]
+    assert figure["data"][0]["line"]["width"] > figure["data"][1]["line"]["width"]
+
+
+def test_single_quality_has_markers_only() -> None:
+    html = render(make_ladder(qualities=(4.0,)))
+    assert {trace["mode"] for trace in figure_of(html, "curves")["data"]} == {"markers"}
+
+
+def test_every_colour_of_a_figure_has_a_dark_one(html: str) -> None:
+    used = set(re.findall(r'"(#[0-9a-fA-F]+)"', json.dumps(figure_of(html, "curves")["data"])))
+    used |= set(re.findall(r'"(#[0-9a-fA-F]+)"', json.dumps(figure_of(html, "waterfall"))))
+    assert used
+    assert used <= set(figures.DARK)
+
+
+def test_hostile_names_stay_text() -> None:
+    ladder = make_ladder(HOSTILE)
+    rung = replace(ladder.rungs[3], name=HOSTILE, meaning=HOSTILE)
+    honest = replace(ladder.decomposition, honest_rung=HOSTILE, method=HOSTILE)
+    hostile = replace(
+        ladder,
+        codec=HOSTILE,
+        rungs=(*ladder.rungs[:3], rung, *ladder.rungs[4:]),
+        decomposition=honest,
+    )
+    html = render(hostile)
+    page, tame = Page(html), Page(render(make_ladder()))
+    assert [tag for tag, _ in page.elements] == [tag for tag, _ in tame.elements]
+    assert not any(key.startswith("on") for _, attributes in page.elements for key in attributes)
+    assert HOSTILE in page.text
+    # Plotly reads a little HTML in its labels: there too a name is only text.
+    assert figure_of(html, "curves")["data"][3]["name"].startswith("a&lt;/script&gt;")
+
+
+def test_what_is_missing_shows_as_a_dash() -> None:
+    ladder = make_ladder()
+    blind = tuple(replace(rung, ms_ssim=math.nan) for rung in ladder.rungs)
+    row = {**ladder.rows[0], "ms_ssim": math.nan}
+    page = Page(render(replace(ladder, rungs=blind, rows=(row,))))
+    assert {row["ms_ssim"] for row in page.ladder} == {"—"}
+    assert not re.search(r"\bnan\b", page.text, re.I)
+    assert "MS-SSIM leaves out 1 of 1" in page.text
+
+
+def test_rates_read_off_a_bent_or_short_curve_are_marked() -> None:
+    ladder = make_ladder()
+    low, high = ladder.rungs[3].curve
+    bent = replace(ladder.rungs[3], curve=(replace(low, psnr=high.psnr + 1), high))
+    short = replace(ladder.rungs[4], curve=(replace(low, psnr=20.0), replace(high, psnr=21.0)))
+    rungs = (*ladder.rungs[:3], bent, short, *ladder.rungs[5:])
+    text = " ".join(Page(render(replace(ladder, rungs=rungs))).text.split())
+    assert f"The PSNR does not rise with the rate along this curve: {bent.name}." in text
+    assert f"Extrapolated beyond the measured curve: {short.name}" in text
+
+
+def test_pictures_are_embedded_without_loss(html: str) -> None:
+    exhibit = make_ladder().exhibits[0]
+    sources = [attributes["src"] or "" for tag, attributes in Page(html).elements if tag == "img"]
+    images = [Image.open(io.BytesIO(b64decode(source.split(",")[1]))) for source in sources]
+    original, decoded = (np.asarray(image.convert("RGB")) for image in images[-2:])
+    assert np.array_equal(original, exhibit.original)
+    assert np.array_equal(decoded, exhibit.decoded)
+    assert [image.size for image in images[:-2]] == [(3, 2)] * 7
+    assert all(attributes["alt"] for tag, attributes in Page(html).elements if tag == "img")
+
+
+def test_large_pictures_are_cropped_and_never_scaled() -> None:
+    height, width = 1500, 2000
+    picture = (np.arange(height * width) % 251).astype(np.uint8).reshape(height, width)
+    shown = crop_for_show(picture)
+    top, left = (height - shown.shape[0]) // 2, (width - shown.shape[1]) // 2
+    assert shown.size < picture.size
+    assert np.array_equal(shown, picture[top:, left:][: shown.shape[0], : shown.shape[1]])
+    assert crop_for_show(shown) is shown
+
+
+def test_maps_share_a_scale_centred_on_zero() -> None:
+    maps = [np.array([[-1.0, 0.0, 3.0]], np.float32), np.array([[0.0, 2.0, -3.0]], np.float32)]
+    scale = diverging(maps)
+    assert scale.low == -scale.high
+    first, second = (pixels(scale.paint(m)) for m in maps)
+    assert first[0, 1].tolist() == second[0, 0].tolist()
+    assert np.ptp(first[0, 1].astype(int)) <= 2  # zero is neutral
+    red, blue = first[0, 2].astype(int), second[0, 2].astype(int)
+    assert red[0] > red[2]
+    assert blue[2] > blue[0]
+    assert sequential([np.zeros((1, 2), np.float32)]).paint(maps[0])  # a silent map is no error
+
+
+def pixels(uri: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.asarray(Image.open(io.BytesIO(b64decode(uri.split(",")[1]))).convert("RGB"))
+
+
+def test_ladder_without_exhibits() -> None:
+    text = Page(render(replace(make_ladder(), exhibits=()))).text
+    assert "Latent maps" not in text
+    assert "Where the bits go" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "—"), (math.inf, "—"), (-0.5, "−0.5000"), (1.0, "1.0000")]
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_browser_draws_it_without_complaint(tmp_path: Path, theme: str) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    browser = browser or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    page = tmp_path / "ladder.html"
+    make_ladder(HOSTILE).report(page)
+    run = subprocess.run(
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            f"--blink-settings=preferredColorScheme={int(theme == 'light')}",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=8000",
+            "--enable-logging=stderr",
+            "--v=0",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "CONSOLE" not in run.stderr
+    drawn = run.stdout.replace(get_plotlyjs(), "")
+    assert drawn.count('class="legend"') == 2  # both figures are there
+    body = drawn.split("</style>", 1)[1].split("<script", 1)[0]
+    assert ("rgb(230, 230, 230)" in body) == (theme == "dark")
+    assert ("rgb(31, 35, 40)" in body) == (theme == "light")
