@@ -1,0 +1,129 @@
+"""The bundled codec on a folder of photographs, beside JPEG, WebP and JPEG 2000.
+
+    python benchmarks/kodak.py FOLDER [--codec NAME|FILE] [--out results.json]
+
+Prints mean (bpp, PSNR, MS-SSIM) per quality, BD-rates, coding times, and checks for every picture
+at every quality that the file lies between its ideal code length and 1.005 × it + 64 bytes, and
+that the decoder's pixels equal the encoder's. Means of per-picture figures throughout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import features
+
+import waterfill as wf
+from waterfill.codec.gains import QUALITIES
+from waterfill.codec.registry import load_codec
+from waterfill.data.images import find_images, load_picture
+from waterfill.evaluation.conventional import CONVENTIONAL
+from waterfill.evaluation.metrics import SimilarityTo, psnr
+from waterfill.ladder.measure import environment
+
+
+def measure_codec(codec: Any, pictures: list[Any], similarity: list[SimilarityTo]) -> list[Any]:
+    rows = []
+    for quality in QUALITIES:
+        cells = []
+        for picture, similar in zip(pictures, similarity, strict=True):
+            began = time.perf_counter()
+            latents = codec.latents(picture, quality)
+            data = codec.pack(picture, latents, quality)
+            encoded = time.perf_counter()
+            decoded = np.asarray(wf.decompress(data, codec=codec).convert("RGB"))
+            finished = time.perf_counter()
+            symbols = latents.quantised()
+            ideal = (symbols.bits.sum() + latents.side_bits) / 8
+            y_hat = torch.from_numpy(symbols.symbols).float() + latents.mu
+            seen = codec.synthesise(y_hat, quality, picture.height, picture.width)
+            cells.append(
+                {
+                    "image": Path(picture.name).name,
+                    "bpp": 8 * len(data) / picture.pixel_count,
+                    "psnr": psnr(picture.pixels, decoded),
+                    "ms_ssim": similar(decoded),
+                    "bytes": len(data),
+                    "ideal_bytes": ideal,
+                    "within_bounds": bool(ideal <= len(data) <= 1.005 * ideal + 64),
+                    "pixels_equal": bool((decoded == seen).all()),
+                    "encode_seconds": encoded - began,
+                    "decode_seconds": finished - encoded,
+                }
+            )
+        rows.append({"quality": quality, "images": cells})
+    return rows
+
+
+def measure_anchor(anchor: Any, pictures: list[Any]) -> list[tuple[float, float]]:
+    curve = []
+    for setting in anchor.settings:
+        cells = []
+        for picture in pictures:
+            size, decoded = anchor.code(picture, setting)
+            cells.append((8 * size / picture.pixel_count, psnr(picture.pixels, decoded.pixels)))
+        bpp, quality = np.mean(cells, axis=0)
+        curve.append((float(bpp), float(quality)))
+    return curve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder")
+    parser.add_argument("--codec", default="default")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+
+    pictures = [load_picture(path) for path in find_images([arguments.folder])]
+    codec = load_codec(arguments.codec)
+    codec.compress(pictures[0], 4)  # warm up
+    similarity = [SimilarityTo(picture.pixels) for picture in pictures]
+    rows = measure_codec(codec, pictures, similarity)
+    cells = [cell for row in rows for cell in row["images"]]
+
+    def mean(row: Any, key: str) -> float:
+        return float(np.mean([cell[key] for cell in row["images"]]))
+
+    print(f"{len(pictures)} pictures, codec {codec.name} ({codec.weights_id.hex()})\n")
+    print("quality      bpp  PSNR dB  MS-SSIM")
+    curve = []
+    for row in rows:
+        curve.append((mean(row, "bpp"), mean(row, "psnr")))
+        print(
+            f"{row['quality']:7}  {curve[-1][0]:7.4f}  {curve[-1][1]:7.3f}  {mean(row, 'ms_ssim'):.4f}"
+        )
+    anchors = {name: measure_anchor(anchor, pictures) for name, anchor in CONVENTIONAL.items()}
+    rates = {name: wf.bd_rate(points, curve) for name, points in anchors.items()}
+    print()
+    for name, rate in rates.items():
+        print(f"BD-rate against {name:9} {rate:+7.2f} %")
+    bounded = sum(cell["within_bounds"] for cell in cells)
+    equal = sum(cell["pixels_equal"] for cell in cells)
+    encode = float(np.median([cell["encode_seconds"] for cell in cells]))
+    decode = float(np.median([cell["decode_seconds"] for cell in cells]))
+    print(f"\nideal ≤ file ≤ 1.005 × ideal + 64 bytes: {bounded} of {len(cells)}")
+    print(f"decoder's pixels equal the encoder's:     {equal} of {len(cells)}")
+    print(f"median seconds per picture: encode {encode:.3f}, decode {decode:.3f}")
+    if arguments.out:
+        result = {
+            "codec": codec.weights_id.hex(),
+            "rows": rows,
+            "curve": curve,
+            "anchors": anchors,
+            "bd_rate_percent": rates,
+            "encode_seconds": encode,
+            "decode_seconds": decode,
+            "libraries": {n: features.version(n) for n in ("jpg", "webp", "jpg_2000")},
+            "environment": environment(seed=0),
+        }
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
