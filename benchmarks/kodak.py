@@ -94,10 +94,9 @@ def main() -> None:
     print("quality      bpp  PSNR dB  MS-SSIM")
     curve = []
     for row in rows:
-        curve.append((mean(row, "bpp"), mean(row, "psnr")))
-        print(
-            f"{row['quality']:7}  {curve[-1][0]:7.4f}  {curve[-1][1]:7.3f}  {mean(row, 'ms_ssim'):.4f}"
-        )
+        bpp, quality, similar = (mean(row, key) for key in ("bpp", "psnr", "ms_ssim"))
+        curve.append((bpp, quality))
+        print(f"{row['quality']:7}  {bpp:7.4f}  {quality:7.3f}  {similar:.4f}")
     anchors = {name: measure_anchor(anchor, pictures) for name, anchor in CONVENTIONAL.items()}
     rates = {name: wf.bd_rate(points, curve) for name, points in anchors.items()}
     print()

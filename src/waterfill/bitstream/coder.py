@@ -30,7 +30,9 @@ class SymbolWriter:
         escaped = np.zeros(flat.size, dtype=np.bool_)
         for row, where in group_by_row(rows.ravel()):
             index, outside = tables.entries(row, flat[where])
-            self._encoder.encode(index, tables.model(row))
+            model = tables.model(row)
+            if model is not None:
+                self._encoder.encode(index, model)
             escaped[where] = outside
         words = flat[escaped].view(np.uint32)
         halves = np.stack([words >> 16, words & 0xFFFF], axis=1).astype(np.int32).ravel()
@@ -65,7 +67,8 @@ class SymbolReader:
         escaped = np.zeros(rows.size, dtype=np.bool_)
         try:
             for row, where in group_by_row(rows.ravel()):
-                index = self._decoder.decode(tables.model(row), len(where))
+                model = tables.model(row)
+                index = 0 if model is None else self._decoder.decode(model, len(where))
                 flat[where] = index + tables.first[row]
                 escaped[where] = index == len(tables.frequencies[row]) - 1
             count = int(escaped.sum())

@@ -8,10 +8,10 @@ offset  bytes  field
 0       3      ``WFL``
 3       1      version of the bitstream, 1
 4       8      identity of the codec's weights: the head of their SHA-256
-12      1      flags: bit 0, the picture is grey
-13      2      quality in 1/256
-15      4      width in pixels
-19      4      height in pixels
+12      1      flags: bit 0, the picture is grey; the others are 0
+13      2      quality in 1/256, from 1 to 8
+15      4      width in pixels, 1 … 65,535
+19      4      height in pixels, 1 … 65,535
 23      4      bytes of the section of z
 27      4      bytes of the section of y
 31      4      CRC-32 of the decoded symbols of z and y, int32, in raster order
@@ -27,6 +27,7 @@ import zlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from waterfill.data.images import MAX_SIDE
 from waterfill.errors import BitstreamError
 
 __all__ = ["HEADER_BYTES", "QUALITY_STEPS", "VERSION", "Container", "Header"]
@@ -40,6 +41,7 @@ _LAYOUT = struct.Struct("<3sB8sBHIIIII")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _LAYOUT.size + _CRC.size
 _GREY = 1
+_QUALITIES = (1 * QUALITY_STEPS, 8 * QUALITY_STEPS)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,12 @@ class Container(NamedTuple):
         (crc,) = _CRC.unpack_from(data, _LAYOUT.size)
         if crc != zlib.crc32(data[HEADER_BYTES:], zlib.crc32(data[: _LAYOUT.size])):
             raise BitstreamError("the stream is damaged: its checksum doesn't match")
-        if not (0 < width * height <= max_pixels):
+        # The checksum is no proof of good will: what follows is for streams made to do harm.
+        if flags & ~_GREY:
+            raise BitstreamError(f"the stream has flags this version doesn't know ({flags:#04x})")
+        if not _QUALITIES[0] <= quality <= _QUALITIES[1]:
+            raise BitstreamError(f"the stream claims quality {quality / QUALITY_STEPS:g}")
+        if not (0 < width * height <= max_pixels and max(width, height) <= MAX_SIDE):
             raise BitstreamError(f"the stream claims {width}×{height} pixels, which can't be")
         grey = bool(flags & _GREY)
         header = Header(weights_id, quality / QUALITY_STEPS, width, height, grey, symbols_crc)

@@ -10,6 +10,8 @@ import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from waterfill.errors import CodecError
+
 __all__ = ["ESCAPE_BITS", "PRECISION", "Tables"]
 
 #: Frequencies of a table add up to 2^PRECISION, the precision of the range coder.
@@ -22,6 +24,8 @@ _TOTAL = 1 << PRECISION
 
 def _integer_frequencies(masses: NDArray[np.float64]) -> NDArray[np.int64]:
     """Round masses to positive integers that add up to 2^PRECISION."""
+    if not np.isfinite(masses).all() or len(masses) > _TOTAL // 2:
+        raise CodecError("no table can hold these probabilities: the weights are broken")
     share = np.maximum(masses, 0.0)
     room = _TOTAL - len(share)
     frequencies = 1 + np.floor(share / share.sum() * room).astype(np.int64)
@@ -49,7 +53,13 @@ class Tables:
 
     @classmethod
     def from_masses(cls, first: NDArray[np.int64], masses: Sequence[NDArray[np.float64]]) -> Tables:
-        """Tables from probability masses; whatever a row lacks to 1 goes to its escape."""
+        """Tables from probability masses; whatever a row lacks to 1 goes to its escape.
+
+        Raises
+        ------
+        CodecError
+            If a mass is not finite.
+        """
         rows = []
         for mass in masses:
             rest = max(1.0 - float(mass.sum()), 0.0)
@@ -69,11 +79,17 @@ class Tables:
         return np.where(outside, escape, index).astype(np.int32), outside
 
     def model(self, row: int) -> Any:
-        """The range coder's model of a row, built once."""
+        """The range coder's model of a row, built once; ``None`` where there is no choice."""
         if row not in self._models:
-            # Frequencies over 2^24 are exact in float64, so every machine sees the same numbers.
-            probabilities = self.frequencies[row].astype(np.float64) / _TOTAL
-            self._models[row] = constriction.stream.model.Categorical(probabilities, perfect=False)
+            # The coder gives each of n symbols one of 2^24 shares and deals out the other
+            # 2^24 − n in proportion. Handed what is left of our frequencies, which adds up to just
+            # that, it scales by exactly 1: it codes with these very integers, on every machine.
+            others = self.frequencies[row].astype(np.float64) - 1.0
+            self._models[row] = (
+                constriction.stream.model.Categorical(others, perfect=False)
+                if len(others) > 1
+                else None
+            )
         return self._models[row]
 
     def bits(self, symbols: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -88,6 +104,10 @@ class Tables:
 
 def group_by_row(rows: NDArray[np.int64]) -> list[tuple[int, NDArray[np.intp]]]:
     """Positions of each row that occurs, rows ascending, positions in order."""
+    if not rows.size:
+        return []
+    if not rows.size:
+        return []
     order = np.argsort(rows, kind="stable")
     ordered = rows[order]
     starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))

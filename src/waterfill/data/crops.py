@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from PIL import Image
 from waterfill.data.images import load_picture
 from waterfill.errors import ImageError, TrainingError
 
-__all__ = ["CropSource", "split_validation"]
+__all__ = ["CropSource", "grown", "split_validation"]
 
 _ONE_IN = 48  # one file in so many is held back for validation
 
@@ -22,15 +23,26 @@ _ONE_IN = 48  # one file in so many is held back for validation
 def split_validation(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Training and validation files, told apart by a hash of the name.
 
-    The split doesn't move when files are added, and at least one file is on either side when
-    there are two.
+    No file is on both sides, except the only one. A file that the hash alone holds back stays on
+    its side when others are added.
     """
-    ordered = sorted(paths, key=lambda p: (zlib.crc32(p.name.encode()), str(p)))
-    held_back = [p for p in ordered if zlib.crc32(p.name.encode()) % _ONE_IN == 0]
-    held_back = held_back or ordered[:1]
+
+    def hashed(path: Path) -> int:
+        return zlib.crc32(os.fsencode(path.name))
+
+    ordered = sorted(paths, key=lambda p: (hashed(p), str(p)))
+    held_back = [p for p in ordered if hashed(p) % _ONE_IN == 0]
+    if len(held_back) in (0, len(ordered)):  # by chance, or all have one name in many folders
+        held_back = ordered[:1]
     chosen = set(held_back)
     training = [p for p in ordered if p not in chosen] or held_back
     return sorted(training), sorted(held_back)
+
+
+def grown(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """A picture (H, W, 3) too small for ``size`` mirrored at its border until it is not."""
+    missing = [(0, max(0, size - side)) for side in pixels.shape[:2]]
+    return np.pad(pixels, [*missing, (0, 0)], mode="symmetric") if np.any(missing) else pixels
 
 
 class CropSource:
@@ -56,7 +68,7 @@ class CropSource:
     Raises
     ------
     TrainingError
-        If no file can be read.
+        When a crop is drawn, if no file can be read.
     """
 
     def __init__(
@@ -88,24 +100,19 @@ class CropSource:
         except ImageError:
             self.unreadable.add(path)
             return None
-        short = min(pixels.shape[:2])
-        if short < self.size:  # too small for a crop: repeat the border
-            grow = [(0, max(0, self.size - side)) for side in pixels.shape[:2]] + [(0, 0)]
-            pixels = np.pad(pixels, grow, mode="symmetric")
+        pixels = grown(pixels, self.size)
         if pixels.nbytes <= self._room:
             self._room -= pixels.nbytes
             self._cache[index] = pixels
         return pixels
 
     def _crop(self, rng: np.random.Generator) -> NDArray[np.uint8]:
-        for _ in range(100):
-            pixels = self._pixels(int(rng.integers(len(self.paths))))
-            if pixels is not None:
-                break
-        else:
-            raise TrainingError(
-                f"none of 100 files drawn can be read ({len(self.unreadable)} known to be broken)"
-            )
+        pixels = self._pixels(int(rng.integers(len(self.paths))))
+        if pixels is None:
+            others = (self._pixels(int(index)) for index in rng.permutation(len(self.paths)))
+            pixels = next((p for p in others if p is not None), None)
+        if pixels is None:
+            raise TrainingError(f"none of the {len(self.paths)} training pictures can be read")
         height, width = pixels.shape[:2]
         factor = float(rng.uniform(self.reduction, 1.0)) if rng.random() < 0.5 else 1.0
         window = min(round(self.size / factor), height, width)

@@ -18,6 +18,7 @@ from waterfill.errors import ImageError
 __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
+    "MAX_SIDE",
     "Picture",
     "find_images",
     "load_picture",
@@ -28,8 +29,13 @@ __all__ = [
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 )
+# Pillow's names of the same. Other readers stay shut: one of them runs programs on its input.
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
 #: Pictures above this many pixels are refused: a transform holds the whole picture at once.
 MAX_PIXELS = 50_000_000
+#: Longest side: what JPEG holds. A transform pads sides to multiples of 64, so a line of 50 million
+#: pixels would become 3 billion.
+MAX_SIDE = 65_535
 
 _SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 
@@ -82,8 +88,27 @@ def _refusal(image: Image.Image) -> str | None:
         return "is CMYK; convert it to RGB first"
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr"):
         return f"has the unsupported colour mode {image.mode}; convert it to RGB first"
-    if image.width * image.height > MAX_PIXELS:
-        return f"has {image.width}×{image.height} pixels; at most {MAX_PIXELS:,} are supported"
+    if _bits_per_sample(image) > 8:
+        return "has more than 8 bits per sample; convert it to 8 bits first"
+    return _too_large(image.width, image.height)
+
+
+def _bits_per_sample(image: Image.Image) -> int:
+    """8, or 16 for the colour files that Pillow would silently cut to 8 bits when it loads them."""
+    for tile in getattr(image, "tile", None) or []:
+        args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if any(isinstance(arg, str) and ";16" in arg for arg in args):
+            return 16
+        if tile[0] == "ppm" and isinstance(args[-1], int) and args[-1] > 255:
+            return 16
+    return 8
+
+
+def _too_large(width: int, height: int) -> str | None:
+    if width * height > MAX_PIXELS:
+        return f"has {width}×{height} pixels; at most {MAX_PIXELS:,} are supported"
+    if max(width, height) > MAX_SIDE:
+        return f"has {width}×{height} pixels; a side may have {MAX_SIDE:,} at most"
     return None
 
 
@@ -100,8 +125,8 @@ def to_picture(image: Picture | Image.Image | NDArray[np.uint8], name: str = "im
     Raises
     ------
     ImageError
-        For alpha that is not fully opaque, more than 8 bits, CMYK, animations, empty pictures and
-        arrays of another shape or dtype.
+        For alpha that is not fully opaque, more than 8 bits, CMYK, animations, empty and very
+        large pictures, and arrays of another shape or dtype.
     """
     if isinstance(image, Picture):
         return image
@@ -114,8 +139,9 @@ def to_picture(image: Picture | Image.Image | NDArray[np.uint8], name: str = "im
             raise ImageError(f"{name}: an array must be (H, W) or (H, W, 3), not {image.shape}")
         if image.size == 0:
             raise ImageError(f"{name}: has no pixels")
-        if image.shape[0] * image.shape[1] > MAX_PIXELS:
-            raise ImageError(f"{name}: more than {MAX_PIXELS:,} pixels are not supported")
+        reason = _too_large(image.shape[1], image.shape[0])
+        if reason:
+            raise ImageError(f"{name}: {reason}")
         grey = image.ndim == 2
         rgb = np.repeat(image[..., None], 3, axis=2) if grey else image
         return Picture(name, np.ascontiguousarray(rgb), grey)
@@ -142,20 +168,25 @@ def load_picture(path: str | os.PathLike[str]) -> Picture:
     """
     path = Path(path)
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            # Pillow warns of large and odd files; MAX_PIXELS and the checks below decide instead.
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{path}: is not a file")
+        with warnings.catch_warnings():
+            # Pillow warns of large and odd files; the limits here and the checks below decide.
             warnings.simplefilter("ignore")
-            reason = _refusal(image)
-            if reason:
-                raise ImageError(f"{path}: {reason}")
-            return to_picture(ImageOps.exif_transpose(image), str(path))
+            with Image.open(path, formats=_FORMATS) as image:
+                reason = _refusal(image)
+                if reason:
+                    raise ImageError(f"{path}: {reason}")
+                return to_picture(ImageOps.exif_transpose(image), str(path))
     except UnidentifiedImageError:
-        raise ImageError(f"{path}: is not a picture that Pillow can read") from None
+        raise ImageError(f"{path}: is not a picture in a supported format") from None
     except Image.DecompressionBombError:
         raise ImageError(f"{path}: at most {MAX_PIXELS:,} pixels are supported") from None
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # damaged files make Pillow's readers raise nearly anything
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(f"{path}: can't be read ({detail})") from None
 
@@ -172,7 +203,9 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     for item in paths:
         path = Path(item)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+            inside = sorted(
+                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+            )
             if not inside:
                 raise ImageError(f"{path}: no pictures in this folder")
         elif path.exists():

@@ -298,14 +298,13 @@ _ONE_DRAW = threading.Lock()
 
 def _measure(
     codec: Codec,
-    item: Any,
+    picture: Picture,
     qualities: Sequence[float],
     seed: int,
     exhibit_at: float | None,
     advance: Callable[[str], None],
 ) -> _Measurement:
     """Every rung on one picture."""
-    picture = load_picture(item) if isinstance(item, str | os.PathLike) else to_picture(item)
     label = Path(picture.name).name
     similarity_to = SimilarityTo(picture.pixels)
     table: list[list[Point]] = [[] for _ in LADDER]
@@ -348,9 +347,14 @@ def _measure_all(
 
     def one(index: int) -> _Measurement:
         shown = exhibit_at if index < _MAX_EXHIBITS else None
+        item = items[index]
+        if isinstance(item, str | os.PathLike):
+            picture = load_picture(item)
+        else:
+            picture = to_picture(item, f"image {index + 1}")
         return _measure(
             codec,
-            items[index],
+            picture,
             qualities,
             seed,
             shown,

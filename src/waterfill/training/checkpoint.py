@@ -9,6 +9,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from waterfill.errors import TrainingError
@@ -31,11 +32,19 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises
     ------
     TrainingError
-        If the file is not a checkpoint of a training run.
+        If the file is not a checkpoint of a training run, or holds values that are not finite.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             facts = json.loads((file.metadata() or {})[_KEY])
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118
-    except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except KeyError:
+        raise TrainingError(f"{path}: holds tensors, but not those of a training run") from None
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
         raise TrainingError(f"{path}: not a training checkpoint ({error})") from None
+    if not isinstance(facts, dict):
+        raise TrainingError(f"{path}: not a training checkpoint")
+    broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise TrainingError(f"{path}: {broken[0]} holds values that are not finite")
+    return tensors, facts

@@ -1,0 +1,116 @@
+"""Each channel does to a Gaussian latent exactly what theory says, in rate and in distortion."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from waterfill import theory
+from waterfill.codec.channels import (
+    WATER_LEVEL,
+    Dithered,
+    GaussianTest,
+    Rounding,
+    StraightThrough,
+    UniformNoise,
+    gaussian_bin_bits,
+)
+
+SAMPLES = 400_000
+
+
+def latents(variance: float, mean: float = 3.7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(5)
+    mu = torch.full((SAMPLES,), mean)
+    sigma = torch.full((SAMPLES,), math.sqrt(variance))
+    return mu + sigma * torch.randn(SAMPLES), mu, sigma
+
+
+@pytest.mark.parametrize("variance", [0.2, 1.0, 16.0])
+def test_rounding_spends_the_entropy_of_the_quantiser(variance: float) -> None:
+    y, mu, sigma = latents(variance, mean=0.0)
+    y_hat, bits = Rounding()(y, mu, sigma)
+    assert bits.mean() == pytest.approx(theory.quantiser_entropy(variance), abs=0.01)
+    assert (y - y_hat).square().mean() == pytest.approx(theory.quantiser_mse(variance), rel=0.01)
+
+
+@pytest.mark.parametrize("variance", [0.2, 1.0, 16.0])
+def test_gaussian_test_channel_reaches_shannon(variance: float) -> None:
+    y, mu, sigma = latents(variance)
+    y_hat, bits = GaussianTest()(y, mu, sigma)
+    assert bits.mean() == pytest.approx(theory.gaussian_rate(variance, WATER_LEVEL), abs=0.01)
+    assert (y - y_hat).square().mean() == pytest.approx(WATER_LEVEL, rel=0.01)
+
+
+def test_gaussian_test_channel_without_mmse_scaling_errs_more() -> None:
+    # Known answer: σ² = 2, D = .3 gives a raw error of .3122 (theorem 2).
+    y, mu, sigma = latents(2.0)
+    y_hat, _ = GaussianTest(level=0.3, mmse=False)(y, mu, sigma)
+    assert (y - y_hat).square().mean() == pytest.approx(0.3122, rel=0.01)
+    assert (y_hat - mu).square().mean() == pytest.approx(2.0, rel=0.01)
+
+
+def test_below_the_water_level_nothing_is_sent_and_nothing_charged() -> None:
+    y, mu, sigma = latents(0.9 * WATER_LEVEL)
+    y_hat, bits = GaussianTest()(y, mu, sigma)
+    assert torch.equal(y_hat, mu)
+    assert torch.equal(bits, torch.zeros_like(bits))
+
+
+@pytest.mark.parametrize("mmse", [False, True])
+def test_dither_makes_the_error_uniform_and_independent(mmse: bool) -> None:
+    y, mu, sigma = latents(0.5)
+    y_hat, _ = Dithered(mmse=mmse)(y, mu, sigma)
+    error = y_hat - y
+    if mmse:  # linear MMSE of a signal in noise of variance 1/12
+        assert error.square().mean() == pytest.approx(0.5 / 12 / (0.5 + 1 / 12), rel=0.01)
+        return
+    assert error.abs().max() <= 0.5 + 1e-5
+    assert error.square().mean() == pytest.approx(1 / 12, rel=0.01)
+    assert torch.corrcoef(torch.stack([error, y]))[0, 1].abs() < 0.005
+
+
+def test_dithered_costs_more_than_the_test_channel_at_equal_error() -> None:
+    # Both at their MMSE; the space-filling loss of a cube is at most ½log₂(2πe/12) = .2546 bit.
+    y, mu, sigma = latents(4.0)
+    y_hat, bits = Dithered()(y, mu, sigma)
+    shannon = theory.gaussian_rate(4.0, float((y - y_hat).square().mean()))
+    assert shannon < float(bits.mean()) < shannon + theory.HIGH_RATE_GAP + 0.01
+
+
+def test_straight_through_rounds_in_value_and_is_the_identity_in_gradient() -> None:
+    y, mu, sigma = (t[:1000] for t in latents(4.0))
+    y.requires_grad_()
+    y_hat, _ = StraightThrough()(y, mu, sigma)
+    assert torch.allclose(y_hat, Rounding()(y, mu, sigma).y_hat, atol=1e-5)
+    (gradient,) = torch.autograd.grad(y_hat.sum(), y)
+    assert torch.equal(gradient, torch.ones_like(y))
+
+
+def test_noise_is_an_unbiased_stand_in_for_dithered_rate() -> None:
+    y, mu, sigma = latents(1.0)
+    noisy = UniformNoise()(y, mu, sigma).bits.mean()
+    assert noisy == pytest.approx(float(Dithered(mmse=False)(y, mu, sigma).bits.mean()), abs=0.01)
+
+
+@pytest.mark.parametrize("sigma", [2.0**-4, 0.3, 1.0, 40.0, 256.0])
+def test_bin_masses_add_up_to_one(sigma: float) -> None:
+    reach = math.ceil(9 * sigma) + 1
+    r = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    masses = torch.exp2(-gaussian_bin_bits(r, torch.full_like(r, sigma)))
+    assert masses.sum() == pytest.approx(1.0, abs=1e-9)
+
+
+def test_bin_bits_stay_exact_and_keep_a_gradient_far_in_the_tail() -> None:
+    r = torch.tensor([40.0, -300.0], requires_grad=True)
+    bits = gaussian_bin_bits(r, torch.ones(2))
+    # Known answer: the mass of a far bin is nearly that of its inner edge's tail.
+    edges = np.array([39.5, 299.5])
+    exact = -np.asarray(theory.log_ndtr(-edges)) / math.log(2)
+    assert bits.detach().numpy() == pytest.approx(exact, rel=1e-5)
+    (gradient,) = torch.autograd.grad(bits.sum(), r)
+    assert gradient[0] > 10
+    assert gradient[1] < -100

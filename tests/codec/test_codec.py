@@ -1,0 +1,165 @@
+"""Files: what is estimated is what gets coded, and what is decoded is what was encoded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import waterfill as wf
+from waterfill.bitstream import Container
+from waterfill.bitstream.container import HEADER_BYTES
+from waterfill.codec.gains import LAMBDAS, lambda_of_quality
+from waterfill.codec.model import Codec
+from waterfill.data.images import to_picture
+
+
+def decoded_by_encoder(
+    codec: Codec, pixels: NDArray[np.uint8], quality: float
+) -> NDArray[np.uint8]:
+    latents = codec.latents(pixels, quality)
+    y_hat = torch.from_numpy(latents.quantised().symbols).float() + latents.mu
+    return codec.synthesise(y_hat, quality, *pixels.shape[:2])
+
+
+@pytest.mark.parametrize(
+    "size", [(1, 1), (1, 70), (64, 64), (65, 63), (129, 40), (3, 500), (192, 256)]
+)
+@pytest.mark.parametrize("quality", [1, 4.3, 8])
+def test_any_size_decodes_to_the_encoders_pixels(
+    tiny: Codec, photo: NDArray[np.uint8], size: tuple[int, int], quality: float
+) -> None:
+    pixels = np.ascontiguousarray(np.resize(photo, (*size, 3)))
+    data = tiny.compress(pixels, quality)
+    image = np.asarray(wf.decompress(data, codec=tiny))
+    assert image.shape == pixels.shape
+    assert np.array_equal(image, decoded_by_encoder(tiny, pixels, round(quality * 256) / 256))
+
+
+@pytest.mark.parametrize("quality", [1, 2.5, 4, 8])
+def test_file_size_is_the_ideal_code_length_but_for_the_header(
+    tiny: Codec, photo: NDArray[np.uint8], quality: float
+) -> None:
+    latents = tiny.latents(photo, quality)
+    ideal = (latents.quantised().bits.sum() + latents.side_bits) / 8
+    size = len(tiny.compress(photo, quality))
+    assert ideal <= size <= 1.005 * ideal + 64
+
+
+def test_grey_stays_grey(tiny: Codec, photo: NDArray[np.uint8]) -> None:
+    image = wf.decompress(tiny.compress(photo[..., 0], 4), codec=tiny)
+    assert image.mode == "L"
+    assert image.size == (256, 192)
+
+
+def test_bytes_do_not_depend_on_threads(tiny: Codec, photo: NDArray[np.uint8]) -> None:
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        data = tiny.compress(photo, 4)
+        (alone,) = {tiny.unpack(_container(data)).numpy().tobytes()}
+        torch.set_num_threads(2)
+        (both,) = {tiny.unpack(_container(data)).numpy().tobytes()}
+    finally:
+        torch.set_num_threads(threads)
+    assert alone == both
+
+
+def _container(data: bytes) -> Container:
+
+    return Container.unpack(data, max_pixels=10**6)
+
+
+def test_padding_is_not_charged_to_the_pixel_count(photo: NDArray[np.uint8]) -> None:
+    assert to_picture(photo[:65, :63]).pixel_count == 65 * 63
+
+
+def test_a_higher_quality_spends_more(tiny: Codec, photo: NDArray[np.uint8]) -> None:
+    sizes = [len(tiny.compress(photo, quality)) for quality in (1, 2.5, 4, 6, 8)]
+    assert sizes == sorted(sizes)
+
+
+def test_lambda_runs_through_the_published_values() -> None:
+    assert [lambda_of_quality(q) for q in range(1, 9)] == pytest.approx(LAMBDAS)
+    assert LAMBDAS[2] < lambda_of_quality(3.5) < LAMBDAS[3]
+
+
+@pytest.mark.parametrize("quality", [0, 0.99, 8.01, float("nan"), float("inf")])
+def test_quality_out_of_range_is_refused(
+    tiny: Codec, photo: NDArray[np.uint8], quality: float
+) -> None:
+    with pytest.raises(ValueError, match="quality"):
+        tiny.compress(photo, quality)
+
+
+@pytest.fixture(scope="module")
+def stream(tiny: Codec, photo: NDArray[np.uint8]) -> bytes:
+    return tiny.compress(photo[:40, :60], 3)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+@given(data=st.data())
+def test_one_altered_byte_anywhere_is_refused(
+    tiny: Codec, stream: bytes, data: st.DataObject
+) -> None:
+    where = data.draw(st.integers(0, len(stream) - 1))
+    change = data.draw(st.integers(1, 255))
+    altered = bytearray(stream)
+    altered[where] ^= change
+    with pytest.raises(wf.BitstreamError):
+        wf.decompress(bytes(altered), codec=tiny)
+
+
+def test_every_cut_is_refused(tiny: Codec, stream: bytes) -> None:
+    for length in range(len(stream)):
+        with pytest.raises(wf.BitstreamError):
+            wf.decompress(stream[:length], codec=tiny)
+    with pytest.raises(wf.BitstreamError, match="too long"):
+        wf.decompress(stream + b"\0", codec=tiny)
+
+
+def test_a_stream_of_other_weights_is_refused(stream: bytes) -> None:
+    other = wf.load_codec("tiny", pretrained=False)
+    other.weights_id = b"\1" * 8
+    with pytest.raises(wf.BitstreamError, match="made by the codec"):
+        wf.decompress(stream, codec=other)
+
+
+def test_symbols_that_decode_to_something_else_are_refused(tiny: Codec, stream: bytes) -> None:
+    container = _container(stream)
+    swapped = container._replace(y=container.y[::-1])
+    with pytest.raises(wf.BitstreamError, match=r"latents|symbols"):
+        wf.decompress(swapped.pack(), codec=tiny)
+
+
+def test_changed_weights_need_no_update(photo: NDArray[np.uint8]) -> None:
+    codec = wf.load_codec("tiny", pretrained=False)
+    codec.compress(photo, 4)  # tables of the old weights are known now
+    with torch.no_grad():
+        for parameter in codec.prior.parameters():
+            parameter.mul_(1.05)
+    data = codec.compress(photo, 4)
+    fresh = wf.load_codec("tiny", pretrained=False)
+    with torch.no_grad():
+        for parameter in fresh.prior.parameters():
+            parameter.mul_(1.05)
+    assert data == fresh.compress(photo, 4)
+    wf.decompress(data, codec=fresh)
+
+
+def test_broken_weights_are_named(photo: NDArray[np.uint8]) -> None:
+    codec = wf.load_codec("tiny", pretrained=False)
+    with torch.no_grad():
+        codec.g_a[0].weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(wf.CodecError, match="not finite"):
+        codec.compress(photo, 4)
+
+
+def test_header_is_all_the_overhead_there_is(tiny: Codec) -> None:
+    flat = np.full((1, 1, 3), 128, np.uint8)
+    latents = tiny.latents(flat, 1)
+    ideal = (latents.quantised().bits.sum() + latents.side_bits) / 8
+    assert len(tiny.compress(flat, 1)) <= ideal + HEADER_BYTES + 16

@@ -1,0 +1,24 @@
+"""Pictures and codecs that several test modules use."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import waterfill as wf
+from waterfill.codec.model import Codec
+from waterfill.data.images import sample_pictures
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Codec:
+    """A small codec with seeded random weights: the work of a trained one, not its skill."""
+    return wf.load_codec("tiny", pretrained=False)
+
+
+@pytest.fixture(scope="session")
+def photo() -> NDArray[np.uint8]:
+    """A photograph, uint8 (192, 256, 3)."""
+    (picture,) = sample_pictures(["astronaut"])
+    return np.ascontiguousarray(picture.pixels[:192, 100:356])

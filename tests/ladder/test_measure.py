@@ -1,0 +1,147 @@
+"""The ladder of a codec on pictures: its parts add up, and its JSON has the promised shape."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+import waterfill as wf
+from waterfill.codec.model import Codec
+from waterfill.ladder import LADDER, Ladder
+from waterfill.ladder.measure import Point, _efficient
+
+
+@pytest.fixture(scope="module")
+def ladder(tiny: Codec, photo: NDArray[np.uint8]) -> Ladder:
+    return wf.limits(tiny, [photo, photo[::-1, :100]], [3, 4, 5, 6])
+
+
+def test_parts_add_up_to_the_rate(ladder: Ladder) -> None:
+    for row in ladder.rows:
+        assert sum(row["parts"].values()) == pytest.approx(row["bpp"], abs=1e-12)
+
+
+def test_decomposition_adds_up_to_the_gap(ladder: Ladder) -> None:
+    d = ladder.decomposition
+    parts = d.coder_overhead_bpp + d.quantisation_bpp + d.side_information_bpp + d.variance_bpp
+    assert parts == pytest.approx(d.achieved_bpp - d.limit_bpp, abs=1e-6)
+
+
+def test_savings_chain_from_the_file_to_the_last_rung(ladder: Ladder) -> None:
+    saved = [rung.saved_bpp for rung in ladder.rungs[1:]]
+    first, last = ladder.rungs[0], ladder.rungs[-1]
+    assert ladder.rungs[0].saved_bpp is None
+    assert sum(s for s in saved if s is not None) == pytest.approx(
+        first.bpp_at_equal_psnr - last.bpp_at_equal_psnr
+    )
+
+
+def test_bitstream_rung_counts_the_bytes_of_the_file(
+    tiny: Codec, photo: NDArray[np.uint8], ladder: Ladder
+) -> None:
+    (row,) = (
+        r
+        for r in ladder.rows
+        if r["rung"] == "bitstream"
+        and r["quality"] == 4
+        and r["image"] == ladder.images[0]["name"]
+        and r["bpp"] == 8 * len(tiny.compress(photo, 4)) / (192 * 256)
+    )
+    decoded = np.asarray(wf.decompress(tiny.compress(photo, 4), codec=tiny))
+    assert row["mse"] == np.mean((decoded.astype(float) - photo) ** 2)
+
+
+def test_json_has_the_promised_shape(ladder: Ladder) -> None:
+    data = json.loads(ladder.to_json())
+    assert {"codec", "images", "rungs", "decomposition", "environment"} <= set(data)
+    assert [rung["name"] for rung in data["rungs"]] == [rung.name for rung in LADDER]
+    for rung in data["rungs"]:
+        assert {"name", "status", "bpp", "psnr", "parts"} <= set(rung)
+    assert len(data["images"]) == 2
+    assert data["environment"]["seed"] == 0
+    assert "torch" in data["environment"]["versions"]
+    # The second picture is too small for MS-SSIM: no number, and still valid JSON.
+    assert any(row["ms_ssim"] is None for row in data["rows"])
+
+
+def test_frame_has_a_row_for_each_measurement(ladder: Ladder) -> None:
+    frame = ladder.to_frame()
+    assert len(frame) == 2 * 4 * len(LADDER)
+    assert set(frame["rung"]) == {rung.name for rung in LADDER}
+
+
+def test_report_is_written(ladder: Ladder, tmp_path: Path) -> None:
+    ladder.report(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "genie-aided" in page
+    with pytest.raises(wf.WaterfillError, match="can't be written"):
+        ladder.report(tmp_path / "missing" / "report.html")
+
+
+def test_one_rate_one_picture_of_any_kind(
+    tiny: Codec, photo: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(photo[:50, :60]).save(path)
+    by_path = wf.limits(tiny, path, 4)
+    by_image = wf.limits(tiny, Image.open(path), 4)
+    by_array = wf.limits(tiny, [photo[:50, :60]], 4.0)
+    for other in (by_image, by_array):
+        assert [r.bpp for r in other.rungs] == [r.bpp for r in by_path.rungs]
+    assert by_path.quality == 4
+    assert "first-order" in by_path.decomposition.method
+    assert all(len(rung.curve) == 1 for rung in by_path.rungs)
+
+
+def test_pictures_side_by_side_give_the_figures_of_one_after_the_other(
+    tiny: Codec, photo: NDArray[np.uint8]
+) -> None:
+    pictures = [photo[:64, :64], photo[64:128, :64], photo[:64, 64:128]]
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        apart = wf.limits(tiny, pictures, 4)
+        torch.set_num_threads(2)
+        together = wf.limits(tiny, pictures, 4)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    assert [row["bpp"] for row in apart.rows] == [row["bpp"] for row in together.rows]
+    assert [row["mse"] for row in apart.rows] == [row["mse"] for row in together.rows]
+
+
+def test_grey_pictures_have_a_ladder(tiny: Codec, photo: NDArray[np.uint8]) -> None:
+    ladder = wf.limits(tiny, [photo[..., 0]], 4)
+    assert all(math.isfinite(rung.bpp) for rung in ladder.rungs)
+
+
+def test_no_pictures_and_bad_qualities_are_refused(tiny: Codec, photo: NDArray[np.uint8]) -> None:
+    with pytest.raises(wf.ImageError, match="no pictures"):
+        wf.limits(tiny, [], 4)
+    with pytest.raises(ValueError, match="quality"):
+        wf.limits(tiny, [photo], 9)
+
+
+def test_progress_counts_every_rung_once(tiny: Codec, photo: NDArray[np.uint8]) -> None:
+    seen: list[tuple[int, int]] = []
+    wf.limits(
+        tiny, [photo[:64, :64]], [3, 4], progress=lambda done, total, _: seen.append((done, total))
+    )
+    total = 2 * len(LADDER)
+    assert seen == [(k, total) for k in range(total + 1)]
+
+
+def test_efficient_points_are_those_that_nothing_beats() -> None:
+    def point(bpp: float, psnr: float) -> Point:
+        return Point(4.0, bpp, psnr, math.nan, 1.0, {})
+
+    good = [point(0.1, 27), point(0.2, 30), point(0.5, 33)]
+    beaten = [point(0.21, 29.9), point(0.6, 33.0), point(0.3, 28)]
+    assert _efficient([good[2], beaten[0], good[0], beaten[1], beaten[2], good[1]]) == good

@@ -1,0 +1,71 @@
+"""The house stands: a lower floor never imports a higher one, and theory needs numpy alone."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import waterfill
+
+ROOT = Path(waterfill.__file__).parent
+#: From the ground up. Modules beside the floors: errors and files lie under all, cli over all.
+FLOORS = (
+    "errors",
+    "files",
+    "theory",
+    "data",
+    "bitstream",
+    "codec",
+    "training",
+    "evaluation",
+    "ladder",
+    "report",
+    "cli",
+)
+#: `Ladder.report` renders itself: the one call upwards, made when it is asked for.
+ALLOWED = {("ladder/measure.py", "report")}
+
+
+def imported_floors(file: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {n.split(".")[1] for n in names if n.startswith("waterfill.")}
+    return found
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+def test_a_floor_imports_only_what_lies_below(floor: str) -> None:
+    files = sorted((ROOT / floor).rglob("*.py")) or [ROOT / f"{floor}.py"]
+    for file in files:
+        where = file.relative_to(ROOT).as_posix()
+        for other in imported_floors(file):
+            if (where, other) not in ALLOWED:
+                assert FLOORS.index(other) <= FLOORS.index(floor), f"{where} imports {other}"
+
+
+def test_every_module_lies_on_a_floor() -> None:
+    parts = {p.stem for p in ROOT.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert parts - {"__init__"} == set(FLOORS)
+
+
+def test_theory_needs_no_torch() -> None:
+    code = "import sys, waterfill; waterfill.theory.genie_gain(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_nothing_unpickles() -> None:
+    for file in ROOT.rglob("*.py"):
+        source = file.read_text(encoding="utf-8")
+        assert "pickle" not in source, file
+        assert not re.search(r"(?<!safetensors\.)torch\.load\(", source), file
