@@ -13,10 +13,10 @@ from waterfill.errors import (
     TrainingError,
     WaterfillError,
 )
-from waterfill.evaluation.curves import bd_rate
 
 if TYPE_CHECKING:
     from waterfill.codec.registry import decompress, load_codec
+    from waterfill.evaluation.curves import bd_rate
     from waterfill.ladder import Ladder, limits
 
 __all__ = [
@@ -35,8 +35,9 @@ __all__ = [
 
 __version__ = version("waterfill")
 
-# What needs torch is imported at first use: theory and the command line's help stay quick.
+# What needs torch or SciPy is imported at first use: theory and the command line's help stay quick.
 _LAZY = {
+    "bd_rate": "waterfill.evaluation.curves",
     "decompress": "waterfill.codec.registry",
     "load_codec": "waterfill.codec.registry",
     "Ladder": "waterfill.ladder",

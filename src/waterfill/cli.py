@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -25,7 +28,7 @@ from rich.progress import (
 from rich.table import Table
 
 from waterfill.errors import ImageError, WaterfillError
-from waterfill.files import write_whole
+from waterfill.files import check_writable, write_all, write_whole
 
 if TYPE_CHECKING:
     from waterfill.ladder import Ladder
@@ -35,6 +38,9 @@ __all__ = ["app", "main"]
 
 _err = Console(stderr=True)
 _out = Console()
+
+#: Larger files are neither streams nor weights, and are not read.
+_MAX_BYTES = 1 << 30
 
 _PATH = click.Path(path_type=Path)
 _codec_option = click.option(
@@ -49,25 +55,42 @@ _json_option = click.option(
 )
 
 
+_NO_MEMORY = "not enough memory for this picture"
+
+
 def main() -> None:
     """Entry point: turns every expected failure into one line and exit code 2."""
-    sys.exit(run(sys.argv[1:]))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names hold what the terminal may not know
+            stream.reconfigure(errors="backslashreplace")
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except OSError:  # a full disk, said already; Python would say it once more at its exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run a command line and return its exit code."""
     try:
-        code = app.main(arguments, prog_name="waterfill", standalone_mode=False)
+        code = app.main(arguments or ["--help"], prog_name="waterfill", standalone_mode=False)
         return code if isinstance(code, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return 0
     except click.ClickException as error:
         message = error.format_message()
     except WaterfillError as error:
         message = str(error)
     except MemoryError:
-        message = "not enough memory for this picture"
+        message = _NO_MEMORY
+    except OSError as error:
+        where = (
+            f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        )
+        message = where + (error.strerror or str(error))
+    except RuntimeError as error:
+        if "allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        message = _NO_MEMORY
     except (KeyboardInterrupt, click.Abort):
         print("interrupted", file=sys.stderr)
         return 130
@@ -97,14 +120,35 @@ def _writable_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WaterfillError(f"{path}: can't be created ({error.strerror})") from None
-    probe = path / ".waterfill-probe"
-    write_whole(probe, b"")
-    probe.unlink()
+    check_writable(path / "report.html")
+
+
+def _outputs(source: Path, *targets: Path | None) -> None:
+    """Fail before the work if an output can't be written, is the input, or is named twice."""
+    seen = {os.path.realpath(source)}
+    for target in targets:
+        if target is None:
+            continue
+        name = os.path.realpath(target)
+        same = target.exists() and source.exists() and target.samefile(source)
+        if same or name in seen:
+            raise WaterfillError(f"{target}: is another file of this command; choose another name")
+        seen.add(name)
+        check_writable(target)
+
+
+def _json(data: dict[str, Any]) -> str:
+    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 
 def _write_json(path: Path | None, data: dict[str, Any]) -> None:
     if path is not None:
-        write_whole(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+        write_whole(path, _json(data))
+
+
+def _say(text: str) -> None:
+    """Print as it is: a file name may look like markup, and must not be broken into lines."""
+    _out.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _number(value: float, digits: int) -> str:
@@ -112,12 +156,18 @@ def _number(value: float, digits: int) -> str:
 
 
 def _ladder_table(ladder: Ladder) -> Table:
-    title = f"{ladder.codec}, quality {ladder.quality:g}, {len(ladder.images)} pictures"
-    table = Table(title=title, title_justify="left", title_style="bold")
+    pictures = "1 picture" if len(ladder.images) == 1 else f"{len(ladder.images)} pictures"
+    table = Table(
+        title=f"{ladder.codec}, quality {ladder.quality:g}, {pictures}",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
     table.add_column("rung", no_wrap=True)
-    table.add_column("status")
-    for column in ("bpp", "PSNR dB", "MS-SSIM", "saved bpp*", "saved %*"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("status", min_width=13)
+    for column in ("bpp", "PSNR dB", "MS-SSIM", "saved bpp*", "saved*"):
+        table.add_column(column, justify="right")
     above = math.nan
     for rung in ladder.rungs:
         genie = rung.status == "genie-aided"
@@ -129,7 +179,7 @@ def _ladder_table(ladder: Ladder) -> Table:
             _number(rung.psnr, 2),
             _number(rung.ms_ssim, 4),
             f"{saved:+.4f}" if math.isfinite(saved) else "",
-            f"{100 * saved / above:+.1f}" if math.isfinite(saved) else "",
+            f"{100 * saved / above:+.1f} %" if math.isfinite(saved) else "",
             style="magenta" if genie else None,
         )
         above = rung.bpp_at_equal_psnr
@@ -169,10 +219,12 @@ def limits(
     from waterfill.data.images import find_images, sample_pictures
     from waterfill.ladder import limits as measure
 
-    images: list[Any] = list(find_images(paths)) if paths else list(sample_pictures())
-    model = load_codec(codec)
-    _writable_folder(out)
     chosen = _checked_qualities(quality)
+    images = list[Any](find_images(paths) if paths else sample_pictures())
+    model = load_codec(codec)
+    if json_file is not None:
+        check_writable(json_file)
+    _writable_folder(out)
     with _progress() as bar:
         task = bar.add_task("starting", total=None)
 
@@ -196,7 +248,7 @@ def limits(
     )
     _out.print()
     _out.print(ladder.decomposition.sentence, highlight=False)
-    _out.print(f"\n{out / 'report.html'}\n{out / 'ladder.json'}", highlight=False)
+    _say(f"\n{out / 'report.html'}\n{out / 'ladder.json'}")
 
 
 def _checked_qualities(quality: Sequence[float]) -> list[float] | None:
@@ -222,26 +274,29 @@ def compress(
     from waterfill.data.images import load_picture
 
     (chosen,) = _checked_qualities([quality]) or [quality]
+    _outputs(source, target, json_file)
     picture = load_picture(source)
     data = load_codec(codec).compress(picture, chosen)
-    write_whole(target, data)
     bpp = 8 * len(data) / picture.pixel_count
-    _out.print(f"{target}: {len(data)} bytes, {bpp:.4f} bpp", highlight=False)
-    _write_json(
-        json_file,
-        {
-            "source": str(source),
-            "width": picture.width,
-            "height": picture.height,
-            "quality": chosen,
-            "bytes": len(data),
-            "bpp": bpp,
-        },
-    )
+    facts = {
+        "source": str(source),
+        "width": picture.width,
+        "height": picture.height,
+        "quality": chosen,
+        "bytes": len(data),
+        "bpp": bpp,
+    }
+    write_all({target: data} | ({json_file: _json(facts)} if json_file else {}))
+    _say(f"{target}: {len(data)} bytes, {bpp:.4f} bpp")
 
 
 def _read(path: Path) -> bytes:
     try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise WaterfillError(f"{path}: is not a file")
+        if about.st_size > _MAX_BYTES:
+            raise WaterfillError(f"{path}: too large to be a stream or a codec's weights")
         return path.read_bytes()
     except OSError as error:
         raise WaterfillError(f"{path}: can't be read ({error.strerror})") from None
@@ -259,17 +314,19 @@ def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -
 
     data = _read(source)
     kind = _picture_format(target)
+    _outputs(source, target, json_file)
+    model = load_codec(codec)
     with _named(source):
-        image = decode(data, codec=load_codec(codec))
+        image = decode(data, codec=model)
     buffer = BytesIO()
     try:
-        image.save(buffer, kind)
+        image.save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}))
     except (OSError, ValueError) as error:
         raise ImageError(f"{target}: can't be written as {kind} ({error})") from None
-    write_whole(target, buffer.getvalue())
-    _out.print(f"{target}: {image.width}×{image.height}, {image.mode}", highlight=False)
-    facts = {"width": image.width, "height": image.height, "mode": image.mode}
-    _write_json(json_file, {"source": str(source), "target": str(target), **facts})
+    facts: dict[str, Any] = {"source": str(source), "target": str(target)}
+    facts |= {"width": image.width, "height": image.height, "mode": image.mode}
+    write_all({target: buffer.getvalue()} | ({json_file: _json(facts)} if json_file else {}))
+    _say(f"{target}: {image.width}×{image.height}, {image.mode}")
 
 
 @contextmanager
@@ -284,8 +341,10 @@ def _named(path: Path) -> Iterator[None]:
 def _picture_format(path: Path) -> str:
     from PIL import Image
 
+    from waterfill.data.images import IMAGE_SUFFIXES
+
     kind = Image.registered_extensions().get(path.suffix.lower())
-    if kind is None or kind not in Image.SAVE:
+    if kind is None or path.suffix.lower() not in IMAGE_SUFFIXES or kind == "GIF":  # 256 colours
         raise ImageError(f"{path}: no picture format goes by {path.suffix or 'no suffix'!r}")
     return kind
 
@@ -295,11 +354,12 @@ def _picture_format(path: Path) -> str:
 @_json_option
 def info(file: Path, json_file: Path | None) -> None:
     """Say what a stream, or a file of weights, holds."""
+    _outputs(file, json_file)
     data = _read(file)
     with _named(file):
         facts = _weights_facts(data) if file.suffix == ".safetensors" else _stream_facts(data)
     for name, value in facts.items():
-        _out.print(f"{name:>12}  {value}", highlight=False, soft_wrap=True)
+        _say(f"{name:>12}  {value}")
     _write_json(json_file, facts)
 
 
@@ -382,6 +442,8 @@ def train(
 
     if codec not in PRESETS:
         raise TrainingError(f"{codec}: not an architecture ({', '.join(PRESETS)})")
+    if json_file is not None:
+        check_writable(json_file)
     config = TrainConfig(
         codec=PRESETS[codec],
         steps=steps,
@@ -403,7 +465,7 @@ def train(
             max_minutes=max_minutes,
             progress=_training_line(bar, task, last),
         )
-    _out.print(f"{weights}: step {last.get('step', 0)} of {steps}", highlight=False)
+    _say(f"{weights}: step {last.get('step', 0)} of {steps}")
     _write_json(json_file, {"weights": str(weights), **last})
 
 
@@ -417,6 +479,6 @@ def _training_line(bar: Progress, task: Any, last: dict[str, Any]) -> Callable[[
             held_back = "  ".join(f"{k} {v:.3f}" for k, v in report.validation.items())
             bar.console.print(f"step {report.step}: held back  {held_back}", highlight=False)
         if report.note:
-            bar.console.print(report.note, highlight=False)
+            bar.console.print(report.note, markup=False, highlight=False)
 
     return show

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +21,7 @@ from waterfill.codec.fixed_point import ACTIVATION_BITS, FixedPointNetwork
 from waterfill.codec.gains import Gains, check_quality
 from waterfill.codec.priors import MeanScaleHyperprior, integer_symbols
 from waterfill.codec.transforms import analysis, synthesis
-from waterfill.data.images import Picture, to_picture
+from waterfill.data.images import ImageLike, Picture, as_picture
 from waterfill.errors import BitstreamError
 from waterfill.theory.normal import normal_interval
 
@@ -229,9 +228,7 @@ class Codec(nn.Module):
         return scaled[0].float(), rows[0].long().numpy()
 
     @torch.no_grad()
-    def latents(
-        self, image: Picture | Image.Image | NDArray[np.uint8], quality: float = 4
-    ) -> Latents:
+    def latents(self, image: ImageLike, quality: float = 4) -> Latents:
         """Latents of a picture, with the prior that the bitstream would use.
 
         Parameters
@@ -246,7 +243,7 @@ class Codec(nn.Module):
         ImageError, ValueError, CodecError
             For unsupported pictures, qualities out of range, and broken weights.
         """
-        picture, quality = to_picture(image), _coded_quality(quality)
+        picture, quality = as_picture(image), _coded_quality(quality)
         bottom, right = -picture.height % STRIDE, -picture.width % STRIDE
         x = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None].float() / 255.0 - 0.5
         x = F.pad(x, (0, right, 0, bottom), mode="replicate")
@@ -273,15 +270,13 @@ class Codec(nn.Module):
         pixels = torch.round(x_hat[:, :height, :width].clamp(0.0, 1.0) * 255.0)
         return np.ascontiguousarray(pixels.to(torch.uint8).permute(1, 2, 0).numpy())
 
-    def compress(
-        self, image: Picture | Image.Image | NDArray[np.uint8], quality: float = 4
-    ) -> bytes:
+    def compress(self, image: ImageLike, quality: float = 4) -> bytes:
         """Code a picture.
 
         Parameters
         ----------
         image
-            RGB or grey, 8 bits, any size from 1×1.
+            A path, a PIL image or a uint8 array; RGB or grey, any size from 1×1.
         quality
             1 … 8, fractions allowed; 1 ≙ λ = .0018, 8 ≙ λ = .18.
 
@@ -290,7 +285,7 @@ class Codec(nn.Module):
         bytes
             A stream for :func:`waterfill.decompress`.
         """
-        picture = to_picture(image)
+        picture = as_picture(image)
         latents = self.latents(picture, quality)
         return self.pack(picture, latents, quality)
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,9 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "MAX_PIXELS",
     "MAX_SIDE",
+    "ImageLike",
     "Picture",
+    "as_picture",
     "find_images",
     "load_picture",
     "sample_pictures",
@@ -30,7 +33,7 @@ IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 )
 # Pillow's names of the same. Other readers stay shut: one of them runs programs on its input.
-_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 #: Pictures above this many pixels are refused: a transform holds the whole picture at once.
 MAX_PIXELS = 50_000_000
 #: Longest side: what JPEG holds. A transform pads sides to multiples of 64, so a line of 50 million
@@ -112,6 +115,10 @@ def _too_large(width: int, height: int) -> str | None:
     return None
 
 
+#: A path, a PIL image, a uint8 array (H, W) or (H, W, 3), or a :class:`Picture`.
+ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Picture"
+
+
 def to_picture(image: Picture | Image.Image | NDArray[np.uint8], name: str = "image") -> Picture:
     """Turn a PIL image or a uint8 array into a :class:`Picture`.
 
@@ -129,6 +136,9 @@ def to_picture(image: Picture | Image.Image | NDArray[np.uint8], name: str = "im
         large pictures, and arrays of another shape or dtype.
     """
     if isinstance(image, Picture):
+        reason = _too_large(image.width, image.height)
+        if reason:
+            raise ImageError(f"{image.name}: {reason}")
         return image
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8:
@@ -189,6 +199,19 @@ def load_picture(path: str | os.PathLike[str]) -> Picture:
     except Exception as error:  # damaged files make Pillow's readers raise nearly anything
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(f"{path}: can't be read ({detail})") from None
+
+
+def as_picture(item: ImageLike, name: str = "image") -> Picture:
+    """A picture from whatever a user may hand over: see :data:`ImageLike`.
+
+    Raises
+    ------
+    ImageError
+        As :func:`load_picture` and :func:`to_picture`.
+    """
+    if isinstance(item, str | os.PathLike):
+        return load_picture(item)
+    return to_picture(item, name)
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:

@@ -25,7 +25,7 @@ from PIL import Image
 
 from waterfill.codec.gains import QUALITIES, check_quality, lambda_of_quality
 from waterfill.codec.model import Codec, Latents, finish
-from waterfill.data.images import Picture, load_picture, to_picture
+from waterfill.data.images import ImageLike, Picture, as_picture
 from waterfill.errors import ImageError
 from waterfill.evaluation.curves import rate_at_psnr
 from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error
@@ -347,11 +347,7 @@ def _measure_all(
 
     def one(index: int) -> _Measurement:
         shown = exhibit_at if index < _MAX_EXHIBITS else None
-        item = items[index]
-        if isinstance(item, str | os.PathLike):
-            picture = load_picture(item)
-        else:
-            picture = to_picture(item, f"image {index + 1}")
+        picture = as_picture(items[index], f"image {index + 1}")
         return _measure(
             codec,
             picture,
@@ -480,7 +476,7 @@ def _decompose(curves: dict[str, tuple[Point, ...]], main: Point) -> Decompositi
 
 def limits(
     codec: Codec,
-    images: Iterable[Any],
+    images: ImageLike | Iterable[ImageLike],
     quality: float | Sequence[float] | None = None,
     *,
     seed: int = 0,
@@ -515,7 +511,9 @@ def limits(
         chosen = [check_quality(quality)]
     else:
         chosen = sorted({check_quality(q) for q in quality})
-    items = [images] if isinstance(images, str | os.PathLike | Image.Image) else list(images)
+    if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Picture):
+        images = [images]
+    items = list(images)
     if not items or not chosen:
         raise ImageError("no pictures to measure")
     main_quality = chosen[(len(chosen) - 1) // 2]

@@ -25,7 +25,7 @@ from waterfill.codec.channels import Rounding
 from waterfill.codec.gains import QUALITIES
 from waterfill.codec.model import Codec, CodecConfig
 from waterfill.codec.registry import save_codec
-from waterfill.data.crops import CropSource, split_validation
+from waterfill.data.crops import CropSource, grown, split_validation
 from waterfill.data.images import find_images, load_picture
 from waterfill.errors import ImageError, TrainingError
 from waterfill.files import write_whole
@@ -37,6 +37,7 @@ __all__ = ["Report", "TrainConfig", "train"]
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "codec.safetensors"
 METRICS = "metrics.csv"
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
 _COLUMNS = "step,seconds,learning_rate,loss,bpp,psnr,validation_loss,validation_bpp,validation_psnr"
 
 
@@ -84,8 +85,15 @@ class TrainConfig:
         if self.crop < 64 or self.crop % 64:
             raise TrainingError(f"crop must be a multiple of 64, not {self.crop}")
         for name in ("steps", "batch", "learning_rate", "clip"):
-            if not getattr(self, name) > 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise TrainingError(f"{name} must be positive, not {getattr(self, name)}")
+        if not 0 <= self.seed < 1 << 32:
+            raise TrainingError(f"seed must lie in 0 … 2^32 − 1, not {self.seed}")
+        if not (self.warmup >= 0 and 0 <= self.decay <= 1 and 0 <= self.ema < 1):
+            raise TrainingError("warmup, decay and ema can't be negative, nor the last two above 1")
+        if self.precision not in PRECISIONS:
+            known = ", ".join(PRECISIONS)
+            raise TrainingError(f"precision must be one of {known}, not {self.precision}")
         if not QUALITIES[0] <= self.qualities[0] <= self.qualities[1] <= QUALITIES[-1]:
             raise TrainingError(f"qualities must lie in 1 … 8, low first, not {self.qualities}")
 
@@ -111,6 +119,16 @@ class Report:
     psnr: float
     validation: dict[str, float] | None = None
     note: str | None = None
+
+
+@dataclass
+class _Progress:
+    """Where a run stands: what a checkpoint holds besides tensors."""
+
+    step: int = 0
+    seconds: float = 0.0
+    recent: NDArray[np.float64] | None = None
+    shown: dict[str, float] | None = None
 
 
 def _native_bfloat16() -> bool:
@@ -167,17 +185,16 @@ class _Validation:
         self.qualities = sorted({low, 0.5 * (low + high), high})
         self.objective = RateDistortion(Rounding())
         self.crops: list[Tensor] = []
+        self.unreadable: set[Path] = set()
         for path in paths[:16]:
             try:
-                pixels = load_picture(path).pixels
+                pixels = grown(load_picture(path).pixels, 64)
             except ImageError:
+                self.unreadable.add(path)
                 continue
             height, width = (min(side, s // 64 * 64) for s in pixels.shape[:2])
-            if height and width:
-                top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-                self.crops.append(_tensor(pixels[None, top : top + height, left : left + width]))
-        if not self.crops:
-            raise TrainingError("no held-back picture is at least 64 pixels wide and high")
+            top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+            self.crops.append(_tensor(pixels[None, top : top + height, left : left + width]))
 
     @torch.no_grad()
     def __call__(self, codec: Codec, device: torch.device) -> dict[str, float]:
@@ -197,6 +214,22 @@ class _Validation:
                 totals += mean / len(self.qualities)
         result["loss"], result["bpp"], result["psnr"] = totals
         return {name: float(value) for name, value in result.items()}
+
+
+def _split(paths: list[Path], config: TrainConfig) -> tuple[list[Path], _Validation]:
+    """Training files, and the validation of the others; broken files leave neither side empty."""
+    training, held_back = split_validation(paths)
+    validation = _Validation(held_back, config)
+    broken = validation.unreadable
+    for path in training:
+        if validation.crops:
+            break
+        validation = _Validation([path], config)
+        broken = validation.unreadable = broken | validation.unreadable
+        training = [p for p in training if p not in broken and p != path] or [path]
+    if not validation.crops:
+        raise TrainingError(f"none of the {len(paths)} pictures can be read")
+    return training, validation
 
 
 def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
@@ -226,15 +259,72 @@ def _restore(
     def below(prefix: str) -> dict[str, Tensor]:
         return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
+    parameters = list(codec.parameters())
+    expected = _state(codec, average, optimiser)
+    if any(name.startswith("optimiser.") for name in tensors):
+        for index, parameter in enumerate(parameters):
+            slot = f"optimiser.{index}."
+            expected |= {f"{slot}exp_avg": parameter, f"{slot}exp_avg_sq": parameter}
+            expected[f"{slot}step"] = torch.zeros(())
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors or name not in expected:
+            raise ValueError(f"{name} is {'missing' if name in expected else 'unknown'}")
+        have, want = tensors[name], expected[name]
+        if (have.shape, have.dtype) != (want.shape, want.dtype):
+            raise ValueError(f"{name} has the wrong shape or type")
     codec.load_state_dict(below("model."))
     average.module.load_state_dict(below("average."))
     average.n_averaged.copy_(tensors["average_count"])
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in below("optimiser.").items():
-        index, slot = name.split(".", 1)
-        slots.setdefault(int(index), {})[slot] = value
+        number, slot = name.split(".", 1)
+        if slot != "step":
+            # The fused optimiser walks through memory: its slots must lie there as the parameter
+            # does, and a file has forgotten how that was.
+            value = torch.empty_like(parameters[int(number)]).detach().copy_(value)
+        slots.setdefault(int(number), {})[slot] = value
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": slots, "param_groups": groups})
+
+
+def _progress_of(facts: dict[str, Any], config: TrainConfig, checkpoint: Path) -> _Progress:
+    """Where a checkpoint's run stands, if it is a run of ``config``."""
+    try:
+        theirs, ours = facts["config"], json.loads(json.dumps(config.to_dict()))
+        for name in ours:
+            if name != "steps" and theirs[name] != ours[name]:
+                raise TrainingError(
+                    f"{checkpoint}: made with {name} {theirs[name]}, not {ours[name]}; "
+                    "resume with the first run's options"
+                )
+        recent = None if facts.get("recent") is None else np.array(facts["recent"], dtype=float)
+        place = _Progress(int(facts["step"]), float(facts["seconds"]), recent, facts.get("shown"))
+        if place.step < 0 or not (recent is None or recent.shape == (3,)):
+            raise ValueError("no such step")
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrainingError(f"{checkpoint}: not a training checkpoint ({error})") from None
+    return place
+
+
+def _rows_until(path: Path, step: int) -> list[str]:
+    """Rows of a metrics file that a checkpoint of ``step`` has behind it.
+
+    A run killed between a validation and the next checkpoint leaves rows that it will write again,
+    and perhaps half a row.
+    """
+    rows = []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+    except FileNotFoundError:
+        lines = []
+    for line in lines:
+        try:
+            values = [float(value) for value in line.split(",")]
+        except ValueError:
+            continue
+        if len(values) == len(_COLUMNS.split(",")) and values[0] <= step:
+            rows.append(line)
+    return rows
 
 
 def _averaged(average: AveragedModel) -> Codec:
@@ -245,12 +335,12 @@ def _averaged(average: AveragedModel) -> Codec:
 def _report(
     step: int,
     config: TrainConfig,
-    recent: NDArray[np.float64],
+    recent: NDArray[np.float64] | None,
     *,
     validation: dict[str, float] | None = None,
     note: str | None = None,
 ) -> Report:
-    loss, bpp, psnr = (float(value) for value in recent)
+    loss, bpp, psnr = (math.nan,) * 3 if recent is None else (float(value) for value in recent)
     return Report(step, config.steps, loss, bpp, psnr, validation, note)
 
 
@@ -292,11 +382,13 @@ def train(
     ------
     TrainingError
         If ``out`` holds another run, the loss stops being finite, or a checkpoint doesn't fit.
+    WaterfillError
+        If a file can't be written; the last checkpoint survives.
     ImageError
         If there is nothing to train on.
     """
     out = Path(out)
-    training, held_back = split_validation(find_images(paths))
+    pictures = find_images(paths)
     checkpoint = out / CHECKPOINT
     if checkpoint.exists() and not resume:
         raise TrainingError(f"{out}: holds a run already; resume it or choose another folder")
@@ -319,18 +411,18 @@ def train(
     average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(config.ema))  # type: ignore[no-untyped-call]
     average.requires_grad_(False)
     objective = RateDistortion()
-    validate = _Validation(held_back, config)
-    first, spent = 0, 0.0
+    training, validate = _split(pictures, config)
+    place = _Progress()
     if resume:
         tensors, facts = load_checkpoint(checkpoint)
+        place = _progress_of(facts, config, checkpoint)
         try:
             _restore(tensors, codec, average, plain_optimiser)
-        except (RuntimeError, KeyError) as error:
-            reason = str(error).splitlines()[0]
-            raise TrainingError(f"{checkpoint}: does not fit this config ({reason})") from None
-        first, spent = int(facts["step"]), float(facts["seconds"])
-    else:
-        write_whole(out / METRICS, _COLUMNS + "\n")
+        except ValueError as error:
+            raise TrainingError(f"{checkpoint}: does not fit this config ({error})") from None
+        progress(_report(place.step, config, place.recent, note=f"resumed at step {place.step}"))
+    rows = _rows_until(out / METRICS, place.step) if resume else []
+    write_whole(out / METRICS, "\n".join([_COLUMNS, *rows, ""]))
     write_whole(
         out / "config.json",
         json.dumps({"data": paths, "precision": precision, **config.to_dict()}, indent=2) + "\n",
@@ -338,16 +430,32 @@ def train(
 
     source = CropSource(training, size=config.crop, seed=config.seed)
     began = time.monotonic()
-    step = first
-    recent = np.zeros(3)
-    shown: dict[str, float] | None = None
+    step = place.step
+    recent, shown = place.recent, place.shown
+    saved = -1
 
     def seconds() -> float:
-        return spent + time.monotonic() - began
+        return place.seconds + time.monotonic() - began
+
+    def diverged(what: str) -> TrainingError:
+        last = f"the last good checkpoint is {checkpoint}"
+        if not checkpoint.exists():
+            last = "there is no checkpoint yet"
+        return TrainingError(f"{what} at step {step}; {last}")
 
     def save() -> None:
-        facts = {"step": step, "seconds": seconds(), "config": config.to_dict()}
-        save_checkpoint(checkpoint, _state(codec, average, plain_optimiser), facts)
+        nonlocal saved
+        tensors = _state(codec, average, plain_optimiser)
+        if not all(bool(t.isfinite().all()) for t in tensors.values()):
+            raise diverged("a weight stopped being finite")
+        facts = {
+            "step": step,
+            "seconds": seconds(),
+            "recent": None if recent is None else recent.tolist(),
+            "shown": shown,
+            "config": config.to_dict(),
+        }
+        save_checkpoint(checkpoint, tensors, facts)
         provenance = {
             "steps": str(step),
             "seconds": f"{seconds():.0f}",
@@ -355,10 +463,11 @@ def train(
             "validation": json.dumps(shown),
         }
         save_codec(_averaged(average), out / WEIGHTS, provenance)
+        saved = step
 
     with _deferred_interrupt() as interrupted:
-        for crops in source.batches(first, config.batch):
-            if step >= config.steps or interrupted() or seconds() - spent > 60 * max_minutes:
+        for crops in source.batches(step, config.batch):
+            if step >= config.steps or interrupted() or time.monotonic() - began > 60 * max_minutes:
                 break
             # Everything random in a step comes from (seed, step): resuming needs no RNG state.
             torch.manual_seed(config.seed * 1_000_003 + step)
@@ -370,11 +479,13 @@ def train(
             parts = objective(model, x, quality)
             value = float(parts.loss.detach())
             if not math.isfinite(value):
-                raise TrainingError(
-                    f"the loss is {value} at step {step}; the last good checkpoint is {checkpoint}"
-                )
+                raise diverged(f"the loss is {value}")
             fabric.backward(parts.loss)
-            fabric.clip_gradients(model, optimiser, max_norm=config.clip)
+            norm = fabric.clip_gradients(
+                model, optimiser, max_norm=config.clip, error_if_nonfinite=False
+            )
+            if norm is not None and not math.isfinite(float(norm)):
+                raise diverged(f"the gradient is {float(norm)}")
             optimiser.step()
             optimiser.zero_grad()
             if step < 2 * config.warmup:  # weights this young are not worth remembering
@@ -384,20 +495,21 @@ def train(
             with torch.no_grad():
                 psnr = float((-10.0 * torch.log10(parts.mse)).mean())
                 now = np.array([value, float(parts.bpp.mean()), psnr])
-            recent = now if step == first + 1 else 0.98 * recent + 0.02 * now
+            recent = now if recent is None else 0.98 * recent + 0.02 * now
             fresh = None
             if step % validate_every == 0 or step == config.steps:
                 shown = fresh = validate(_averaged(average), fabric.device)
-                row = [step, seconds(), config.rate_at(step - 1), *recent]
+                row = [seconds(), config.rate_at(step - 1), *recent]
                 row += [fresh["loss"], fresh["bpp"], fresh["psnr"]]
-                with open(out / METRICS, "a", encoding="utf-8") as stream:
-                    stream.write(",".join(f"{v:.6g}" for v in row) + "\n")
+                rows.append(",".join([str(step), *(f"{value:.6g}" for value in row)]))
+                write_whole(out / METRICS, "\n".join([_COLUMNS, *rows, ""]))
             if step % checkpoint_every == 0:
                 save()
             progress(_report(step, config, recent, validation=fresh))
-        if step > first:
+        if saved != step:
             save()
-    if source.unreadable:
-        note = f"{len(source.unreadable)} unreadable files were skipped"
+    unreadable = source.unreadable | validate.unreadable
+    if unreadable:
+        note = f"{len(unreadable)} unreadable files were skipped"
         progress(_report(step, config, recent, note=note))
     return out / WEIGHTS

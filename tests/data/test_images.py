@@ -1,0 +1,300 @@
+"""Pictures in: what is supported is read exactly, the rest refused in one line."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from waterfill.data.images import (
+    MAX_PIXELS,
+    MAX_SIDE,
+    Picture,
+    find_images,
+    load_picture,
+    sample_pictures,
+    to_picture,
+)
+from waterfill.errors import ImageError
+
+
+def noise(height: int, width: int, planes: int = 3, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    shape = (height, width, planes) if planes > 1 else (height, width)
+    return rng.integers(0, 256, shape, dtype=np.uint8)
+
+
+def png(kind: int, depth: int, width: int, height: int, rows: bytes) -> bytes:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        )
+
+    head = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def png16(kind: int, planes: int) -> bytes:
+    """A 16-bit PNG: PNG colour type 0 grey, 2 RGB, 4 grey and alpha, 6 RGB and alpha."""
+    row = b"\0" + b"\xff\xfe" * (planes * 4)
+    return png(kind, 16, 4, 3, row * 3)
+
+
+def tiff16() -> bytes:
+    """A 2×2 RGB TIFF of 16 bits per sample."""
+    bits, pixels = struct.pack("<3H", 16, 16, 16), bytes(range(24))
+    place = 8 + 2 + 12 * 9 + 4
+    entries = [
+        (256, 3, 1, 2), (257, 3, 1, 2), (258, 3, 3, place), (259, 3, 1, 1), (262, 3, 1, 2),
+        (273, 4, 1, place + len(bits)), (277, 3, 1, 3), (278, 3, 1, 2), (279, 4, 1, len(pixels)),
+    ]  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+    return b"II*\0" + struct.pack("<IH", 8, 9) + directory + bytes(4) + bits + pixels
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(ImageError) as caught:
+        load_picture(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "ppm", "tif", "webp", "jp2"])
+@pytest.mark.parametrize("planes", [1, 3])
+def test_lossless_files_come_back_exactly(tmp_path, suffix, planes):
+    pixels = noise(13, 9, planes)
+    path = tmp_path / f"a.{suffix}"
+    options = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(pixels).save(path, **options)
+    picture = load_picture(path)
+    assert picture.grey == (planes == 1 and suffix != "webp")  # WebP knows no grey
+    assert (picture.height, picture.width, picture.pixel_count) == (13, 9, 117)
+    expected = pixels if planes == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    np.testing.assert_array_equal(picture.pixels, expected)
+
+
+def test_a_picture_of_one_pixel_and_of_one_bit(tmp_path):
+    Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "a.png")
+    assert load_picture(tmp_path / "a.png").pixels.tolist() == [[[1, 2, 3]]]
+    Image.new("1", (3, 2), 1).save(tmp_path / "b.png")
+    picture = load_picture(tmp_path / "b.png")
+    assert picture.grey
+    assert (picture.pixels == 255).all()
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA", "P"])
+def test_opaque_alpha_and_palettes_are_read_and_transparency_refused(tmp_path, mode):
+    base = noise(6, 5, 1) if mode == "LA" else noise(6, 5)
+    image = Image.fromarray(base)
+    if mode == "P":
+        opaque, image = image.quantize(8), image.quantize(8)
+        expected = np.asarray(opaque.convert("RGB"))
+        opaque.save(tmp_path / "opaque.png")
+        image.save(tmp_path / "clear.png", transparency=0)
+    else:
+        image.putalpha(255)
+        expected = base if mode == "RGBA" else np.repeat(base[..., None], 3, axis=2)
+        image.save(tmp_path / "opaque.png")
+        image.putalpha(Image.fromarray(np.where(np.eye(6, 5) > 0, 254, 255).astype(np.uint8)))
+        image.save(tmp_path / "clear.png")
+    picture = load_picture(tmp_path / "opaque.png")
+    np.testing.assert_array_equal(picture.pixels, expected)
+    assert picture.grey == (mode == "LA")
+    assert "transparency" in refused(tmp_path / "clear.png")
+
+
+def test_pictures_are_turned_upright(tmp_path):
+    pixels = noise(4, 7)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held sideways
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(load_picture(tmp_path / "a.png").pixels, np.rot90(pixels, -1))
+
+
+DEEP = {
+    "grey.png": png16(0, 1),
+    "rgb.png": png16(2, 3),
+    "grey-alpha.png": png16(4, 2),
+    "rgba.png": png16(6, 4),
+    "rgb.tif": tiff16(),
+    "rgb.ppm": b"P6 2 2 65535\n" + bytes(range(24)),
+    "grey.pgm": b"P5 2 2 65535\n" + bytes(range(8)),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_more_than_eight_bits_are_refused_not_cut(tmp_path, name):
+    (tmp_path / name).write_bytes(DEEP[name])
+    assert "8 bits" in refused(tmp_path / name)
+
+
+def test_the_same_files_of_eight_bits_are_read(tmp_path):
+    # The refusals above are about depth, not about what the tests write.
+    (tmp_path / "a.png").write_bytes(png(2, 8, 4, 3, (b"\0" + bytes(range(12))) * 3))
+    assert load_picture(tmp_path / "a.png").pixels[0, 0].tolist() == [0, 1, 2]
+    (tmp_path / "a.ppm").write_bytes(b"P6 2 2 255\n" + bytes(range(12)))
+    assert load_picture(tmp_path / "a.ppm").pixels[0, 0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
+def test_animations_and_pages_are_refused(tmp_path, suffix):
+    frames = [Image.fromarray(noise(8, 8, seed=k)) for k in range(3)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    assert "animated" in refused(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [("CMYK", "jpg"), ("CMYK", "tif"), ("F", "tif"), ("I", "tif"), ("LAB", "tif")],
+)
+def test_other_colour_spaces_are_refused(tmp_path, mode, suffix):
+    Image.new(mode, (8, 8)).save(tmp_path / f"a.{suffix}")
+    refused(tmp_path / f"a.{suffix}")
+
+
+def test_what_is_no_picture_is_refused(tmp_path):
+    for name, content in {
+        "empty.png": b"",
+        "text.png": b"hello\n" * 50,
+        "zeros.png": bytes(5000),
+        "stream.png": b"WFL\x01" + bytes(100),
+        "page.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+        "header.png": b"\x89PNG\r\n\x1a\n",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+        refused(tmp_path / name)
+    (tmp_path / "folder.png").mkdir()
+    assert "not a file" in refused(tmp_path / "folder.png")
+    assert "no such file" in refused(tmp_path / "missing.png")
+    refused(tmp_path / "text.png" / "below.png")
+    refused(tmp_path / ("long" * 100 + ".png"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_nobody_writes_to_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    assert "not a file" in refused(tmp_path / "pipe.png")
+
+
+@pytest.mark.parametrize(
+    "size", [(MAX_SIDE + 1, 1), (1, MAX_SIDE + 1), (60_000, 60_000), (2**31 - 1, 2**31 - 1)]
+)
+def test_claims_of_huge_size_are_refused_before_decoding(tmp_path, size):
+    (tmp_path / "a.png").write_bytes(png(2, 8, *size, b""))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        refused(tmp_path / "a.png")
+    (tmp_path / "a.bmp").write_bytes(
+        b"BM" + struct.pack("<IIIIiiHHIIIIII", 54, 0, 54, 40, *size, 1, 24, 0, 0, 0, 0, 0, 0)
+    )
+    refused(tmp_path / "a.bmp")
+
+
+FILES = {}
+for _suffix in ("png", "jpg", "gif", "bmp", "tif", "webp", "ppm", "jp2"):
+    _buffer = BytesIO()
+    Image.fromarray(noise(24, 20)).save(_buffer, Image.registered_extensions()["." + _suffix])
+    FILES[_suffix] = _buffer.getvalue()
+
+
+@pytest.mark.parametrize("suffix", FILES)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_damaged_files_give_a_picture_or_one_line(tmp_path_factory, suffix, data):
+    content = bytearray(FILES[suffix])
+    place = st.integers(0, min(len(content) - 1, 400))
+    for where, value in data.draw(st.lists(st.tuples(place, st.integers(0, 255)), max_size=6)):
+        content[where] = value
+    cut = data.draw(st.one_of(st.none(), st.integers(0, len(content))))
+    path = tmp_path_factory.getbasetemp() / f"damaged.{suffix}"
+    path.write_bytes(content[:cut])
+    try:
+        picture = load_picture(path)
+    except ImageError as error:
+        assert "\n" not in str(error)
+    else:
+        assert picture.pixels.dtype == np.uint8
+        assert picture.pixels.shape[2] == 3
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 3), np.uint16),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((4, 0), np.uint8),
+        np.broadcast_to(np.uint8(0), (MAX_PIXELS // 1000 + 1, 1000)),
+        np.broadcast_to(np.uint8(0), (1, MAX_SIDE + 1, 3)),
+    ],
+    ids=lambda a: f"{a.shape}{a.dtype}",
+)
+def test_arrays_of_other_shapes_are_refused(array):
+    with pytest.raises(ImageError):
+        to_picture(array)
+
+
+def test_arrays_may_lie_in_memory_as_they_like():
+    pixels = noise(8, 6)
+    for view in (pixels[::-1, ::-1], pixels[::2], np.asfortranarray(pixels), pixels[..., ::-1]):
+        picture = to_picture(view)
+        np.testing.assert_array_equal(picture.pixels, view)
+        assert picture.pixels.flags.c_contiguous
+
+
+@pytest.mark.parametrize("planes", [1, 3])
+def test_to_pil_is_the_inverse(planes):
+    image = Image.fromarray(noise(5, 4, planes))
+    again = to_picture(image).to_pil()
+    assert again.mode == image.mode
+    assert again.tobytes() == image.tobytes()
+
+
+def test_find_images_takes_files_folders_and_globs_once_each_and_sorted(tmp_path):
+    for name in ("b.png", "a.JPG", "sub/deep/c.tiff", "note.txt", "[odd] näme é.png"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    (tmp_path / "trap.png").mkdir()
+    everything = find_images([tmp_path])
+    names = [str(p.relative_to(tmp_path)) for p in everything]
+    assert names == ["[odd] näme é.png", "a.JPG", "b.png", "sub/deep/c.tiff"]
+    assert find_images([tmp_path / "b.png", tmp_path, str(tmp_path / "*.png")]) == [
+        tmp_path / "b.png", everything[0], everything[1], everything[3],
+    ]  # fmt: skip
+    assert find_images([str(tmp_path / "**" / "*.tiff")]) == [everything[3]]
+    # A file named outright is taken at its word, whatever its suffix.
+    assert find_images([tmp_path / "note.txt"]) == [tmp_path / "note.txt"]
+
+
+def test_find_images_says_what_is_missing(tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(ImageError, match="no pictures in this folder"):
+        find_images([tmp_path])
+    for missing in ("nowhere", "*.png", "a.txt/b.png", "[", "x" * 400):
+        with pytest.raises(ImageError, match="no such file"):
+            find_images([tmp_path / missing])
+
+
+def test_the_samples_are_pictures():
+    for picture in sample_pictures():
+        assert isinstance(picture, Picture)
+        assert picture.pixels.dtype == np.uint8
+        assert min(picture.height, picture.width) >= 256
