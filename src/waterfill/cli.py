@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+# OpenMP threads that wait by spinning take the processor from those they wait for; on a machine
+# that others use too, a step then takes five times as long. To be set before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 _err = Console(stderr=True)
 _out = Console()
 
@@ -55,7 +60,7 @@ _json_option = click.option(
 )
 
 
-_NO_MEMORY = "not enough memory for this picture"
+_NO_MEMORY = "not enough memory"
 
 
 def main() -> None:
@@ -63,12 +68,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names hold what the terminal may not know
             stream.reconfigure(errors="backslashreplace")
-    code = run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except OSError:  # a full disk, said already; Python would say it once more at its exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)
+    sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
@@ -87,13 +87,13 @@ def run(arguments: list[str]) -> int:
             f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         )
         message = where + (error.strerror or str(error))
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
     except RuntimeError as error:
         if "allocate memory" not in str(error) and "out of memory" not in str(error):
             raise
         message = _NO_MEMORY
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted", file=sys.stderr)
-        return 130
     print("error: " + " ".join(message.split()), file=sys.stderr)
     return 2
 
@@ -102,7 +102,7 @@ def run(arguments: list[str]) -> int:
 def _progress(*columns: Any) -> Iterator[Progress]:
     with Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -110,6 +110,7 @@ def _progress(*columns: Any) -> Iterator[Progress]:
         *columns,
         console=_err,
         transient=True,
+        disable=not _err.is_terminal,  # in a file it would leave empty lines
     ) as bar:
         yield bar
 
@@ -158,7 +159,7 @@ def _number(value: float, digits: int) -> str:
 def _ladder_table(ladder: Ladder) -> Table:
     pictures = "1 picture" if len(ladder.images) == 1 else f"{len(ladder.images)} pictures"
     table = Table(
-        title=f"{ladder.codec}, quality {ladder.quality:g}, {pictures}",
+        title=f"{escape(ladder.codec)}, quality {ladder.quality:g}, {pictures}",
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
@@ -179,7 +180,7 @@ def _ladder_table(ladder: Ladder) -> Table:
             _number(rung.psnr, 2),
             _number(rung.ms_ssim, 4),
             f"{saved:+.4f}" if math.isfinite(saved) else "",
-            f"{100 * saved / above:+.1f} %" if math.isfinite(saved) else "",
+            f"{100 * saved / above:+.1f} %" if math.isfinite(saved) and above else "",
             style="magenta" if genie else None,
         )
         above = rung.bpp_at_equal_psnr

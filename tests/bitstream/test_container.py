@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import waterfill as wf
-from waterfill.bitstream import Container, Header
+from waterfill.bitstream import Container, Header, SymbolWriter
 from waterfill.bitstream.container import HEADER_BYTES
+from waterfill.codec.model import gaussian_tables
 from waterfill.data.images import MAX_PIXELS, MAX_SIDE, Picture
 
 LAYOUT = struct.Struct("<3sB8sBHIIIII")
-FIELDS = ["magic", "version", "weights_id", "flags", "quality", "width", "height", "z_size", "y_size", "symbols_crc"]
+FIELDS = ["magic", "version", "weights_id", "flags", "quality", "width", "height"]
+FIELDS += ["z_size", "y_size", "symbols_crc"]
 
 
 def forged(data: bytes, **changes) -> bytes:
@@ -176,6 +178,24 @@ def test_garbage_in_a_well_formed_container_is_refused(stream, codec, z, y):
     header = Container.unpack(stream, max_pixels=MAX_PIXELS).header
     with pytest.raises(wf.BitstreamError):
         wf.decompress(Container(header, z, y).pack(), codec=codec)
+
+
+@pytest.mark.parametrize("value", [np.iinfo(np.int32).min, np.iinfo(np.int32).max])
+def test_the_most_extreme_symbols_still_decode_to_a_picture(codec, value):
+    # No encoder writes these; someone who means harm can, with every checksum right.
+    z_shape, y_shape = (16, 1, 1), (24, 4, 4)
+    z, y = np.full(z_shape, value, np.int32), np.full(y_shape, value, np.int32)
+    _, rows = codec.prediction(z, 4.0)
+    channels = np.broadcast_to(np.arange(16)[:, None, None], z_shape)
+    sections = []
+    for plane in ((z, channels, codec.prior.z_tables(4.0)), (y, rows, gaussian_tables())):
+        writer = SymbolWriter()
+        writer.write(*plane)
+        sections.append(writer.to_bytes())
+    crc = zlib.crc32(y.tobytes(), zlib.crc32(z.tobytes()))
+    header = Header(codec.weights_id, 4.0, 60, 50, False, crc)
+    decoded = wf.decompress(Container(header, *sections).pack(), codec=codec)
+    assert (decoded.size, decoded.mode) == ((60, 50), "RGB")
 
 
 @pytest.mark.parametrize(

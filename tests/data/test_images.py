@@ -148,6 +148,16 @@ def test_the_same_files_of_eight_bits_are_read(tmp_path):
     assert load_picture(tmp_path / "a.ppm").pixels[0, 0].tolist() == [0, 1, 2]
 
 
+def test_sixteen_bits_for_a_whole_pixel_are_no_depth_to_refuse(tmp_path):
+    # A BMP with 5, 6 and 5 bits for red, green and blue.
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    head = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0) + masks
+    pixels = struct.pack("<HH", 0xF800, 0x001F)
+    path = tmp_path / "a.bmp"
+    path.write_bytes(b"BM" + struct.pack("<IHHI", 70, 0, 0, 66) + head + pixels)
+    assert load_picture(path).pixels.tolist() == [[[255, 0, 0], [0, 0, 255]]]
+
+
 @pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
 def test_animations_and_pages_are_refused(tmp_path, suffix):
     frames = [Image.fromarray(noise(8, 8, seed=k)) for k in range(3)]
@@ -170,7 +180,6 @@ def test_what_is_no_picture_is_refused(tmp_path):
         "text.png": b"hello\n" * 50,
         "zeros.png": bytes(5000),
         "stream.png": b"WFL\x01" + bytes(100),
-        "page.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
         "header.png": b"\x89PNG\r\n\x1a\n",
     }.items():
         (tmp_path / name).write_bytes(content)
@@ -180,6 +189,13 @@ def test_what_is_no_picture_is_refused(tmp_path):
     assert "no such file" in refused(tmp_path / "missing.png")
     refused(tmp_path / "text.png" / "below.png")
     refused(tmp_path / ("long" * 100 + ".png"))
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "TGA", "ICO"])
+def test_readers_of_other_formats_stay_shut(tmp_path, kind):
+    # Whatever the suffix says: one of Pillow's readers runs Ghostscript on its input.
+    Image.fromarray(noise(16, 16)).save(tmp_path / "a.png", kind)
+    assert "supported format" in refused(tmp_path / "a.png")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
@@ -222,8 +238,8 @@ def test_damaged_files_give_a_picture_or_one_line(tmp_path_factory, suffix, data
     path.write_bytes(content[:cut])
     try:
         picture = load_picture(path)
-    except ImageError as error:
-        assert "\n" not in str(error)
+    except ImageError:
+        refused(path)
     else:
         assert picture.pixels.dtype == np.uint8
         assert picture.pixels.shape[2] == 3

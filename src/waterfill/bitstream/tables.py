@@ -106,8 +106,6 @@ def group_by_row(rows: NDArray[np.int64]) -> list[tuple[int, NDArray[np.intp]]]:
     """Positions of each row that occurs, rows ascending, positions in order."""
     if not rows.size:
         return []
-    if not rows.size:
-        return []
     order = np.argsort(rows, kind="stable")
     ordered = rows[order]
     starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))

@@ -63,10 +63,12 @@ class DeepFactorized(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """Logit of the CDF at ``x``, shape (C, 1, n), in the precision of ``x``."""
-        for k, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
-            x = F.softplus(matrix.to(x.dtype)) @ x + bias.to(x.dtype)
-            if k < len(self.factors):
-                x = x + torch.tanh(self.factors[k].to(x.dtype)) * torch.tanh(x)
+        # In bfloat16 the CDF's steps would be coarser than the bins it is asked about.
+        with torch.autocast(x.device.type, enabled=False):
+            for k, (matrix, bias) in enumerate(zip(self.matrices, self.biases, strict=True)):
+                x = F.softplus(matrix.to(x.dtype)) @ x + bias.to(x.dtype)
+                if k < len(self.factors):
+                    x = x + torch.tanh(self.factors[k].to(x.dtype)) * torch.tanh(x)
         return x
 
     def bits(self, x: Tensor, width: Tensor) -> Tensor:
@@ -111,7 +113,7 @@ class DeepFactorized(nn.Module):
         """
         first = np.floor(self.quantile(_TAIL) * gain).astype(np.int64)
         last = np.ceil(self.quantile(1.0 - _TAIL) * gain).astype(np.int64)
-        first, last = np.maximum(first, -_WIDEST), np.minimum(last, _WIDEST)
+        first, last = np.clip(first, -_WIDEST, _WIDEST), np.clip(last, -_WIDEST, _WIDEST)
         edges = np.arange(int((last - first).max()) + 2)[None, :] + first[:, None] - 0.5
         masses = np.diff(self.cdf(edges / gain[:, None]), axis=1)
         sizes = last - first + 1

@@ -75,9 +75,11 @@ def read_codec(data: bytes, label: str) -> tuple[Codec, dict[str, str]]:
         config = CodecConfig(**json.loads(metadata["config"]))
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CodecError(f"{label}: not the weights of a waterfill codec ({error})") from None
-    codec = _seeded(config)
+    with torch.device("meta"):  # shapes alone: a lying header must not cost memory
+        codec = Codec(config)
     try:
-        codec.load_state_dict({name: t.float() for name, t in tensors.items()})
+        floats = {name: t.float() for name, t in tensors.items()}
+        codec.load_state_dict(floats, assign=True)
     except RuntimeError as error:
         reason = str(error).replace("\n", " ")
         raise CodecError(f"{label}: the weights don't fit the codec ({reason})") from None

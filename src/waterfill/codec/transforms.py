@@ -29,6 +29,8 @@ class _Normalise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor, inverse: bool) -> Tensor:
         norm = F.conv2d(x * x, gamma, beta)
         root = norm.sqrt_() if inverse else norm.rsqrt_()
+        if not any(ctx.needs_input_grad):  # a large picture has no memory to spare
+            return root.mul_(x)
         y = x * root
         ctx.save_for_backward(x, gamma, root)
         ctx.inverse = inverse
@@ -37,7 +39,7 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gamma, root = ctx.saved_tensors
-        grad = grad.to(x.dtype)
+        grad, gamma = grad.to(x.dtype), gamma.to(x.dtype)
         # dL/dn: for y = x √n it is g x / (2 √n), for y = x / √n it is −g x / (2 n^{3/2}).
         through_norm = grad * x
         if ctx.inverse:

@@ -83,7 +83,8 @@ class Picture:
 
 def _refusal(image: Image.Image) -> str | None:
     """Why this image can't be coded, or ``None``."""
-    if getattr(image, "n_frames", 1) > 1:
+    # Telephones append previews to a JPEG (MPO); the first picture is the one that was taken.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
         return "is animated or has several pages; extract one frame first"
     if image.mode.startswith(("I", "F")):
         return f"has more than 8 bits per sample (mode {image.mode}); convert it to 8 bits first"
@@ -100,7 +101,8 @@ def _bits_per_sample(image: Image.Image) -> int:
     """8, or 16 for the colour files that Pillow would silently cut to 8 bits when it loads them."""
     for tile in getattr(image, "tile", None) or []:
         args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
-        if any(isinstance(arg, str) and ";16" in arg for arg in args):
+        # BMP's "BGR;16" is 16 bits for a whole pixel.
+        if any(isinstance(arg, str) and ";16" in arg and arg != "BGR;16" for arg in args):
             return 16
         if tile[0] == "ppm" and isinstance(args[-1], int) and args[-1] > 255:
             return 16
@@ -225,17 +227,17 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     found: dict[Path, None] = {}
     for item in paths:
         path = Path(item)
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike the methods of Path, no error for names that are too long
             inside = sorted(
                 p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
             )
             if not inside:
                 raise ImageError(f"{path}: no pictures in this folder")
-        elif path.exists():
+        elif os.path.exists(path):
             inside = [path]
         else:
             inside = [Path(p) for p in sorted(glob.glob(str(item), recursive=True))]
-            inside = [p for p in inside if p.is_file()]
+            inside = [p for p in inside if os.path.isfile(p)]
             if not inside:
                 raise ImageError(f"{path}: no such file or folder")
         found.update(dict.fromkeys(inside))

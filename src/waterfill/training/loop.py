@@ -476,7 +476,9 @@ def train(
             x = _tensor(crops).to(fabric.device)
             low, high = config.qualities
             quality = low + (high - low) * torch.rand(len(x)).to(fabric.device)
-            parts = objective(model, x, quality)
+            # Not through ``model``, which would round the qualities to bfloat16 too.
+            with fabric.autocast():
+                parts = objective(codec, x, quality)
             value = float(parts.loss.detach())
             if not math.isfinite(value):
                 raise diverged(f"the loss is {value}")

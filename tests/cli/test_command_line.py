@@ -1,0 +1,652 @@
+"""The command line: what it does it does whole; what it can't do it says in one line, code 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+import waterfill as wf
+from waterfill import cli
+from waterfill.cli import run
+from waterfill.codec import registry
+from waterfill.codec.model import CodecConfig
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="devices and byte names of Linux")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    registry.save_codec(wf.load_codec("tiny", pretrained=False), path, {"note": "[/red] made up"})
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("pictures") / "a.png"
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (31, 45, 3), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stream(weights, picture, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("streams") / "a.wfl"
+    assert run(["compress", str(picture), str(path), "--codec", weights]) == 0
+    return path
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder, so that nothing is written unnoticed."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None
+        for p in folder.rglob("*")
+    }
+
+
+def refuse(capsys, *arguments: object, watch: Path | None = None) -> str:
+    """Run what must fail; its one line, after making sure that it is one and nothing changed."""
+    before = snapshot(watch) if watch else None
+    capsys.readouterr()
+    code = run([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    assert code == 2, (out, err)
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+    if watch:
+        assert snapshot(watch) == before
+    return err
+
+
+# What works
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("size", [(1, 1), (45, 31), (64, 128)])
+def test_a_picture_comes_back_through_files(tmp_path, weights, capsys, mode, size):
+    rng = np.random.default_rng(1)
+    shape = (size[1], size[0], 3) if mode == "RGB" else (size[1], size[0])
+    image = Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
+    image.save(tmp_path / "in.png")
+    facts = tmp_path / "facts.json"
+    arguments = ["--codec", weights, "--json", str(facts)]
+    source, middle, target = (str(tmp_path / n) for n in ("in.png", "s.wfl", "out.png"))
+    assert run(["compress", source, middle, "-q", "2.5", *arguments]) == 0
+    told = json.loads(facts.read_text())
+    data = Path(middle).read_bytes()
+    assert told["bytes"] == len(data)
+    assert told["bpp"] == 8 * len(data) / (size[0] * size[1])
+    assert data == wf.load_codec(weights).compress(image, 2.5)
+    assert run(["decompress", middle, target, *arguments]) == 0
+    assert json.loads(facts.read_text())["mode"] == mode
+    decoded = Image.open(target)
+    expected = wf.decompress(data, codec=wf.load_codec(weights))
+    assert (decoded.mode, decoded.size) == (mode, size)
+    assert decoded.tobytes() == expected.tobytes()
+    assert run(["info", middle, "--json", str(facts)]) == 0
+    told = json.loads(facts.read_text())
+    assert (told["width"], told["height"], told["quality"]) == (*size, 2.5)
+    assert told["header bytes"] + told["z bytes"] + told["y bytes"] == told["bytes"] == len(data)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "ppm", "tif", "webp", "jp2", "PNG"])
+def test_lossless_formats_hold_what_was_decoded(tmp_path, weights, stream, suffix):
+    target = tmp_path / f"out.{suffix}"
+    assert run(["decompress", str(stream), str(target), "--codec", weights]) == 0
+    expected = wf.decompress(stream.read_bytes(), codec=wf.load_codec(weights))
+    assert Image.open(target).tobytes() == expected.tobytes()
+
+
+ODD = ["näme 名前 🌊", "a[/b]", "[red]", "--quality", ":smile: a", "a\nb", "%s{0}", "x" * 251]
+
+
+@pytest.mark.parametrize("name", [f"{stem}.png" for stem in ODD])
+def test_odd_names_are_names_like_others(tmp_path, weights, picture, capsys, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_bytes(picture.read_bytes())
+    out = name[:-4] + ".wfl"
+    assert run(["compress", "--codec", weights, "--json", "j", "--", name, out]) == 0
+    assert capsys.readouterr().out.startswith(f"{out}: ")
+    assert json.loads(Path("j").read_text())["source"] == name
+    assert run(["info", "--", out]) == 0
+    Path(name).unlink()
+    assert run(["decompress", "--codec", weights, "--", out, name]) == 0
+    assert capsys.readouterr().out.endswith(f"{name}: 45×31, RGB\n")
+    assert {p for p in snapshot(Path()) if Path(p).is_file()} == {name, out, "j"}
+
+
+def test_limits_prints_odd_names_as_they_are(tmp_path, weights, picture, capsys, monkeypatch):
+    # With a terminal, so that the progress bar shows them too. And a flat picture, which costs
+    # nothing on some rung: what is saved has no percentage there.
+    monkeypatch.setattr(cli, "_err", Console(file=StringIO(), force_terminal=True, width=200))
+    (tmp_path / "a[").mkdir()
+    codec, source = tmp_path / "a[" / "w].safetensors", tmp_path / "a[" / "b].png"
+    codec.write_bytes(Path(weights).read_bytes())
+    Image.new("RGB", (192, 192), (9, 99, 199)).save(source)
+    out = tmp_path / "report"
+    assert run(["limits", str(source), "--codec", str(codec), "-q", "4", "--out", str(out)]) == 0
+    assert capsys.readouterr().err == ""
+    told = json.loads((out / "ladder.json").read_text())
+    assert [image["name"] for image in told["images"]] == [str(source)]
+
+
+def test_info_of_weights_prints_their_words_as_they_are(weights, capsys):
+    assert run(["info", weights]) == 0
+    assert "[/red] made up" in capsys.readouterr().out
+
+
+def test_no_command_and_help_are_no_errors(capsys):
+    for arguments in ([], ["--help"], ["compress", "-h"], ["--version"]):
+        assert run(arguments) == 0
+        assert capsys.readouterr().err == ""
+
+
+def test_an_output_is_replaced_and_keeps_its_permissions_and_its_link(
+    tmp_path, weights, picture, stream
+):
+    real = tmp_path / "real.wfl"
+    real.write_bytes(b"old")
+    real.chmod(0o640)
+    link = tmp_path / "link.wfl"
+    link.symlink_to(real)
+    assert run(["compress", str(picture), str(link), "--codec", weights]) == 0
+    assert link.is_symlink()
+    assert real.read_bytes() == stream.read_bytes()
+    assert stat.S_IMODE(real.stat().st_mode) == 0o640
+    assert sorted(os.listdir(tmp_path)) == ["link.wfl", "real.wfl"]
+
+
+def test_a_new_output_has_the_permissions_of_any_new_file(tmp_path, weights, picture):
+    (tmp_path / "plain").write_bytes(b"")
+    assert run(["compress", str(picture), str(tmp_path / "a.wfl"), "--codec", weights]) == 0
+    assert (tmp_path / "a.wfl").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+# What is refused
+
+
+def unsupported(folder: Path) -> dict[str, Path]:
+    rng = np.random.default_rng(2)
+    frames = [Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)) for _ in range(2)]
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(folder / "deep.png")
+    Image.new("CMYK", (8, 8)).save(folder / "cmyk.jpg")
+    Image.new("RGBA", (8, 8), (1, 2, 3, 4)).save(folder / "clear.png")
+    (folder / "text.txt").write_text("hello\n")
+    (folder / "empty.png").write_bytes(b"")
+    whole = folder / "whole.png"
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(whole)
+    (folder / "cut.png").write_bytes(whole.read_bytes()[:5000])
+    (folder / "folder.png").mkdir()
+    names = ("moving.gif", "deep.png", "cmyk.jpg", "clear.png", "text.txt", "empty.png", "cut.png")
+    return {n: folder / n for n in (*names, "folder.png", "missing.png", "text.txt/below.png")}
+
+
+UNSUPPORTED = [
+    "moving.gif", "deep.png", "cmyk.jpg", "clear.png", "text.txt", "empty.png", "cut.png",
+    "folder.png", "missing.png", "text.txt/below.png",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_pictures_that_cannot_be_coded(tmp_path, weights, capsys, name):
+    path = unsupported(tmp_path)[name]
+    out, facts = tmp_path / "out.wfl", tmp_path / "facts.json"
+    line = refuse(
+        capsys, "compress", path, out, "--codec", weights, "--json", facts, watch=tmp_path
+    )
+    assert str(path) in line
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED[:8])
+def test_limits_refuses_them_too(tmp_path, weights, capsys, name):
+    unsupported(tmp_path)
+    (tmp_path / "folder.png" / "note.txt").write_text("no picture")
+    arguments = ("--codec", weights, "-q", 4, "--out", tmp_path / "report")
+    line = refuse(capsys, "limits", tmp_path / name, *arguments)
+    assert name in line
+    report = tmp_path / "report"
+    assert not report.exists() or not list(report.iterdir())
+
+
+def test_folders_without_pictures(tmp_path, weights, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_text("x")
+    for command in ("limits", "train"):
+        arguments = (command, tmp_path / "in", "--out", tmp_path / "out")
+        assert "no pictures in this folder" in refuse(capsys, *arguments, watch=tmp_path)
+
+
+def unwritable(folder: Path, name: str) -> Path:
+    (folder / "file").write_text("precious")
+    (folder / "taken").mkdir(exist_ok=True)
+    return folder / name
+
+
+@pytest.mark.parametrize("name", ["none/out.png", "file/out.png", "taken", "x" * 300 + ".png"])
+@pytest.mark.parametrize("option", ["target", "--json"])
+@pytest.mark.parametrize("command", ["compress", "decompress", "info"])
+def test_outputs_that_cannot_be_written(
+    tmp_path, weights, picture, stream, capsys, command, option, name
+):
+    bad, good = unwritable(tmp_path, name), tmp_path / "good.png"
+    source = picture if command == "compress" else stream
+    if command == "info":
+        arguments: list[object] = ["info", stream, "--json", bad]
+    elif option == "target":
+        arguments = [command, source, bad, "--codec", weights]
+    else:
+        arguments = [command, source, good, "--codec", weights, "--json", bad]
+    # The output that could have been written is not either.
+    refuse(capsys, *arguments, watch=tmp_path)
+
+
+def test_limits_and_train_check_their_outputs_before_the_work(tmp_path, weights, picture, capsys):
+    for name in ("none/j", "file/j", "taken"):
+        bad = unwritable(tmp_path, name)
+        for command in ("limits", "train"):
+            extra = ("--codec", weights) if command == "limits" else ("--codec", "tiny")
+            arguments = (command, picture, *extra, "--out", tmp_path / "out", "--json", bad)
+            refuse(capsys, *arguments, watch=tmp_path)
+    refuse(capsys, "limits", picture, "--codec", weights, "--out", tmp_path / "file")
+    refuse(capsys, "limits", picture, "--codec", weights, "--out", tmp_path / "file" / "below")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.fixture
+def devices_are_safe(tmp_path, monkeypatch):
+    """A rename onto a device would put a file in its place, and root may do that."""
+    replace = os.replace
+
+    def inside(source, target) -> None:
+        assert Path(target).is_relative_to(tmp_path)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", inside)
+
+
+@linux
+@pytest.mark.usefixtures("devices_are_safe")
+@pytest.mark.parametrize("option", ["target", "--json"])
+def test_a_full_device_is_named_and_stays_a_device(tmp_path, weights, picture, capsys, option):
+    if not stat.S_ISCHR(os.stat("/dev/full").st_mode):
+        pytest.skip("no /dev/full")
+    (tmp_path / "full").symlink_to("/dev/full")
+    for name in ("/dev/full", tmp_path / "full"):
+        target = name if option == "target" else tmp_path / "out.wfl"
+        extra = [] if option == "target" else ["--json", name]
+        arguments = ["compress", picture, target, "--codec", weights, *extra]
+        assert "No space left" in refuse(capsys, *arguments, watch=tmp_path)
+        assert stat.S_ISCHR(os.stat("/dev/full").st_mode)
+
+
+@linux
+@pytest.mark.usefixtures("devices_are_safe")
+def test_the_null_device_swallows_and_stays(weights, picture):
+    assert run(["compress", str(picture), "/dev/null", "--codec", weights]) == 0
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+
+
+def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path, weights, picture, capsys, monkeypatch):
+    out = tmp_path / "out.wfl"
+    out.write_bytes(b"old")
+
+    def full(descriptor: int) -> None:
+        if os.fstat(descriptor).st_size:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for extra in ([], ["--json", tmp_path / "j"]):
+        arguments = ["compress", picture, out, "--codec", weights, *extra]
+        assert "No space left" in refuse(capsys, *arguments, watch=tmp_path)
+
+
+def test_the_input_is_never_overwritten(tmp_path, weights, picture, stream, capsys):
+    image, coded = tmp_path / "a.png", tmp_path / "coded.png"
+    image.write_bytes(picture.read_bytes())
+    coded.write_bytes(stream.read_bytes())
+    (tmp_path / "soft.png").symlink_to(image)
+    (tmp_path / "hard.png").hardlink_to(image)
+    for out in (image, tmp_path / "." / "a.png", tmp_path / "soft.png", tmp_path / "hard.png"):
+        arguments = ["compress", image, out, "--codec", weights]
+        assert "another file of this command" in refuse(capsys, *arguments, watch=tmp_path)
+    new = tmp_path / "new.png"
+    refuse(capsys, "compress", image, new, "--codec", weights, "--json", image, watch=tmp_path)
+    refuse(capsys, "compress", image, new, "--codec", weights, "--json", new, watch=tmp_path)
+    refuse(capsys, "decompress", coded, coded, "--codec", weights, watch=tmp_path)
+    refuse(capsys, "info", coded, "--json", coded, watch=tmp_path)
+
+
+@pytest.mark.parametrize("suffix", ["", ".wfl", ".xyz", ".gif", ".ico", ".pdf", ".h5"])
+def test_pictures_are_not_written_in_formats_that_do_not_hold_them(
+    tmp_path, weights, stream, capsys, suffix
+):
+    # .ico would shrink it, .gif take its colours.
+    target = tmp_path / f"out{suffix}"
+    refuse(capsys, "decompress", stream, target, "--codec", weights, watch=tmp_path)
+
+
+def test_damaged_streams_write_nothing(tmp_path, weights, stream, capsys):
+    data = stream.read_bytes()
+    flipped = bytearray(data)
+    flipped[len(data) // 2] ^= 0x10
+    for content in (data[:-1], data[:20], b"", bytes(flipped), data + b"x", b"hello", bytes(100)):
+        (tmp_path / "s.wfl").write_bytes(content)
+        arguments = ["decompress", tmp_path / "s.wfl", tmp_path / "out.png", "--codec", weights]
+        assert str(tmp_path / "s.wfl") in refuse(capsys, *arguments, watch=tmp_path)
+        refuse(capsys, "info", tmp_path / "s.wfl", watch=tmp_path)
+
+
+def test_a_stream_of_other_weights_is_refused(tmp_path, stream, capsys):
+    torch.manual_seed(1)
+    other = registry._seeded(CodecConfig(n=16, m=24, hyper=16), seed=1)
+    registry.save_codec(other, tmp_path / "other.safetensors", {})
+    arguments = [
+        "decompress",
+        stream,
+        tmp_path / "o.png",
+        "--codec",
+        tmp_path / "other.safetensors",
+    ]
+    assert "the stream was made by the codec" in refuse(capsys, *arguments, watch=tmp_path)
+
+
+@linux
+@pytest.mark.parametrize("source", ["folder", "missing", "file/below", "pipe", "/dev/zero", "huge"])
+def test_inputs_that_are_no_files(tmp_path, weights, capsys, source):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "huge", "wb") as stream:
+        stream.truncate(1 << 40)  # takes no room on the disk
+    path = tmp_path / source
+    for command in (
+        ["info", path],
+        ["decompress", path, tmp_path / "o.png", "--codec", weights],
+        ["compress", path, tmp_path / "o.wfl", "--codec", weights],
+    ):
+        refuse(capsys, *command)
+        assert not (tmp_path / "o.png").exists()
+        assert not (tmp_path / "o.wfl").exists()
+
+
+def broken_weights(folder: Path, weights: str) -> dict[str, bytes]:
+    good = Path(weights).read_bytes()
+    codec = wf.load_codec(weights)
+    with torch.no_grad():
+        codec.g_s[0].bias[0] = float("nan")
+    registry.save_codec(codec, folder / "nan", {})
+    return {
+        "empty": b"",
+        "text": b"hello",
+        "cut": good[:-1],
+        "half": good[: len(good) // 2],
+        "longer": good + b"x",
+        "nan": (folder / "nan").read_bytes(),
+        "huge header": (2**62).to_bytes(8, "little") + good[8:],
+        "zip": b"PK\x03\x04" + bytes(200),
+    }
+
+
+def test_weights_that_are_none(tmp_path, weights, picture, capsys):
+    out = tmp_path / "o.wfl"
+    for name, content in broken_weights(tmp_path, weights).items():
+        (tmp_path / "w.safetensors").write_bytes(content)
+        arguments = ["compress", picture, out, "--codec", tmp_path / "w.safetensors"]
+        assert "w.safetensors" in refuse(capsys, *arguments, watch=tmp_path), name
+        refuse(capsys, "info", tmp_path / "w.safetensors", watch=tmp_path)
+    for name in ("nobody", tmp_path, tmp_path / "w.safetensors" / "below", ""):
+        refuse(capsys, "compress", picture, out, "--codec", name, watch=tmp_path)
+
+
+def test_the_commands_unpickle_nothing(tmp_path, weights, picture, capsys):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "exploded",))
+
+    path = tmp_path / "bomb.safetensors"
+    torch.save({"a": Bomb()}, path)
+    refuse(capsys, "compress", picture, tmp_path / "o", "--codec", path)
+    refuse(capsys, "decompress", path, tmp_path / "o.png", "--codec", weights)
+    refuse(capsys, "info", path)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("quality", ["0", "0.99", "8.01", "-1", "nan", "inf", "1e400", "best"])
+def test_qualities_out_of_range(tmp_path, weights, picture, capsys, quality):
+    refuse(
+        capsys, "compress", picture, tmp_path / "o", "-q", quality, "--codec", weights,
+        watch=tmp_path,
+    )  # fmt: skip
+    refuse(
+        capsys, "limits", picture, "-q", quality, "--codec", weights, "--out", tmp_path / "out",
+        watch=tmp_path,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["compress"],
+        ["nonsense"],
+        ["compress", "a", "b", "c"],
+        ["--nonsense"],
+        ["train", "x"],
+        ["train", "x", "--out", "y", "--quality", "1"],
+        ["train", "x", "--out", "y", "--steps", "many"],
+    ],
+    ids=" ".join,
+)
+def test_mistaken_command_lines(tmp_path, capsys, arguments, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refuse(capsys, *arguments, watch=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--steps=0", "--batch=0", "--crop=65", "--learning-rate=nan", "--seed=-1", "--codec=nobody"],
+)
+def test_training_options_out_of_range(tmp_path, picture, capsys, option):
+    out = tmp_path / "run"
+    refuse(capsys, "train", picture, "--out", out, option, watch=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_too_little_memory(tmp_path, weights, picture, capsys, monkeypatch, error):
+    def greedy(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(registry, "load_codec", greedy)
+    arguments = ["compress", picture, tmp_path / "o", "--codec", weights]
+    assert "not enough memory" in refuse(capsys, *arguments, watch=tmp_path)
+
+
+def test_an_error_of_the_program_is_not_hidden(tmp_path, weights, picture, monkeypatch):
+    def wrong(*_: object, **__: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(registry, "load_codec", wrong)
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(["compress", str(picture), str(tmp_path / "o"), "--codec", weights])
+
+
+def test_an_interrupt_is_one_line(tmp_path, weights, picture, capsys, monkeypatch):
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry, "load_codec", interrupted)
+    out = tmp_path / "o"
+    assert run(["compress", str(picture), str(out), "--codec", weights]) == 130
+    assert capsys.readouterr().err.strip() == "interrupted"
+    assert list(tmp_path.iterdir()) == []
+
+
+# Training
+
+
+def test_train_and_resume_by_command(tmp_path, picture, capsys):
+    out, facts = tmp_path / "run", tmp_path / "facts.json"
+    command = ["train", str(picture), "--out", str(out), "--codec", "tiny", "--batch", "1"]
+    command += ["--crop", "64", "--json", str(facts)]
+    assert run([*command, "--steps", "2"]) == 0
+    weights = out / "codec.safetensors"
+    assert str(weights) in capsys.readouterr().out
+    told = json.loads(facts.read_text())
+    assert (told["weights"], told["step"]) == (str(weights), 2)
+    assert "holds a run already" in refuse(capsys, *command, "--steps", 2, watch=tmp_path)
+    assert "made with seed 1" in refuse(
+        capsys, *command, "--steps", 3, "--seed", 2, "--resume", watch=tmp_path
+    )
+    assert run([*command, "--steps", "3", "--resume"]) == 0
+    assert json.loads(facts.read_text())["step"] == 3
+    coded = tmp_path / "a.wfl"
+    assert run(["compress", str(picture), str(coded), "--codec", str(weights)]) == 0
+    assert run(["info", str(weights)]) == 0
+
+
+# As a program of its own
+
+
+def waterfill(*arguments: object, **options) -> subprocess.CompletedProcess[str]:
+    code = "from waterfill.cli import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(os.fspath, arguments)],
+        text=True, encoding="utf-8", errors="backslashreplace", check=False,
+        **({"capture_output": True} if "stdout" not in options else {"stderr": subprocess.PIPE}),
+        **options,
+    )  # fmt: skip
+
+
+@linux
+def test_a_name_that_is_not_text_and_a_terminal_that_knows_only_ascii(tmp_path, picture, weights):
+    name = tmp_path / os.fsdecode(b"\xff\xe9.png")
+    name.write_bytes(picture.read_bytes())
+    facts, out = tmp_path / "facts.json", name.with_suffix(".wfl")
+    done = waterfill(
+        "compress", name, out, "--codec", weights, "--json", facts,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert out.is_file()
+    assert json.loads(facts.read_text())["source"] == str(name)
+
+
+@linux
+def test_output_that_nobody_can_write_is_one_line_and_no_traceback(stream):
+    with open("/dev/full", "w") as full:
+        done = waterfill("info", stream, stdout=full)
+    assert done.returncode == 2
+    assert done.stderr == "error: No space left on device\n"
+
+
+def test_ctrl_c_while_training_leaves_a_checkpoint_and_no_traceback(tmp_path, picture):
+    # The program interrupts itself at its third step: nothing here waits or guesses.
+    code = """if True:
+        import os, signal, sys
+        from waterfill import cli
+        plain = cli._training_line
+        def line(bar, task, last):
+            show = plain(bar, task, last)
+            def shown(report):
+                show(report)
+                if report.step == 3:
+                    os.kill(os.getpid(), signal.SIGINT)
+            return shown
+        cli._training_line = line
+        cli.main()
+    """
+    command = ["train", picture, "--out", tmp_path / "run", "--codec", "tiny", "--crop", "64"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command), "--batch", "1"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "step 3 of" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "run" / "checkpoint.safetensors").is_file()
+
+
+def test_ctrl_c_elsewhere_is_one_line(tmp_path, picture, weights):
+    code = """if True:
+        import os, signal, sys
+        from waterfill import cli
+        from waterfill.codec import registry
+        def load(*_):
+            os.kill(os.getpid(), signal.SIGINT)
+        registry.load_codec = load
+        cli.main()
+    """
+    command = ["compress", picture, tmp_path / "o.wfl", "--codec", weights]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, command)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 130
+    assert done.stderr.strip() == "interrupted"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@linux
+def test_killed_outright_and_resumed_equals_uninterrupted(tmp_path, picture):
+    code = """if True:
+        import os, signal, sys
+        from waterfill.codec.model import CodecConfig
+        from waterfill.training.loop import TrainConfig, train
+        config = TrainConfig(CodecConfig(4, 6, 4), steps=5, batch=2, crop=64, warmup=1,
+                             precision="32-true")
+        def show(report):
+            if report.step == int(sys.argv[3]):
+                os.kill(os.getpid(), signal.SIGKILL)
+        train([sys.argv[1]], sys.argv[2], config, resume=sys.argv[4] == "resume",
+              checkpoint_every=2, validate_every=1, progress=show)
+    """
+
+    def child(out: str, die_at: int, how: str) -> int:
+        command = [sys.executable, "-c", code, str(picture), str(tmp_path / out), str(die_at), how]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode
+
+    assert child("whole", -1, "") == 0
+    assert child("killed", 3, "") == -signal.SIGKILL
+    assert child("killed", -1, "resume") == 0
+    whole, killed = (
+        (tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("whole", "killed")
+    )
+
+    def timeless(lines: list[str]) -> list[list[str]]:
+        return [line.split(",")[:1] + line.split(",")[2:] for line in lines]
+
+    assert timeless(whole) == timeless(killed)
+    import safetensors.torch
+
+    one, other = (
+        safetensors.torch.load_file(tmp_path / name / "checkpoint.safetensors")
+        for name in ("whole", "killed")
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
