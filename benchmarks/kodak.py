@@ -2,9 +2,10 @@
 
     python benchmarks/kodak.py FOLDER [--codec NAME|FILE] [--out results.json]
 
-Prints mean (bpp, PSNR, MS-SSIM) per quality, BD-rates, coding times, and checks for every picture
-at every quality that the file lies between its ideal code length and 1.005 × it + 64 bytes, and
-that the decoder's pixels equal the encoder's. Means of per-picture figures throughout.
+Prints mean (bpp, PSNR, MS-SSIM) per quality, BD-rates, the time that coding and a ladder at one
+rate take, and checks for every picture at every quality that the file lies between its ideal code
+length and 1.005 × it + 64 bytes, and that the decoder's pixels equal the encoder's. Means of
+per-picture figures throughout.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from waterfill.codec.registry import load_codec
 from waterfill.data.images import find_images, load_picture
 from waterfill.evaluation.conventional import CONVENTIONAL
 from waterfill.evaluation.metrics import SimilarityTo, psnr
-from waterfill.ladder.measure import environment
+from waterfill.ladder.result import environment
 
 
 def measure_codec(codec: Any, pictures: list[Any], similarity: list[SimilarityTo]) -> list[Any]:
@@ -109,6 +110,10 @@ def main() -> None:
     print(f"\nideal ≤ file ≤ 1.005 × ideal + 64 bytes: {bounded} of {len(cells)}")
     print(f"decoder's pixels equal the encoder's:     {equal} of {len(cells)}")
     print(f"median seconds per picture: encode {encode:.3f}, decode {decode:.3f}")
+    began = time.perf_counter()
+    wf.limits(codec, pictures, 4)
+    ladder = time.perf_counter() - began
+    print(f"the ladder of all pictures at one rate: {ladder:.1f} s")
     if arguments.out:
         result = {
             "codec": codec.weights_id.hex(),
@@ -118,6 +123,7 @@ def main() -> None:
             "bd_rate_percent": rates,
             "encode_seconds": encode,
             "decode_seconds": decode,
+            "ladder_seconds": ladder,
             "libraries": {n: features.version(n) for n in ("jpg", "webp", "jpg_2000")},
             "environment": environment(seed=0),
         }

@@ -438,7 +438,7 @@ def train(
     """Train a codec on a folder of photographs. Ctrl-C stops it with a checkpoint."""
     from waterfill.codec.registry import PRESETS
     from waterfill.errors import TrainingError
-    from waterfill.training.loop import TrainConfig
+    from waterfill.training.config import TrainConfig
     from waterfill.training.loop import train as run_training
 
     if codec not in PRESETS:

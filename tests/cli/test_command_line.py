@@ -615,7 +615,8 @@ def test_killed_outright_and_resumed_equals_uninterrupted(tmp_path, picture):
     code = """if True:
         import os, signal, sys
         from waterfill.codec.model import CodecConfig
-        from waterfill.training.loop import TrainConfig, train
+        from waterfill.training.config import TrainConfig
+        from waterfill.training.loop import train
         config = TrainConfig(CodecConfig(4, 6, 4), steps=5, batch=2, crop=64, warmup=1,
                              precision="32-true")
         def show(report):

@@ -15,7 +15,8 @@ from PIL import Image
 import waterfill as wf
 from waterfill.codec.model import Codec
 from waterfill.ladder import LADDER, Ladder
-from waterfill.ladder.measure import Point, _efficient
+from waterfill.ladder.decompose import efficient
+from waterfill.ladder.result import Point
 
 
 @pytest.fixture(scope="module")
@@ -144,4 +145,4 @@ def test_efficient_points_are_those_that_nothing_beats() -> None:
 
     good = [point(0.1, 27), point(0.2, 30), point(0.5, 33)]
     beaten = [point(0.21, 29.9), point(0.6, 33.0), point(0.3, 28)]
-    assert _efficient([good[2], beaten[0], good[0], beaten[1], beaten[2], good[1]]) == good
+    assert efficient([good[2], beaten[0], good[0], beaten[1], beaten[2], good[1]]) == good

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from waterfill.ladder.measure import Decomposition, Exhibit, Ladder, Point, RungResult
+from waterfill.ladder.result import Decomposition, Exhibit, Ladder, Point, RungResult
 from waterfill.ladder.rungs import LADDER, Status
 from waterfill.report import figures
 from waterfill.report.html import render

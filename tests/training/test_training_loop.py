@@ -19,7 +19,8 @@ import waterfill as wf
 from waterfill.codec.model import CodecConfig
 from waterfill.errors import TrainingError, WaterfillError
 from waterfill.training import loop
-from waterfill.training.loop import TrainConfig, train
+from waterfill.training.config import TrainConfig
+from waterfill.training.loop import train
 
 TINY = CodecConfig(n=4, m=6, hyper=4)
 CONFIG = TrainConfig(codec=TINY, steps=6, batch=2, crop=64, warmup=2, precision="32-true")

@@ -1,6 +1,7 @@
 """The ladder: the same picture through one codec after another, each idealised in one part."""
 
-from waterfill.ladder.measure import Ladder, limits
+from waterfill.ladder.measure import limits
+from waterfill.ladder.result import Ladder
 from waterfill.ladder.rungs import LADDER, Rung, Status
 
 __all__ = ["LADDER", "Ladder", "Rung", "Status", "limits"]

@@ -4,257 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import math
 import os
-import platform
-import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from waterfill.codec.gains import QUALITIES, check_quality, lambda_of_quality
+from waterfill.codec.gains import QUALITIES, check_quality
 from waterfill.codec.model import Codec, Latents, finish
 from waterfill.data.images import ImageLike, Picture, as_picture
 from waterfill.errors import ImageError
-from waterfill.evaluation.curves import rate_at_psnr
 from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error
-from waterfill.files import write_whole
-from waterfill.ladder.rungs import BITSTREAM, LADDER, Climb, Status, climb
+from waterfill.ladder.decompose import decompose, read_curve
+from waterfill.ladder.result import Exhibit, Ladder, Point, RungResult, environment
+from waterfill.ladder.rungs import BITSTREAM, LADDER, Climb, climb
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["Decomposition", "Exhibit", "Ladder", "Point", "RungResult", "limits"]
+__all__ = ["limits"]
 
 _MAX_EXHIBITS = 4
 #: PSNR of a perfect copy, so that means stay finite: one 8-bit step in one sample of a megapixel.
 _PSNR_CEILING = 110.0
-
-
-@dataclass(frozen=True)
-class Point:
-    """One rung, one picture (or a mean over pictures), one quality.
-
-    Rates are in bits per pixel of the picture, ``psnr`` in dB, ``ms_ssim`` NaN where pictures are
-    too small for it. ``parts`` splits ``bpp`` by what the bits buy.
-    """
-
-    quality: float
-    bpp: float
-    psnr: float
-    ms_ssim: float
-    mse: float
-    parts: dict[str, float]
-
-
-@dataclass(frozen=True)
-class RungResult:
-    """A rung over all pictures.
-
-    Attributes
-    ----------
-    name, status, meaning
-        As in :class:`~waterfill.ladder.rungs.Rung`.
-    bpp, psnr, ms_ssim, parts
-        Means over the pictures at the ladder's quality.
-    curve
-        Means over the pictures at every quality measured, ascending.
-    bpp_at_equal_psnr
-        Rate of this rung at the PSNR of the rung ``bitstream``, read off the curve.
-    saved_bpp
-        Bits per pixel saved against the rung above at that PSNR; negative where it costs more.
-    """
-
-    name: str
-    status: str
-    meaning: str
-    bpp: float
-    psnr: float
-    ms_ssim: float
-    parts: dict[str, float]
-    curve: tuple[Point, ...]
-    bpp_at_equal_psnr: float
-    saved_bpp: float | None
-
-
-@dataclass(frozen=True)
-class Decomposition:
-    """Where the bits between the file and the genie-aided limit go, at equal PSNR, in bpp.
-
-    ``coder_overhead + quantisation + side_information + variance`` is ``achieved − limit``, with
-    the signs as measured. ``limit`` and ``variance`` are genie-aided; ``honest`` is the lowest
-    rate of an achievable rung.
-    """
-
-    psnr: float
-    achieved_bpp: float
-    coder_overhead_bpp: float
-    quantisation_bpp: float
-    side_information_bpp: float
-    variance_bpp: float
-    limit_bpp: float
-    honest_rung: str
-    honest_bpp: float
-    tightest_group: str
-    tightest_group_bpp: float
-    method: str
-
-    @property
-    def sentence(self) -> str:
-        """What holds the codec back, in one sentence."""
-        losses = {
-            "not knowing each latent's variance": self.variance_bpp,
-            "side information": self.side_information_bpp,
-            "scalar quantisation": self.quantisation_bpp,
-            "the entropy coder": self.coder_overhead_bpp,
-        }
-        largest = max(losses, key=lambda name: losses[name])
-        gap = self.achieved_bpp - self.limit_bpp
-        gain = self.achieved_bpp - self.honest_bpp
-        text = (
-            f"At {self.psnr:.2f} dB this codec spends {self.achieved_bpp:.3f} bpp, "
-            f"{gap:+.3f} against the genie-aided limit of {self.limit_bpp:.3f}; what holds it back "
-            f"most is {largest} ({losses[largest]:.3f} bpp"
-        )
-        if largest.startswith("not knowing"):
-            text += ", genie-aided: no real codec can have all of it"
-        if gain > 1e-3 and self.honest_rung not in (BITSTREAM, "ideal coder"):
-            text += (
-                f"), while the best achievable rung, {self.honest_rung}, "
-                f"saves {gain:.3f} bpp ({100 * gain / self.achieved_bpp:.0f} %)."
-            )
-        else:
-            text += "), and no achievable rung of this ladder does better than its own coder."
-        return text
-
-
-@dataclass(frozen=True)
-class Exhibit:
-    """What the report shows of one picture; maps are (h, w) or (M, h, w) at latent resolution."""
-
-    name: str
-    original: NDArray[np.uint8]
-    decoded: NDArray[np.uint8]
-    bpp: float
-    psnr: float
-    channel: int
-    y: NDArray[np.float32]
-    y_hat: dict[str, NDArray[np.float32]]
-    bits: dict[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """The result of :func:`limits`.
-
-    Attributes
-    ----------
-    codec
-        Name of the codec.
-    quality
-        The quality of the table; curves hold all that were measured.
-    images
-        Name, width and height of every picture.
-    rungs
-        One result per rung, from the file to the genie-aided limit.
-    decomposition
-        Where the bits between them go.
-    rows
-        Every measurement: picture, rung, quality.
-    exhibits
-        Material for the report, of the first pictures.
-    environment
-        Versions, machine, seed and date.
-    """
-
-    codec: str
-    quality: float
-    images: tuple[dict[str, Any], ...]
-    rungs: tuple[RungResult, ...]
-    decomposition: Decomposition
-    rows: tuple[dict[str, Any], ...]
-    exhibits: tuple[Exhibit, ...] = field(repr=False)
-    environment: dict[str, Any] = field(repr=False)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The ladder as JSON-able data; NaN becomes ``None``."""
-        decomposition = {
-            **{k: v for k, v in self.decomposition.__dict__.items()},
-            "sentence": self.decomposition.sentence,
-        }
-        rungs = []
-        for rung in self.rungs:
-            row = {k: v for k, v in rung.__dict__.items() if k != "curve"}
-            row["curve"] = [dict(point.__dict__) for point in rung.curve]
-            rungs.append(row)
-        result = {
-            "codec": self.codec,
-            "quality": self.quality,
-            "images": list(self.images),
-            "rungs": rungs,
-            "decomposition": decomposition,
-            "rows": list(self.rows),
-            "environment": self.environment,
-        }
-        cleaned: dict[str, Any] = _without_nan(result)
-        return cleaned
-
-    def to_json(self) -> str:
-        """The ladder as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def to_frame(self) -> pd.DataFrame:
-        """Every measurement as a pandas table: one row per picture, rung and quality."""
-        import pandas as pd
-
-        rows = [{k: v for k, v in row.items() if k != "parts"} for row in self.rows]
-        return pd.DataFrame(rows)
-
-    def report(self, path: str | os.PathLike[str]) -> None:
-        """Write the self-contained HTML report, whole or not at all.
-
-        Raises
-        ------
-        WaterfillError
-            If the file can't be written.
-        """
-        from waterfill.report.html import render
-
-        write_whole(path, render(self))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Status) else value
-
-
-def environment(seed: int) -> dict[str, Any]:
-    """What a number depends on besides the codec: versions, machine class, threads, seed, date."""
-    packages = ("waterfill", "torch", "numpy", "constriction", "pillow")
-    return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "seed": seed,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-    }
 
 
 @dataclass(frozen=True)
@@ -413,67 +190,6 @@ def _mean(points: Sequence[Point]) -> Point:
     )
 
 
-def _log_slope(point: Point) -> float:
-    """d ln R / d PSNR of a codec that trades bpp + λ·255²·MSE: its own price of a decibel."""
-    mse = 255.0**2 * 10.0 ** (-point.psnr / 10.0)
-    bpp_per_db: float = lambda_of_quality(point.quality) * mse * math.log(10.0) / 10.0
-    return bpp_per_db / max(point.bpp, 1e-12)
-
-
-def _efficient(curve: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in both rate and PSNR, ascending.
-
-    At low rates an idealised channel can stall: a higher quality that costs more and shows less.
-    Nobody would work there.
-    """
-    kept: list[Point] = []
-    for point in sorted(curve, key=lambda p: (-p.psnr, p.bpp)):
-        if not kept or point.bpp < kept[-1].bpp:
-            kept.append(point)
-    return kept[::-1]
-
-
-def _read_curve(curve: Sequence[Point], psnr: float, part: str | None = None) -> float:
-    """bpp of a curve, or of one part of it, at a PSNR."""
-    points = _efficient(curve)
-    rates = [p.bpp if part is None else p.parts[part] for p in points]
-    if min(rates) <= 0:
-        return 0.0
-    slopes = [_log_slope(p) for p in points]
-    return rate_at_psnr(rates, [p.psnr for p in points], psnr, slopes)
-
-
-def _decompose(curves: dict[str, tuple[Point, ...]], main: Point) -> Decomposition:
-    at = {name: _read_curve(curve, main.psnr) for name, curve in curves.items()}
-    at[BITSTREAM] = main.bpp
-    overhead = main.parts["coder overhead"]
-    at["ideal coder"] = main.bpp - overhead  # the same pixels: no reading of curves
-    side = _read_curve(curves["test channel"], main.psnr, "side information")
-    limit = at["oracle, test channel"]
-    status = {rung.name: rung.status for rung in LADDER}
-    honest = min((n for n in at if status[n] != Status.GENIE), key=lambda n: at[n])
-    group = min((n for n in at if n.startswith("grouped")), key=lambda n: at[n])
-    single = len(curves[BITSTREAM]) == 1
-    return Decomposition(
-        psnr=main.psnr,
-        achieved_bpp=main.bpp,
-        coder_overhead_bpp=overhead,
-        quantisation_bpp=at["ideal coder"] - at["test channel"],
-        side_information_bpp=side,
-        variance_bpp=at["test channel"] - limit - side,
-        limit_bpp=limit,
-        honest_rung=honest,
-        honest_bpp=at[honest],
-        tightest_group=group,
-        tightest_group_bpp=at[group],
-        method=(
-            "one rate: rates moved to equal PSNR along the codec's own λ, a first-order estimate"
-            if single
-            else "rates read off the measured curves at equal PSNR (PCHIP in log rate)"
-        ),
-    )
-
-
 def limits(
     codec: Codec,
     images: ImageLike | Iterable[ImageLike],
@@ -531,7 +247,7 @@ def limits(
         for k, rung in enumerate(LADDER)
     }
     main = chosen.index(main_quality)
-    decomposition = _decompose(curves, curves[BITSTREAM][main])
+    decomposition = decompose(curves, curves[BITSTREAM][main])
     results: list[RungResult] = []
     for rung in LADDER:
         curve = curves[rung.name]
@@ -539,7 +255,7 @@ def limits(
         if rung.name in (BITSTREAM, "ideal coder"):
             equal = here.bpp
         else:
-            equal = _read_curve(curve, decomposition.psnr)
+            equal = read_curve(curve, decomposition.psnr)
         above = results[-1].bpp_at_equal_psnr - equal if results else None
         results.append(
             RungResult(

@@ -7,7 +7,7 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from waterfill.ladder.measure import Decomposition, Ladder
+from waterfill.ladder.result import Decomposition, Ladder
 from waterfill.ladder.rungs import BITSTREAM, Status
 from waterfill.report.text import number
 

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from waterfill.ladder.measure import Exhibit, Ladder, RungResult
+from waterfill.ladder.result import Exhibit, Ladder, RungResult
 from waterfill.ladder.rungs import BITSTREAM
 from waterfill.report import figures
 from waterfill.report.figures import GENIE

@@ -11,11 +11,13 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
+from waterfill.codec.model import Codec
 from waterfill.errors import TrainingError
 from waterfill.files import write_whole
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["capture", "load_checkpoint", "restore", "save_checkpoint"]
 
 _KEY = "waterfill.training"
 
@@ -48,3 +50,58 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if broken:
         raise TrainingError(f"{path}: {broken[0]} holds values that are not finite")
     return tensors, facts
+
+
+def capture(codec: Codec, average: AveragedModel, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
+    """Every tensor that a run goes on from."""
+    tensors = {f"model.{k}": v for k, v in codec.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.module.state_dict().items()}
+    tensors["average_count"] = average.n_averaged
+    for index, slots in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{index}.{name}": value for name, value in slots.items()}
+    return tensors
+
+
+def restore(
+    tensors: dict[str, Tensor],
+    codec: Codec,
+    average: AveragedModel,
+    optimiser: torch.optim.Adam,
+) -> None:
+    """Put back what :func:`capture` took.
+
+    Raises
+    ------
+    ValueError
+        If a tensor is missing, unknown, or of another shape or type.
+    """
+
+    def below(prefix: str) -> dict[str, Tensor]:
+        return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+    parameters = list(codec.parameters())
+    expected = capture(codec, average, optimiser)
+    if any(name.startswith("optimiser.") for name in tensors):
+        for index, parameter in enumerate(parameters):
+            slot = f"optimiser.{index}."
+            expected |= {f"{slot}exp_avg": parameter, f"{slot}exp_avg_sq": parameter}
+            expected[f"{slot}step"] = torch.zeros(())
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors or name not in expected:
+            raise ValueError(f"{name} is {'missing' if name in expected else 'unknown'}")
+        have, want = tensors[name], expected[name]
+        if (have.shape, have.dtype) != (want.shape, want.dtype):
+            raise ValueError(f"{name} has the wrong shape or type")
+    codec.load_state_dict(below("model."))
+    average.module.load_state_dict(below("average."))
+    average.n_averaged.copy_(tensors["average_count"])
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in below("optimiser.").items():
+        number, slot = name.split(".", 1)
+        if slot != "step":
+            # The fused optimiser walks through memory: its slots must lie there as the parameter
+            # does, and a file has forgotten how that was.
+            value = torch.empty_like(parameters[int(number)]).detach().copy_(value)
+        slots.setdefault(int(number), {})[slot] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": slots, "param_groups": groups})

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,94 +18,25 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from waterfill.codec.channels import Rounding
-from waterfill.codec.gains import QUALITIES
-from waterfill.codec.model import Codec, CodecConfig
+from waterfill.codec.model import Codec
 from waterfill.codec.registry import save_codec
-from waterfill.data.crops import CropSource, grown, split_validation
-from waterfill.data.images import find_images, load_picture
-from waterfill.errors import ImageError, TrainingError
+from waterfill.data.crops import CropSource
+from waterfill.data.images import find_images
+from waterfill.errors import TrainingError
 from waterfill.files import write_whole
-from waterfill.training.checkpoint import load_checkpoint, save_checkpoint
+from waterfill.training.checkpoint import capture, load_checkpoint, restore, save_checkpoint
+from waterfill.training.config import TrainConfig
 from waterfill.training.objectives import RateDistortion
+from waterfill.training.validation import split, to_batch
 
-__all__ = ["Report", "TrainConfig", "train"]
+__all__ = ["Report", "train"]
 
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "codec.safetensors"
 METRICS = "metrics.csv"
-PRECISIONS = ("auto", "32-true", "bf16-mixed")
 _COLUMNS = "step,seconds,learning_rate,loss,bpp,psnr,validation_loss,validation_bpp,validation_psnr"
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """All that decides a run; two runs with equal configs on one machine are equal.
-
-    Attributes
-    ----------
-    codec
-        Widths.
-    steps, batch, crop
-        Optimiser steps, crops per step, side of a crop (a multiple of 64).
-    learning_rate, warmup, decay
-        Peak of Adam's rate, steps of linear warm-up, and the share of the run at its end over
-        which the rate falls linearly to zero. Between the two it is constant, so a run can be
-        made longer later and resumed.
-    clip
-        Largest gradient norm.
-    ema
-        Decay of the averaged weights, which are the ones validated and kept.
-    qualities
-        Lowest and highest quality trained, drawn uniformly, fractions included.
-    precision
-        ``32-true``, ``bf16-mixed``, or ``auto``: bfloat16 where the processor multiplies it
-        natively.
-    seed
-        Seed of weights, crops, qualities and noise.
-    """
-
-    codec: CodecConfig = field(default_factory=CodecConfig)
-    steps: int = 40_000
-    batch: int = 8
-    crop: int = 128
-    learning_rate: float = 1e-3
-    warmup: int = 500
-    decay: float = 0.3
-    clip: float = 1.0
-    ema: float = 0.999
-    qualities: tuple[float, float] = (float(QUALITIES[0]), float(QUALITIES[-1]))
-    precision: str = "auto"
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        if self.crop < 64 or self.crop % 64:
-            raise TrainingError(f"crop must be a multiple of 64, not {self.crop}")
-        for name in ("steps", "batch", "learning_rate", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise TrainingError(f"{name} must be positive, not {getattr(self, name)}")
-        if not 0 <= self.seed < 1 << 32:
-            raise TrainingError(f"seed must lie in 0 … 2^32 − 1, not {self.seed}")
-        if not (self.warmup >= 0 and 0 <= self.decay <= 1 and 0 <= self.ema < 1):
-            raise TrainingError("warmup, decay and ema can't be negative, nor the last two above 1")
-        if self.precision not in PRECISIONS:
-            known = ", ".join(PRECISIONS)
-            raise TrainingError(f"precision must be one of {known}, not {self.precision}")
-        if not QUALITIES[0] <= self.qualities[0] <= self.qualities[1] <= QUALITIES[-1]:
-            raise TrainingError(f"qualities must lie in 1 … 8, low first, not {self.qualities}")
-
-    def rate_at(self, step: int) -> float:
-        """Learning rate of a step: linear up, flat, linear down."""
-        up = (step + 1) / max(1, self.warmup)
-        down = (self.steps - step) / max(1.0, self.decay * self.steps)
-        return self.learning_rate * min(1.0, up, down)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The config as a JSON-able mapping."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -175,116 +106,6 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
-
-
-class _Validation:
-    """Held-back centre crops, measured with hard rounding at three qualities."""
-
-    def __init__(self, paths: list[Path], config: TrainConfig, side: int = 256) -> None:
-        low, high = config.qualities
-        self.qualities = sorted({low, 0.5 * (low + high), high})
-        self.objective = RateDistortion(Rounding())
-        self.crops: list[Tensor] = []
-        self.unreadable: set[Path] = set()
-        for path in paths[:16]:
-            try:
-                pixels = grown(load_picture(path).pixels, 64)
-            except ImageError:
-                self.unreadable.add(path)
-                continue
-            height, width = (min(side, s // 64 * 64) for s in pixels.shape[:2])
-            top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-            self.crops.append(_tensor(pixels[None, top : top + height, left : left + width]))
-
-    @torch.no_grad()
-    def __call__(self, codec: Codec, device: torch.device) -> dict[str, float]:
-        result: dict[str, float] = {}
-        # Validation draws noise (for z); the training stream must not notice.
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            totals = np.zeros(3)
-            for quality in self.qualities:
-                rows = []
-                for crop in self.crops:
-                    x = crop.to(device)
-                    parts = self.objective(codec, x, torch.full((1,), quality, device=device))
-                    rows.append((float(parts.loss), float(parts.bpp), _psnr(float(parts.mse))))
-                mean = np.mean(rows, axis=0)
-                result[f"bpp@{quality:g}"], result[f"psnr@{quality:g}"] = mean[1], mean[2]
-                totals += mean / len(self.qualities)
-        result["loss"], result["bpp"], result["psnr"] = totals
-        return {name: float(value) for name, value in result.items()}
-
-
-def _split(paths: list[Path], config: TrainConfig) -> tuple[list[Path], _Validation]:
-    """Training files, and the validation of the others; broken files leave neither side empty."""
-    training, held_back = split_validation(paths)
-    validation = _Validation(held_back, config)
-    broken = validation.unreadable
-    for path in training:
-        if validation.crops:
-            break
-        validation = _Validation([path], config)
-        broken = validation.unreadable = broken | validation.unreadable
-        training = [p for p in training if p not in broken and p != path] or [path]
-    if not validation.crops:
-        raise TrainingError(f"none of the {len(paths)} pictures can be read")
-    return training, validation
-
-
-def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
-    nchw = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
-    return (nchw.float() / 255.0).contiguous(memory_format=torch.channels_last)
-
-
-def _psnr(mse: float) -> float:
-    return -10.0 * math.log10(max(mse, 1e-12))
-
-
-def _state(codec: Codec, average: AveragedModel, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
-    tensors = {f"model.{k}": v for k, v in codec.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.module.state_dict().items()}
-    tensors["average_count"] = average.n_averaged
-    for index, slots in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": value for name, value in slots.items()}
-    return tensors
-
-
-def _restore(
-    tensors: dict[str, Tensor],
-    codec: Codec,
-    average: AveragedModel,
-    optimiser: torch.optim.Adam,
-) -> None:
-    def below(prefix: str) -> dict[str, Tensor]:
-        return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-    parameters = list(codec.parameters())
-    expected = _state(codec, average, optimiser)
-    if any(name.startswith("optimiser.") for name in tensors):
-        for index, parameter in enumerate(parameters):
-            slot = f"optimiser.{index}."
-            expected |= {f"{slot}exp_avg": parameter, f"{slot}exp_avg_sq": parameter}
-            expected[f"{slot}step"] = torch.zeros(())
-    for name in sorted(expected.keys() | tensors.keys()):
-        if name not in tensors or name not in expected:
-            raise ValueError(f"{name} is {'missing' if name in expected else 'unknown'}")
-        have, want = tensors[name], expected[name]
-        if (have.shape, have.dtype) != (want.shape, want.dtype):
-            raise ValueError(f"{name} has the wrong shape or type")
-    codec.load_state_dict(below("model."))
-    average.module.load_state_dict(below("average."))
-    average.n_averaged.copy_(tensors["average_count"])
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in below("optimiser.").items():
-        number, slot = name.split(".", 1)
-        if slot != "step":
-            # The fused optimiser walks through memory: its slots must lie there as the parameter
-            # does, and a file has forgotten how that was.
-            value = torch.empty_like(parameters[int(number)]).detach().copy_(value)
-        slots.setdefault(int(number), {})[slot] = value
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": slots, "param_groups": groups})
 
 
 def _progress_of(facts: dict[str, Any], config: TrainConfig, checkpoint: Path) -> _Progress:
@@ -411,13 +232,13 @@ def train(
     average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(config.ema))  # type: ignore[no-untyped-call]
     average.requires_grad_(False)
     objective = RateDistortion()
-    training, validate = _split(pictures, config)
+    training, validate = split(pictures, config)
     place = _Progress()
     if resume:
         tensors, facts = load_checkpoint(checkpoint)
         place = _progress_of(facts, config, checkpoint)
         try:
-            _restore(tensors, codec, average, plain_optimiser)
+            restore(tensors, codec, average, plain_optimiser)
         except ValueError as error:
             raise TrainingError(f"{checkpoint}: does not fit this config ({error})") from None
         progress(_report(place.step, config, place.recent, note=f"resumed at step {place.step}"))
@@ -445,7 +266,7 @@ def train(
 
     def save() -> None:
         nonlocal saved
-        tensors = _state(codec, average, plain_optimiser)
+        tensors = capture(codec, average, plain_optimiser)
         if not all(bool(t.isfinite().all()) for t in tensors.values()):
             raise diverged("a weight stopped being finite")
         facts = {
@@ -473,7 +294,7 @@ def train(
             torch.manual_seed(config.seed * 1_000_003 + step)
             for group in plain_optimiser.param_groups:
                 group["lr"] = config.rate_at(step)
-            x = _tensor(crops).to(fabric.device)
+            x = to_batch(crops).to(fabric.device)
             low, high = config.qualities
             quality = low + (high - low) * torch.rand(len(x)).to(fabric.device)
             # Not through ``model``, which would round the qualities to bfloat16 too.
