@@ -146,3 +146,15 @@ def test_efficient_points_are_those_that_nothing_beats() -> None:
     good = [point(0.1, 27), point(0.2, 30), point(0.5, 33)]
     beaten = [point(0.21, 29.9), point(0.6, 33.0), point(0.3, 28)]
     assert efficient([good[2], beaten[0], good[0], beaten[1], beaten[2], good[1]]) == good
+
+
+def test_one_broken_picture_ends_the_measurement_at_once(
+    tiny: Codec, photo: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    steps: list[int] = []
+    pictures = [tmp_path / "text.png", *[photo[:64, :64]] * 40]
+    with pytest.raises(wf.ImageError, match=r"text\.png"):
+        wf.limits(tiny, pictures, 4, progress=lambda done, total, what: steps.append(done))
+    assert len(steps) < 41 * len(LADDER) / 2
+    assert steps == sorted(steps)

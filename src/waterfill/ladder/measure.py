@@ -8,7 +8,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,19 +120,20 @@ def _measure_all(
     """Pictures side by side, each on one core: two do more than one picture on two cores."""
     total = len(items) * len(qualities) * len(LADDER)
     done = itertools.count(1)
+    one_by_one = threading.Lock()
+    abandoned = threading.Event()
     progress(0, total, "")
 
+    def advance(what: str) -> None:
+        if abandoned.is_set():
+            raise CancelledError
+        with one_by_one:
+            progress(next(done), total, what)
+
     def one(index: int) -> _Measurement:
-        shown = exhibit_at if index < _MAX_EXHIBITS else None
         picture = as_picture(items[index], f"image {index + 1}")
-        return _measure(
-            codec,
-            picture,
-            qualities,
-            seed,
-            shown,
-            lambda what: progress(next(done), total, what),
-        )
+        shown = exhibit_at if index < _MAX_EXHIBITS else None
+        return _measure(codec, picture, qualities, seed, shown, advance)
 
     threads = torch.get_num_threads()
     if len(items) == 1 or threads == 1:
@@ -142,7 +143,8 @@ def _measure_all(
             waiting = [pool.submit(one, index) for index in range(len(items))]
             try:
                 return [future.result() for future in waiting]
-            except BaseException:
+            except BaseException:  # Ctrl-C, or a picture that can't be used: leave at the next rung
+                abandoned.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     finally:
