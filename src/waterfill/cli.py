@@ -402,6 +402,11 @@ def _weights_facts(data: bytes) -> dict[str, Any]:
 @click.option("--batch", default=8, show_default=True, help="Crops per step.")
 @click.option("--crop", default=128, show_default=True, help="Side of a crop; 64, 128, …")
 @click.option("--learning-rate", default=1e-3, show_default=True, help="Peak rate of Adam.")
+@click.option("--warmup", default=500, show_default=True, help="Steps up to the peak rate.")
+@click.option("--decay", default=0.3, show_default=True, help="Last share of steps, rate falling.")
+@click.option(
+    "--linear-steps", default=0, show_default=True, help="First steps on the block transform alone."
+)
 @click.option(
     "--quality",
     type=(float, float),
@@ -428,6 +433,9 @@ def train(
     batch: int,
     crop: int,
     learning_rate: float,
+    warmup: int,
+    decay: float,
+    linear_steps: int,
     quality: tuple[float, float],
     precision: str,
     seed: int,
@@ -451,6 +459,9 @@ def train(
         batch=batch,
         crop=crop,
         learning_rate=learning_rate,
+        warmup=warmup,
+        decay=decay,
+        linear_steps=linear_steps,
         qualities=quality,
         precision=precision,
         seed=seed,

@@ -13,7 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["LAMBDAS", "QUALITIES", "Gains", "check_quality", "lambda_of_quality"]
+__all__ = [
+    "LAMBDAS",
+    "QUALITIES",
+    "Gains",
+    "check_quality",
+    "lambda_of_quality",
+    "relative_step",
+]
 
 #: λ in bpp + λ·255²·MSE at qualities 1 … 8 (the values of Minnen 2018, as CompressAI uses them).
 LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800)
@@ -37,6 +44,14 @@ def lambda_of_quality(quality: float) -> float:
     """
     logs = np.log(LAMBDAS)
     return float(math.exp(np.interp(check_quality(quality), QUALITIES, logs)))
+
+
+def relative_step(quality: Tensor) -> Tensor:
+    """Quantisation step at the optimum, relative to that of quality 4: (λ/λ₄)^−½, elementwise."""
+    logs = torch.tensor(LAMBDAS, dtype=quality.dtype, device=quality.device).log()
+    low = (quality - QUALITIES[0]).floor().clamp(0, len(LAMBDAS) - 2).long()
+    log_lambda = torch.lerp(logs[low], logs[low + 1], quality - QUALITIES[0] - low)
+    return torch.exp(-0.5 * (log_lambda - logs[_REFERENCE - 1]))
 
 
 class Gains(nn.Module):

@@ -18,9 +18,9 @@ from waterfill.bitstream.container import QUALITY_STEPS
 from waterfill.codec.bounds import bounded
 from waterfill.codec.channels import Channel
 from waterfill.codec.fixed_point import ACTIVATION_BITS, FixedPointNetwork
-from waterfill.codec.gains import Gains, check_quality
+from waterfill.codec.gains import Gains, check_quality, relative_step
 from waterfill.codec.priors import MeanScaleHyperprior, integer_symbols
-from waterfill.codec.transforms import analysis, synthesis
+from waterfill.codec.transforms import BLOCK, BesideBlocks, analysis, synthesis
 from waterfill.data.images import ImageLike, Picture, as_picture
 from waterfill.errors import BitstreamError
 from waterfill.theory.normal import normal_interval
@@ -47,18 +47,30 @@ _ROWS = round((LOG2_SIGMA_MAX - LOG2_SIGMA_MIN) * _ROWS_PER_OCTAVE) + 1
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """Widths of a codec: N channels inside the transforms, M latents, and the hyper-network's."""
+    """The architecture of a codec.
+
+    Attributes
+    ----------
+    n, m, hyper
+        Channels inside the transforms, of the latents, and of the hyper-networks and z.
+    klt
+        Put a fixed Karhunen–Loève transform of 16×16 blocks beside g_a and g_s; at most 768
+        latents then.
+    """
 
     n: int = 64
     m: int = 160
     hyper: int = 64
+    klt: bool = False
 
     def __post_init__(self) -> None:
         if not all(isinstance(w, int) and 0 < w <= 4096 for w in (self.n, self.m, self.hyper)):
             raise ValueError(f"widths must be integers in 1 … 4096, not {asdict(self)}")
+        if not isinstance(self.klt, bool) or (self.klt and self.m > 3 * BLOCK**2):
+            raise ValueError(f"klt needs at most {3 * BLOCK**2} latents, not {asdict(self)}")
 
-    def to_dict(self) -> dict[str, int]:
-        """The widths as a JSON-able mapping."""
+    def to_dict(self) -> dict[str, int | bool]:
+        """The architecture as a JSON-able mapping."""
         return asdict(self)
 
 
@@ -172,8 +184,12 @@ class Codec(nn.Module):
         #: Identity of the weights, written into every stream; all zero for weights in training.
         self.weights_id = bytes(8)
         self.name = "unnamed"
-        self.g_a = analysis(config.n, config.m)
-        self.g_s = synthesis(config.n, config.m)
+        g_a, g_s = analysis(config.n, config.m), synthesis(config.n, config.m)
+        self.g_a: nn.Module = g_a
+        self.g_s: nn.Module = g_s
+        if config.klt:
+            self.g_a = BesideBlocks(g_a, nn.Conv2d(3, config.m, BLOCK, stride=BLOCK))
+            self.g_s = BesideBlocks(g_s, nn.ConvTranspose2d(config.m, 3, BLOCK, stride=BLOCK))
         self.prior = MeanScaleHyperprior(config.m, config.hyper)
         self.gains = Gains(config.m, exponent=0.5)
         self._derived: _Derived | None = None
@@ -196,10 +212,16 @@ class Codec(nn.Module):
         gain = torch.exp2(log2_gain)
         log2_sigma = bounded(prediction.log2_sigma + log2_gain, LOG2_SIGMA_MIN, LOG2_SIGMA_MAX)
         crossing = channel(y * gain, prediction.mu * gain, torch.exp2(log2_sigma))
-        x_hat = self.g_s(crossing.y_hat * torch.exp2(log2_inverse)) + 0.5
+        x_hat = self._synthesis(crossing.y_hat * torch.exp2(log2_inverse), quality) + 0.5
         return Passage(
             x_hat.float(), crossing.bits.sum((1, 2, 3)), prediction.side_bits.sum((1, 2, 3))
         )
+
+    def _synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        """g_s of ŷ (B, M, h, w) before gains; qualities of shape (B,)."""
+        if isinstance(self.g_s, BesideBlocks):
+            return self.g_s(y_hat, relative_step(quality)[:, None, None, None])  # type: ignore[no-any-return]
+        return self.g_s(y_hat)  # type: ignore[no-any-return]
 
     def _from_weights(self, quality: float) -> tuple[FixedPointNetwork, Tables]:
         """What coding derives from the weights, made anew whenever the weights have changed."""
@@ -266,7 +288,8 @@ class Codec(nn.Module):
         """x̂ in 8-bit pixels (height, width, 3), from ŷ (M, h, w) in quantisation steps."""
         _, log2_inverse = self.gains.at(_coded_quality(quality))
         y_hat = (y_hat[None].double() * torch.exp2(log2_inverse)).float()
-        x_hat = self.g_s(y_hat.contiguous(memory_format=torch.channels_last))[0] + 0.5
+        y_hat = y_hat.contiguous(memory_format=torch.channels_last)
+        x_hat = self._synthesis(y_hat, torch.tensor([_coded_quality(quality)]))[0] + 0.5
         pixels = torch.round(x_hat[:, :height, :width].clamp(0.0, 1.0) * 255.0)
         return np.ascontiguousarray(pixels.to(torch.uint8).permute(1, 2, 0).numpy())
 

@@ -14,7 +14,19 @@ from torch.nn import functional as F
 
 from waterfill.codec.bounds import bounded
 
-__all__ = ["GDN", "analysis", "hyper_analysis", "hyper_synthesis", "synthesis"]
+__all__ = [
+    "BLOCK",
+    "GDN",
+    "BesideBlocks",
+    "analysis",
+    "hyper_analysis",
+    "hyper_synthesis",
+    "synthesis",
+]
+
+
+#: Side of a latent's cell in pixels: four strides of 2.
+BLOCK = 16
 
 
 class _Normalise(torch.autograd.Function):
@@ -108,6 +120,52 @@ def _up(inputs: int, outputs: int, kernel: int = 5) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(
         inputs, outputs, kernel, stride=2, padding=kernel // 2, output_padding=1
     )
+
+
+class BesideBlocks(nn.Module):
+    """A network and a fixed linear transform of 16×16 blocks, side by side: their outputs add.
+
+    What a linear transform can do needs no training; the network learns what it can't. The
+    transform's weights are zero until someone sets them (see :mod:`waterfill.training.klt`), and
+    are not trained.
+
+    Parameters
+    ----------
+    network
+        Its last layer starts at zero, so that training starts from the linear transform.
+    blocks
+        The linear transform: a convolution, or deconvolution, of stride 16.
+    """
+
+    #: Factor on the network's output. Its steps in training shrink with it: a transform that is
+    #: good already is not to be shaken.
+    _SCALE = 0.1
+
+    def __init__(self, network: nn.Sequential, blocks: nn.Conv2d | nn.ConvTranspose2d) -> None:
+        super().__init__()
+        self.network = network
+        self.blocks = blocks.requires_grad_(False)
+        #: Leave the network out, as if its output were still zero: many times faster.
+        self.linear_only = False
+        for parameter in (*network[-1].parameters(), *blocks.parameters()):
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, step: Tensor | float = 1.0) -> Tensor:
+        """The sum of both.
+
+        Parameters
+        ----------
+        x
+            Pictures, or latents.
+        step
+            Relative quantisation step of the latents, a number or (B, 1, 1, 1). The network works
+            in its unit: what it has to mend grows with it, and it is not told the quality.
+        """
+        linear: Tensor = self.blocks(x)
+        if self.linear_only:
+            return linear
+        corrected: Tensor = linear + (self._SCALE * step) * self.network(x / step)
+        return corrected
 
 
 def analysis(n: int, m: int) -> nn.Sequential:

@@ -17,7 +17,7 @@ from waterfill.codec.model import Codec
 from waterfill.errors import TrainingError
 from waterfill.files import write_whole
 
-__all__ = ["capture", "load_checkpoint", "restore", "save_checkpoint"]
+__all__ = ["capture", "load_checkpoint", "restore", "save_checkpoint", "trained"]
 
 _KEY = "waterfill.training"
 
@@ -52,6 +52,11 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, facts
 
 
+def trained(codec: Codec) -> list[torch.nn.Parameter]:
+    """The parameters that training moves, in a fixed order."""
+    return [parameter for parameter in codec.parameters() if parameter.requires_grad]
+
+
 def capture(codec: Codec, average: AveragedModel, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
     """Every tensor that a run goes on from."""
     tensors = {f"model.{k}": v for k, v in codec.state_dict().items()}
@@ -79,11 +84,11 @@ def restore(
     def below(prefix: str) -> dict[str, Tensor]:
         return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
-    parameters = list(codec.parameters())
+    parameters = trained(codec)
     expected = capture(codec, average, optimiser)
-    if any(name.startswith("optimiser.") for name in tensors):
-        for index, parameter in enumerate(parameters):
-            slot = f"optimiser.{index}."
+    for index, parameter in enumerate(parameters):
+        slot = f"optimiser.{index}."
+        if f"{slot}step" in tensors:  # a parameter that has had no gradient yet has no slots
             expected |= {f"{slot}exp_avg": parameter, f"{slot}exp_avg_sq": parameter}
             expected[f"{slot}step"] = torch.zeros(())
     for name in sorted(expected.keys() | tensors.keys()):

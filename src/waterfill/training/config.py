@@ -29,6 +29,9 @@ class TrainConfig:
         Peak of Adam's rate, steps of linear warm-up, and the share of the run at its end over
         which the rate falls linearly to zero. Between the two it is constant, so a run can be
         made longer later and resumed.
+    linear_steps
+        Of a codec with ``klt``: so many steps at the start train the prior and the gains alone,
+        on the block transform. They cost a fraction of the others.
     clip
         Largest gradient norm.
     ema
@@ -49,6 +52,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     warmup: int = 500
     decay: float = 0.3
+    linear_steps: int = 0
     clip: float = 1.0
     ema: float = 0.999
     qualities: tuple[float, float] = (float(QUALITIES[0]), float(QUALITIES[-1]))
@@ -61,6 +65,8 @@ class TrainConfig:
         for name in ("steps", "batch", "learning_rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise TrainingError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.linear_steps and not self.codec.klt:
+            raise TrainingError("linear_steps need a codec with a block transform (klt)")
         if not 0 <= self.seed < 1 << 32:
             raise TrainingError(f"seed must lie in 0 … 2^32 − 1, not {self.seed}")
         if not (self.warmup >= 0 and 0 <= self.decay <= 1 and 0 <= self.ema < 1):

@@ -22,12 +22,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from waterfill.codec.model import Codec
 from waterfill.codec.registry import save_codec
+from waterfill.codec.transforms import BesideBlocks
 from waterfill.data.crops import CropSource
 from waterfill.data.images import find_images
 from waterfill.errors import TrainingError
 from waterfill.files import write_whole
-from waterfill.training.checkpoint import capture, load_checkpoint, restore, save_checkpoint
+from waterfill.training.checkpoint import (
+    capture,
+    load_checkpoint,
+    restore,
+    save_checkpoint,
+    trained,
+)
 from waterfill.training.config import TrainConfig
+from waterfill.training.klt import start_from_klt
 from waterfill.training.objectives import RateDistortion
 from waterfill.training.validation import split, to_batch
 
@@ -227,12 +235,14 @@ def train(
     fabric = Fabric(accelerator="auto", devices=1, precision=precision)  # type: ignore[arg-type]
     torch.manual_seed(config.seed)
     codec = Codec(config.codec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    plain_optimiser = torch.optim.Adam(codec.parameters(), lr=config.learning_rate, fused=True)
+    training, validate = split(pictures, config)
+    if config.codec.klt and not resume:
+        start_from_klt(codec, training, seed=config.seed)
+    plain_optimiser = torch.optim.Adam(trained(codec), lr=config.learning_rate, fused=True)
     model, optimiser = fabric.setup(codec, plain_optimiser)
     average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(config.ema))  # type: ignore[no-untyped-call]
     average.requires_grad_(False)
     objective = RateDistortion()
-    training, validate = split(pictures, config)
     place = _Progress()
     if resume:
         tensors, facts = load_checkpoint(checkpoint)
@@ -294,6 +304,9 @@ def train(
             torch.manual_seed(config.seed * 1_000_003 + step)
             for group in plain_optimiser.param_groups:
                 group["lr"] = config.rate_at(step)
+            for module in codec.modules():
+                if isinstance(module, BesideBlocks):
+                    module.linear_only = step < config.linear_steps
             x = to_batch(crops).to(fabric.device)
             low, high = config.qualities
             quality = low + (high - low) * torch.rand(len(x)).to(fabric.device)

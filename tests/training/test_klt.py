@@ -1,0 +1,130 @@
+"""The closed-form start: a Karhunen–Loève transform is orthonormal, decorrelates, and codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import waterfill as wf
+from waterfill.codec.channels import Rounding
+from waterfill.codec.gains import LAMBDAS
+from waterfill.codec.model import Codec, CodecConfig
+from waterfill.data.images import sample_pictures
+from waterfill.errors import TrainingError
+from waterfill.training.checkpoint import load_checkpoint, trained
+from waterfill.training.config import TrainConfig
+from waterfill.training.klt import klt_of_blocks, start_from_klt
+from waterfill.training.loop import CHECKPOINT, train
+
+SMALL = CodecConfig(n=4, m=768, hyper=4, klt=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photographs")
+    for picture in sample_pictures():
+        Image.fromarray(picture.pixels[:256, :256]).save(path / f"{picture.name[7:]}.png")
+    return path
+
+
+@pytest.fixture(scope="module")
+def started(folder: Path) -> Codec:
+    torch.manual_seed(0)
+    codec = Codec(SMALL)
+    start_from_klt(codec, sorted(folder.iterdir()), seed=0)
+    return codec
+
+
+def test_basis_is_orthonormal_and_decorrelates() -> None:
+    (picture,) = sample_pictures(["coffee"])
+    crops = picture.pixels[None, :384, :592]
+    mean, variances, basis = klt_of_blocks(crops)
+    flat = basis.reshape(768, 768)
+    assert flat @ flat.T == pytest.approx(np.eye(768), abs=1e-9)
+    assert (np.diff(variances) <= 1e-12).all()
+    blocks = crops.reshape(24, 16, 37, 16, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 256) / 255
+    latents = (blocks - mean[:, None]).reshape(-1, 768) @ flat.T
+    assert latents.T @ latents / len(latents) == pytest.approx(np.diag(variances), abs=1e-9)
+    # The trace is the power, whatever the basis.
+    assert variances.sum() == pytest.approx((blocks - mean[:, None]).var() * 768, rel=1e-3)
+
+
+@torch.no_grad()
+def test_with_all_latents_the_start_is_lossless_but_for_the_step(started: Codec) -> None:
+    (picture,) = sample_pictures(["rocket"])
+    x = torch.from_numpy(picture.pixels[:128, :192].copy()).permute(2, 0, 1)[None] / 255.0
+    y = started.g_a(x - 0.5)
+    assert torch.allclose(started.g_s(y) + 0.5, x, atol=1e-4)
+    # Orthonormal up to the step: an error of one step in one latent is one step in the pixels.
+    step = started.g_s.blocks.weight[0].norm()
+    error = started.g_s(y + torch.eye(768)[5][None, :, None, None]) - started.g_s(y)
+    cells = y.shape[2] * y.shape[3]
+    assert float(error.norm()) == pytest.approx(float(step) * cells**0.5, rel=1e-4)
+    assert (255 * float(step)) ** 2 / 12 == pytest.approx(3 / (2 * np.log(2) * LAMBDAS[3]))
+
+
+def test_a_higher_quality_comes_nearer_from_the_first_step(started: Codec) -> None:
+    (picture,) = sample_pictures(["chelsea"])
+    x = torch.from_numpy(picture.pixels[:128, :192].copy()).permute(2, 0, 1)[None] / 255.0
+    with torch.no_grad():
+        errors = [
+            float((started(x, torch.tensor([q]), Rounding()).x_hat - x).square().mean())
+            for q in (1.0, 4.0, 8.0)
+        ]
+    assert errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
+def test_block_transforms_are_not_trained_and_linear_steps_leave_networks_alone(
+    folder: Path, tmp_path: Path
+) -> None:
+    config = TrainConfig(codec=CodecConfig(4, 24, 4, klt=True), steps=4, batch=1, crop=64)
+    linear = TrainConfig(**{**config.__dict__, "linear_steps": 4})
+    train([str(folder)], tmp_path / "linear", linear)
+    train([str(folder)], tmp_path / "mixed", TrainConfig(**{**config.__dict__, "linear_steps": 2}))
+    first, _ = load_checkpoint(tmp_path / "linear" / CHECKPOINT)
+    second, _ = load_checkpoint(tmp_path / "mixed" / CHECKPOINT)
+    for name in ("model.g_a.blocks.weight", "model.g_s.blocks.weight"):
+        assert torch.equal(first[name], second[name])
+    assert not first["model.g_a.network.6.weight"].any()
+    assert second["model.g_a.network.6.weight"].any()
+    assert not torch.equal(first["model.prior.h_s.4.bias"], torch.zeros(48))
+    codec = Codec(config.codec)
+    assert len(trained(codec)) == len(list(codec.parameters())) - 4
+
+
+def test_resuming_among_linear_steps_is_exact(folder: Path, tmp_path: Path) -> None:
+    base = {"codec": CodecConfig(4, 24, 4, klt=True), "batch": 1, "crop": 64, "linear_steps": 3}
+    train([str(folder)], tmp_path / "one", TrainConfig(steps=5, **base))
+    for name, until in (("two", 2), ("three", 4)):
+        out = tmp_path / name
+
+        class StopError(Exception):
+            pass
+
+        def stop(report: object, until: int = until) -> None:
+            if getattr(report, "step", 0) == until:
+                raise StopError
+
+        with pytest.raises(StopError):
+            train(
+                [str(folder)], out, TrainConfig(steps=5, **base), checkpoint_every=1, progress=stop
+            )
+        train([str(folder)], out, TrainConfig(steps=5, **base), resume=True)
+        expected, _ = load_checkpoint(tmp_path / "one" / CHECKPOINT)
+        found, _ = load_checkpoint(out / CHECKPOINT)
+        assert expected.keys() == found.keys()
+        for key, tensor in expected.items():
+            assert torch.equal(tensor, found[key]), key
+
+
+def test_klt_needs_room_and_a_codec_that_has_it(folder: Path) -> None:
+    with pytest.raises(ValueError, match="at most 768"):
+        CodecConfig(4, 769, 4, klt=True)
+    with pytest.raises(TrainingError, match="klt"):
+        TrainConfig(linear_steps=3)
+    with pytest.raises(ValueError, match="no block transforms"):
+        start_from_klt(wf.load_codec("tiny", pretrained=False), [folder / "coffee.png"], seed=0)
