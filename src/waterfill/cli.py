@@ -422,6 +422,7 @@ def _weights_facts(data: bytes) -> dict[str, Any]:
     help="Arithmetic of the transforms.",
 )
 @click.option("--seed", default=1, show_default=True, help="Of weights, crops and noise.")
+@click.option("--start", metavar="NAME|FILE", help="A codec whose weights to start from.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in DIR.")
 @click.option("--max-minutes", type=float, default=math.inf, help="Stop with a checkpoint after.")
 @_json_option
@@ -439,6 +440,7 @@ def train(
     quality: tuple[float, float],
     precision: str,
     seed: int,
+    start: str | None,
     resume: bool,
     max_minutes: float,
     json_file: Path | None,
@@ -473,6 +475,7 @@ def train(
             list(paths),
             out,
             config,
+            start=start,
             resume=resume,
             max_minutes=max_minutes,
             progress=_training_line(bar, task, last),

@@ -128,3 +128,16 @@ def test_klt_needs_room_and_a_codec_that_has_it(folder: Path) -> None:
         TrainConfig(linear_steps=3)
     with pytest.raises(ValueError, match="no block transforms"):
         start_from_klt(wf.load_codec("tiny", pretrained=False), [folder / "coffee.png"], seed=0)
+
+
+def test_a_run_starts_from_the_weights_of_another(folder: Path, tmp_path: Path) -> None:
+    config = TrainConfig(codec=CodecConfig(4, 24, 4), steps=2, batch=1, crop=64)
+    first = train([str(folder)], tmp_path / "first", config)
+    second = TrainConfig(**{**config.__dict__, "steps": 1, "learning_rate": 1e-12})
+    again = train([str(folder)], tmp_path / "again", second, start=str(first))
+    expected, found = wf.load_codec(first).state_dict(), wf.load_codec(again).state_dict()
+    for name, tensor in expected.items():
+        assert torch.allclose(tensor, found[name], atol=1e-6), name
+    other = TrainConfig(**{**config.__dict__, "codec": CodecConfig(4, 25, 4)})
+    with pytest.raises(TrainingError, match="architecture"):
+        train([str(folder)], tmp_path / "other", other, start=str(first))

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from waterfill.codec.model import Codec
-from waterfill.codec.registry import save_codec
+from waterfill.codec.registry import load_codec, save_codec
 from waterfill.codec.transforms import BesideBlocks
 from waterfill.data.crops import CropSource
 from waterfill.data.images import find_images
@@ -173,11 +173,20 @@ def _report(
     return Report(step, config.steps, loss, bpp, psnr, validation, note)
 
 
+def _start_from(codec: Codec, name: str) -> None:
+    other = load_codec(name)
+    if other.config != codec.config:
+        theirs, ours = other.config.to_dict(), codec.config.to_dict()
+        raise TrainingError(f"{name}: has the architecture {theirs}, not {ours}")
+    codec.load_state_dict(other.state_dict())
+
+
 def train(
     paths: list[str],
     out: str | Path,
     config: TrainConfig,
     *,
+    start: str | None = None,
     resume: bool = False,
     checkpoint_every: int = 500,
     validate_every: int = 1000,
@@ -198,6 +207,8 @@ def train(
         Folder of the run.
     config
         All that decides the outcome. When resuming, ``steps`` may differ from the first run's.
+    start
+        Name or file of a codec of the same architecture, whose weights to start from.
     resume
         Go on from the checkpoint in ``out``.
     checkpoint_every, validate_every
@@ -236,7 +247,9 @@ def train(
     torch.manual_seed(config.seed)
     codec = Codec(config.codec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     training, validate = split(pictures, config)
-    if config.codec.klt and not resume:
+    if start is not None and not resume:
+        _start_from(codec, start)
+    elif config.codec.klt and not resume:
         start_from_klt(codec, training, seed=config.seed)
     plain_optimiser = torch.optim.Adam(trained(codec), lr=config.learning_rate, fused=True)
     model, optimiser = fabric.setup(codec, plain_optimiser)
