@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +18,7 @@ __all__ = [
     "Gains",
     "check_quality",
     "lambda_of_quality",
+    "lambdas_of",
     "relative_step",
 ]
 
@@ -37,21 +37,25 @@ def check_quality(quality: float) -> float:
     return value
 
 
-def lambda_of_quality(quality: float) -> float:
-    """λ of a quality from 1 to 8, geometric between the integers.
+def lambdas_of(quality: Tensor) -> Tensor:
+    """λ of qualities from 1 to 8, elementwise, geometric between the integers.
 
     λ weighs squared error in 8-bit units against bits per pixel: bpp + λ·255²·MSE.
     """
-    logs = np.log(LAMBDAS)
-    return float(math.exp(np.interp(check_quality(quality), QUALITIES, logs)))
+    logs = torch.tensor(LAMBDAS, dtype=quality.dtype, device=quality.device).log()
+    position = quality - QUALITIES[0]
+    low = position.floor().clamp(0, len(LAMBDAS) - 2).long()
+    return torch.lerp(logs[low], logs[low + 1], position - low).exp()
+
+
+def lambda_of_quality(quality: float) -> float:
+    """λ of one quality; ``ValueError`` unless it lies from 1 to 8."""
+    return float(lambdas_of(torch.tensor(check_quality(quality), dtype=torch.float64)))
 
 
 def relative_step(quality: Tensor) -> Tensor:
     """Quantisation step at the optimum, relative to that of quality 4: (λ/λ₄)^−½, elementwise."""
-    logs = torch.tensor(LAMBDAS, dtype=quality.dtype, device=quality.device).log()
-    low = (quality - QUALITIES[0]).floor().clamp(0, len(LAMBDAS) - 2).long()
-    log_lambda = torch.lerp(logs[low], logs[low + 1], quality - QUALITIES[0] - low)
-    return torch.exp(-0.5 * (log_lambda - logs[_REFERENCE - 1]))
+    return (lambdas_of(quality) / LAMBDAS[_REFERENCE - 1]).rsqrt()
 
 
 class Gains(nn.Module):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from waterfill.codec.channels import Channel, StraightThrough
-from waterfill.codec.gains import LAMBDAS
+from waterfill.codec.gains import lambdas_of, relative_step
 from waterfill.codec.model import Codec
 
 __all__ = ["RateDistortion", "RateDistortionLoss"]
@@ -38,20 +36,12 @@ class RateDistortion:
 
     def __init__(self, channel: Channel | None = None) -> None:
         self.channel = channel or StraightThrough()
-        self._log_lambdas = torch.tensor([math.log(lam) for lam in LAMBDAS])
-
-    def lambdas(self, quality: Tensor) -> Tensor:
-        """λ of each quality, geometric between the integers."""
-        logs = self._log_lambdas.to(quality.device)
-        low = (quality - 1).floor().clamp(0, len(LAMBDAS) - 2).long()
-        return torch.exp(torch.lerp(logs[low], logs[low + 1], quality - 1 - low))
 
     def __call__(self, codec: Codec, x: Tensor, quality: Tensor) -> RateDistortionLoss:
         """Loss of a batch ``x`` (B, 3, H, W) at one quality per picture, shape (B,)."""
         passage = codec(x, quality, self.channel)
         bpp = (passage.y_bits + passage.z_bits) / (x.shape[2] * x.shape[3])
         mse = (passage.x_hat - x).square().mean((1, 2, 3))
-        lam = self.lambdas(quality)
-        weight = (lam / LAMBDAS[3]).rsqrt()
-        loss = (weight * (bpp + lam * 255.0**2 * mse)).mean()
+        cost = bpp + lambdas_of(quality) * 255.0**2 * mse
+        loss = (relative_step(quality) * cost).mean()
         return RateDistortionLoss(loss, bpp, mse)
