@@ -1,4 +1,4 @@
-"""The bundled codec on a folder of photographs, beside JPEG, WebP and JPEG 2000.
+"""The bundled codec on a folder of photographs, beside JPEG and WebP.
 
     python benchmarks/kodak.py FOLDER [--codec NAME|FILE] [--out results.json]
 
@@ -124,7 +124,7 @@ def main() -> None:
             "encode_seconds": encode,
             "decode_seconds": decode,
             "ladder_seconds": ladder,
-            "libraries": {n: features.version(n) for n in ("jpg", "webp", "jpg_2000")},
+            "libraries": {n: features.version(n) for n in ("jpg", "webp")},
             "environment": environment(seed=0),
         }
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")

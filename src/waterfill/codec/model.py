@@ -267,7 +267,7 @@ class Codec(nn.Module):
         """
         picture, quality = as_picture(image), _coded_quality(quality)
         bottom, right = -picture.height % STRIDE, -picture.width % STRIDE
-        x = torch.from_numpy(picture.pixels).permute(2, 0, 1)[None].float() / 255.0 - 0.5
+        x = torch.from_numpy(picture.pixels.astype(np.float32)).permute(2, 0, 1)[None] / 255.0 - 0.5
         x = F.pad(x, (0, right, 0, bottom), mode="replicate")
         y = self.g_a(x.contiguous(memory_format=torch.channels_last)).contiguous()
         z_symbols = self.prior.z_symbols(y, quality)

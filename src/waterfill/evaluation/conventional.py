@@ -56,13 +56,5 @@ CONVENTIONAL: dict[str, Conventional] = {
             _qualities(5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, optimize=True),
         ),
         Conventional("webp", "WEBP", _qualities(1, 5, 15, 30, 45, 60, 75, 85, 92, 97, method=6)),
-        Conventional(
-            "jpeg2000",
-            "JPEG2000",
-            tuple(
-                {"quality_mode": "rates", "quality_layers": [24.0 / bpp], "irreversible": True}
-                for bpp in (0.06, 0.1, 0.15, 0.25, 0.4, 0.6, 0.9, 1.3, 1.8, 2.5)
-            ),
-        ),
     )
 }

@@ -89,7 +89,7 @@ class SimilarityTo:
 
     @staticmethod
     def _planes(pixels: NDArray[np.uint8]) -> Tensor:
-        return torch.from_numpy(pixels).permute(2, 0, 1).float()
+        return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1).contiguous()
 
     def __call__(self, copy: NDArray[np.uint8]) -> float:
         """MS-SSIM of a copy, uint8 of the original's shape; NaN below 161 pixels."""
