@@ -164,11 +164,13 @@ def _ladder_table(ladder: Ladder) -> Table:
         title_style="bold",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
     )
     table.add_column("rung", no_wrap=True)
-    table.add_column("status", min_width=13)
-    for column in ("bpp", "PSNR dB", "MS-SSIM", "saved bpp*", "saved*"):
-        table.add_column(column, justify="right")
+    table.add_column("status", min_width=11, max_width=13)
+    for column in ("bpp", "PSNR dB", "MS-SSIM", "saved*", "in %*"):
+        table.add_column(column, justify="right", no_wrap=True)
     above = math.nan
     for rung in ladder.rungs:
         genie = rung.status == "genie-aided"
@@ -180,7 +182,7 @@ def _ladder_table(ladder: Ladder) -> Table:
             _number(rung.psnr, 2),
             _number(rung.ms_ssim, 4),
             f"{saved:+.4f}" if math.isfinite(saved) else "",
-            f"{100 * saved / above:+.1f} %" if math.isfinite(saved) and above else "",
+            f"{100 * saved / above:+.1f}" if math.isfinite(saved) and above else "",
             style="magenta" if genie else None,
         )
         above = rung.bpp_at_equal_psnr
@@ -241,7 +243,7 @@ def limits(
 
     _out.print(_ladder_table(ladder))
     _out.print(
-        f"* against the rung above, at the file's PSNR; {ladder.decomposition.method}.",
+        f"* bpp against the rung above, at the file's PSNR; {ladder.decomposition.method}.",
         "genie-aided: told each latent's variance for free, which no decoder can be.",
         sep="\n",
         style="dim",
