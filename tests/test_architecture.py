@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,4 +67,4 @@ def test_nothing_unpickles() -> None:
     for file in ROOT.rglob("*.py"):
         source = file.read_text(encoding="utf-8")
         assert "pickle" not in source, file
-        assert not re.search(r"(?<!safetensors\.)torch\.load\(", source), file
+        assert "torch.load" not in source, file

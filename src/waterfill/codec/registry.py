@@ -13,6 +13,7 @@ import safetensors
 import safetensors.torch
 import torch
 from PIL import Image
+from safetensors.torch import load as tensors_from_bytes
 
 from waterfill.bitstream import Container
 from waterfill.codec.model import Codec, CodecConfig
@@ -67,7 +68,7 @@ def read_codec(data: bytes, label: str) -> tuple[Codec, dict[str, str]]:
         If the bytes are not a codec's, don't fit together, or hold values that are not finite.
     """
     try:
-        tensors = safetensors.torch.load(data)
+        tensors = tensors_from_bytes(data)
         header_size = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + header_size]).get("__metadata__", {})
         if metadata.get(_FORMAT_KEY) != _FORMAT:

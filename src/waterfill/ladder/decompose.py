@@ -10,7 +10,7 @@ from waterfill.evaluation.curves import rate_at_psnr
 from waterfill.ladder.result import Decomposition, Point
 from waterfill.ladder.rungs import BITSTREAM, LADDER, Status
 
-__all__ = ["decompose", "efficient", "read_curve"]
+__all__ = ["decompose", "efficient", "rates_at_equal_psnr", "read_curve"]
 
 
 def _log_slope(point: Point) -> float:
@@ -43,12 +43,29 @@ def read_curve(curve: Sequence[Point], psnr: float, part: str | None = None) -> 
     return rate_at_psnr(rates, [p.psnr for p in points], psnr, slopes)
 
 
-def decompose(curves: Mapping[str, Sequence[Point]], main: Point) -> Decomposition:
-    """Split the gap between the file and the genie-aided limit at the PSNR of ``main``."""
+def rates_at_equal_psnr(curves: Mapping[str, Sequence[Point]], main: Point) -> dict[str, float]:
+    """bpp of every rung at the PSNR of ``main``, the file's point."""
     at = {name: read_curve(curve, main.psnr) for name, curve in curves.items()}
+    # The file and its ideal code are the same pixels: no reading of curves.
     at[BITSTREAM] = main.bpp
-    overhead = main.parts["coder overhead"]
-    at["ideal coder"] = main.bpp - overhead  # the same pixels: no reading of curves
+    at["ideal coder"] = main.bpp - main.parts["coder overhead"]
+    return at
+
+
+def decompose(
+    curves: Mapping[str, Sequence[Point]], main: Point, at: Mapping[str, float]
+) -> Decomposition:
+    """Split the gap between the file and the genie-aided limit.
+
+    Parameters
+    ----------
+    curves
+        The curve of every rung.
+    main
+        The file's point.
+    at
+        What :func:`rates_at_equal_psnr` makes of both.
+    """
     side = read_curve(curves["test channel"], main.psnr, "side information")
     limit = at["oracle, test channel"]
     status = {rung.name: rung.status for rung in LADDER}
@@ -58,7 +75,7 @@ def decompose(curves: Mapping[str, Sequence[Point]], main: Point) -> Decompositi
     return Decomposition(
         psnr=main.psnr,
         achieved_bpp=main.bpp,
-        coder_overhead_bpp=overhead,
+        coder_overhead_bpp=main.parts["coder overhead"],
         quantisation_bpp=at["ideal coder"] - at["test channel"],
         side_information_bpp=side,
         variance_bpp=at["test channel"] - limit - side,

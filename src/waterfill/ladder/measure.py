@@ -23,7 +23,7 @@ from waterfill.codec.model import Codec, Latents, finish
 from waterfill.data.images import ImageLike, Picture, as_picture
 from waterfill.errors import ImageError
 from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error
-from waterfill.ladder.decompose import decompose, read_curve
+from waterfill.ladder.decompose import decompose, rates_at_equal_psnr
 from waterfill.ladder.result import Exhibit, Ladder, Point, RungResult, environment
 from waterfill.ladder.rungs import BITSTREAM, LADDER, Climb, climb
 
@@ -249,15 +249,13 @@ def limits(
         for k, rung in enumerate(LADDER)
     }
     main = chosen.index(main_quality)
-    decomposition = decompose(curves, curves[BITSTREAM][main])
+    file = curves[BITSTREAM][main]
+    at = rates_at_equal_psnr(curves, file)
+    decomposition = decompose(curves, file, at)
     results: list[RungResult] = []
     for rung in LADDER:
         curve = curves[rung.name]
-        here = curve[main]
-        if rung.name in (BITSTREAM, "ideal coder"):
-            equal = here.bpp
-        else:
-            equal = read_curve(curve, decomposition.psnr)
+        here, equal = curve[main], at[rung.name]
         above = results[-1].bpp_at_equal_psnr - equal if results else None
         results.append(
             RungResult(
