@@ -69,10 +69,11 @@ def test_with_all_latents_the_start_is_lossless_but_for_the_step(started: Codec)
     (picture,) = sample_pictures(["rocket"])
     x = torch.from_numpy(picture.pixels[:128, :192].copy()).permute(2, 0, 1)[None] / 255.0
     y = started.g_a(x - 0.5)
-    assert torch.allclose(started.g_s(y) + 0.5, x, atol=1e-4)
+    one = torch.ones(1, 1, 1, 1)
+    assert torch.allclose(started.g_s(y, one) + 0.5, x, atol=1e-4)
     # Orthonormal up to the step: an error of one step in one latent is one step in the pixels.
     step = started.g_s.blocks.weight[0].norm()
-    error = started.g_s(y + torch.eye(768)[5][None, :, None, None]) - started.g_s(y)
+    error = started.g_s(y + torch.eye(768)[5][None, :, None, None], one) - started.g_s(y, one)
     cells = y.shape[2] * y.shape[3]
     assert float(error.norm()) == pytest.approx(float(step) * cells**0.5, rel=1e-4)
     assert (255 * float(step)) ** 2 / 12 == pytest.approx(3 / (2 * np.log(2) * LAMBDAS[3]))
@@ -89,7 +90,7 @@ def test_a_higher_quality_comes_nearer_from_the_first_step(started: Codec) -> No
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
 
 
-def test_block_transforms_are_not_trained_and_linear_steps_leave_networks_alone(
+def test_block_transforms_are_not_trained_and_linear_steps_leave_filters_alone(
     folder: Path, tmp_path: Path
 ) -> None:
     config = TrainConfig(codec=CodecConfig(4, 24, 4, klt=True), steps=4, batch=1, crop=64)
@@ -100,8 +101,9 @@ def test_block_transforms_are_not_trained_and_linear_steps_leave_networks_alone(
     second, _ = load_checkpoint(tmp_path / "mixed" / CHECKPOINT)
     for name in ("model.g_a.blocks.weight", "model.g_s.blocks.weight"):
         assert torch.equal(first[name], second[name])
-    assert not first["model.g_a.network.6.weight"].any()
-    assert second["model.g_a.network.6.weight"].any()
+    assert not first["model.g_a.filter.leave.weight"].any()
+    assert second["model.g_a.filter.leave.weight"].any()
+    assert second["model.g_s.filter.leave.weight"].any()
     assert not torch.equal(first["model.prior.h_s.4.bias"], torch.zeros(48))
     codec = Codec(config.codec)
     assert len(trained(codec)) == len(list(codec.parameters())) - 4

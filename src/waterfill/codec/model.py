@@ -20,7 +20,13 @@ from waterfill.codec.channels import Channel
 from waterfill.codec.fixed_point import ACTIVATION_BITS, FixedPointNetwork
 from waterfill.codec.gains import Gains, check_quality, relative_step
 from waterfill.codec.priors import MeanScaleHyperprior, integer_symbols
-from waterfill.codec.transforms import BLOCK, BesideBlocks, analysis, synthesis
+from waterfill.codec.transforms import (
+    BLOCK,
+    FilteredAnalysis,
+    FilteredSynthesis,
+    analysis,
+    synthesis,
+)
 from waterfill.data.images import ImageLike, Picture, as_picture
 from waterfill.errors import BitstreamError
 from waterfill.theory.normal import normal_interval
@@ -54,8 +60,8 @@ class CodecConfig:
     n, m, hyper
         Channels inside the transforms, of the latents, and of the hyper-networks and z.
     klt
-        Put a fixed Karhunen–Loève transform of 16×16 blocks beside g_a and g_s; at most 768
-        latents then.
+        In place of Table I's g_a and g_s, a fixed Karhunen–Loève transform of 16×16 blocks between
+        two learned filters of ``n`` channels; at most 768 latents then.
     """
 
     n: int = 64
@@ -184,12 +190,11 @@ class Codec(nn.Module):
         #: Identity of the weights, written into every stream; all zero for weights in training.
         self.weights_id = bytes(8)
         self.name = "unnamed"
-        g_a, g_s = analysis(config.n, config.m), synthesis(config.n, config.m)
-        self.g_a: nn.Module = g_a
-        self.g_s: nn.Module = g_s
+        self.g_a: nn.Module = analysis(config.n, config.m)
+        self.g_s: nn.Module = synthesis(config.n, config.m)
         if config.klt:
-            self.g_a = BesideBlocks(g_a, nn.Conv2d(3, config.m, BLOCK, stride=BLOCK))
-            self.g_s = BesideBlocks(g_s, nn.ConvTranspose2d(config.m, 3, BLOCK, stride=BLOCK))
+            self.g_a = FilteredAnalysis(config.n, config.m)
+            self.g_s = FilteredSynthesis(config.n, config.m)
         self.prior = MeanScaleHyperprior(config.m, config.hyper)
         self.gains = Gains(config.m, exponent=0.5)
         self._derived: _Derived | None = None
@@ -219,7 +224,7 @@ class Codec(nn.Module):
 
     def _synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """g_s of ŷ (B, M, h, w) before gains; qualities of shape (B,)."""
-        if isinstance(self.g_s, BesideBlocks):
+        if isinstance(self.g_s, FilteredSynthesis):
             return self.g_s(y_hat, relative_step(quality)[:, None, None, None])  # type: ignore[no-any-return]
         return self.g_s(y_hat)  # type: ignore[no-any-return]
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from waterfill.codec.gains import LAMBDAS
 from waterfill.codec.model import LOG2_SIGMA_MIN, Codec
-from waterfill.codec.transforms import BLOCK, BesideBlocks
+from waterfill.codec.transforms import BLOCK, FilteredAnalysis, FilteredSynthesis
 from waterfill.data.crops import CropSource
 
 __all__ = ["klt_of_blocks", "start_from_klt"]
@@ -53,7 +53,7 @@ def klt_of_blocks(
 
 @torch.no_grad()
 def start_from_klt(codec: Codec, paths: Sequence[Path], *, seed: int) -> None:
-    """Set the block transforms of a codec, and make its networks expect their latents.
+    """Set the block transforms of a codec, and make its prior expect their latents.
 
     A latent is scaled so that a unit step is the right one at quality 4: at the optimum of
     bits + λ/3·Σ(255 e)² each active coefficient has the distortion 3/(2 ln 2 λ), and Δ² is twelve
@@ -76,7 +76,7 @@ def start_from_klt(codec: Codec, paths: Sequence[Path], *, seed: int) -> None:
     rows = torch.from_numpy(basis[:m].copy()).float()
     colour = torch.from_numpy(mean).float() - 0.5
     forward, inverse = codec.g_a, codec.g_s
-    if not (isinstance(forward, BesideBlocks) and isinstance(inverse, BesideBlocks)):
+    if not (isinstance(forward, FilteredAnalysis) and isinstance(inverse, FilteredSynthesis)):
         raise ValueError("this codec has no block transforms to set")
     assert forward.blocks.bias is not None
     assert inverse.blocks.bias is not None
@@ -84,9 +84,10 @@ def start_from_klt(codec: Codec, paths: Sequence[Path], *, seed: int) -> None:
     forward.blocks.bias.copy_(-(rows.sum((2, 3)) @ colour) / step)
     inverse.blocks.weight.copy_(rows * step)
     inverse.blocks.bias.copy_(colour)
-    # The networks meet latents whose deviations span four decades: let them see whitened ones.
-    _scale_inputs(inverse.network[0], 1.0 / deviations.clamp_min(0.1))
-    _scale_inputs(codec.prior.h_a[0], 1.0 / deviations.clamp_min(0.1))
+    # h_a meets latents whose deviations span four decades: let it see whitened ones.
+    first = codec.prior.h_a[0]
+    assert isinstance(first, nn.Conv2d)
+    first.weight.mul_(1.0 / deviations.clamp_min(0.1)[None, :, None, None])
     last = codec.prior.h_s[-1]
     assert isinstance(last, nn.Conv2d)
     assert last.bias is not None
@@ -95,10 +96,3 @@ def start_from_klt(codec: Codec, paths: Sequence[Path], *, seed: int) -> None:
         torch.cat([torch.zeros(m), torch.log2(deviations).clamp_min(LOG2_SIGMA_MIN + 1)])
     )
 
-
-def _scale_inputs(layer: nn.Module, factors: Tensor) -> None:
-    """Multiply what a layer makes of each input channel."""
-    if isinstance(layer, nn.ConvTranspose2d):
-        layer.weight.mul_(factors[:, None, None, None])
-    elif isinstance(layer, nn.Conv2d):
-        layer.weight.mul_(factors[None, :, None, None])

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from waterfill.codec.model import Codec
 from waterfill.codec.registry import load_codec, save_codec
-from waterfill.codec.transforms import BesideBlocks
+from waterfill.codec.transforms import FilteredAnalysis, FilteredSynthesis
 from waterfill.data.crops import CropSource
 from waterfill.data.images import find_images
 from waterfill.errors import TrainingError
@@ -318,7 +318,7 @@ def train(
             for group in plain_optimiser.param_groups:
                 group["lr"] = config.rate_at(step)
             for module in codec.modules():
-                if isinstance(module, BesideBlocks):
+                if isinstance(module, FilteredAnalysis | FilteredSynthesis):
                     module.linear_only = step < config.linear_steps
             x = to_batch(crops).to(fabric.device)
             low, high = config.qualities
