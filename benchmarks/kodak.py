@@ -26,7 +26,7 @@ from waterfill.codec.registry import load_codec
 from waterfill.data.images import find_images, load_picture
 from waterfill.evaluation.conventional import CONVENTIONAL
 from waterfill.evaluation.metrics import SimilarityTo, psnr
-from waterfill.ladder.result import environment
+from waterfill.provenance import environment
 
 
 def measure_codec(codec: Any, pictures: list[Any], similarity: list[SimilarityTo]) -> list[Any]:

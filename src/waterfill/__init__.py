@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from waterfill import theory
@@ -33,7 +32,7 @@ __all__ = [
     "theory",
 ]
 
-__version__ = version("waterfill")
+__version__ = "0.1.0"
 
 # What needs torch or SciPy is imported at first use: theory and the command line's help stay quick.
 _LAZY = {

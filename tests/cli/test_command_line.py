@@ -18,8 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 import waterfill as wf
-from waterfill import cli
-from waterfill.cli import run
+from waterfill.cli import run, shared
 from waterfill.codec import registry
 from waterfill.codec.model import CodecConfig
 
@@ -134,7 +133,7 @@ def test_odd_names_are_names_like_others(tmp_path, weights, picture, capsys, nam
 def test_limits_prints_odd_names_as_they_are(tmp_path, weights, picture, capsys, monkeypatch):
     # With a terminal, so that the progress bar shows them too. And a flat picture, which costs
     # nothing on some rung: what is saved has no percentage there.
-    monkeypatch.setattr(cli, "_err", Console(file=StringIO(), force_terminal=True, width=200))
+    monkeypatch.setattr(shared, "err", Console(file=StringIO(), force_terminal=True, width=200))
     (tmp_path / "a[").mkdir()
     codec, source = tmp_path / "a[" / "w].safetensors", tmp_path / "a[" / "b].png"
     codec.write_bytes(Path(weights).read_bytes())
@@ -566,17 +565,14 @@ def test_ctrl_c_while_training_leaves_a_checkpoint_and_no_traceback(tmp_path, pi
     # The program interrupts itself at its third step: nothing here waits or guesses.
     code = """if True:
         import os, signal, sys
-        from waterfill import cli
-        plain = cli._training_line
-        def line(bar, task, last):
-            show = plain(bar, task, last)
-            def shown(report):
-                show(report)
-                if report.step == 3:
-                    os.kill(os.getpid(), signal.SIGINT)
-            return shown
-        cli._training_line = line
-        cli.main()
+        from waterfill.cli import main, training
+        plain = training._show
+        def show(bar, task, last, report):
+            plain(bar, task, last, report)
+            if report.step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+        training._show = show
+        main()
     """
     command = ["train", picture, "--out", tmp_path / "run", "--codec", "tiny", "--crop", "64"]
     done = subprocess.run(
@@ -617,13 +613,13 @@ def test_killed_outright_and_resumed_equals_uninterrupted(tmp_path, picture):
         from waterfill.codec.model import CodecConfig
         from waterfill.training.config import TrainConfig
         from waterfill.training.loop import train
-        config = TrainConfig(CodecConfig(4, 6, 4), steps=5, batch=2, crop=64, warmup=1,
-                             precision="32-true")
+        config = TrainConfig(data=(sys.argv[1],), codec=CodecConfig(4, 6, 4), steps=5, batch=2,
+                             crop=64, warmup=1, precision="32-true", checkpoint_every=2,
+                             validate_every=1)
         def show(report):
             if report.step == int(sys.argv[3]):
                 os.kill(os.getpid(), signal.SIGKILL)
-        train([sys.argv[1]], sys.argv[2], config, resume=sys.argv[4] == "resume",
-              checkpoint_every=2, validate_every=1, progress=show)
+        train(config, sys.argv[2], resume=sys.argv[4] == "resume", progress=show)
     """
 
     def child(out: str, die_at: int, how: str) -> int:

@@ -13,11 +13,14 @@ from waterfill.codec.channels import (
     WATER_LEVEL,
     Dithered,
     GaussianTest,
+    OracleGaussian,
+    OracleStraightThrough,
     Rounding,
     StraightThrough,
     UniformNoise,
     gaussian_bin_bits,
 )
+from waterfill.codec.noise import Noise
 
 SAMPLES = 400_000
 
@@ -32,7 +35,7 @@ def latents(variance: float, mean: float = 3.7) -> tuple[torch.Tensor, torch.Ten
 @pytest.mark.parametrize("variance", [0.2, 1.0, 16.0])
 def test_rounding_spends_the_entropy_of_the_quantiser(variance: float) -> None:
     y, mu, sigma = latents(variance, mean=0.0)
-    y_hat, bits = Rounding()(y, mu, sigma)
+    y_hat, bits = Rounding()(y, mu, sigma, Noise(1))
     assert bits.mean() == pytest.approx(theory.quantiser_entropy(variance), abs=0.01)
     assert (y - y_hat).square().mean() == pytest.approx(theory.quantiser_mse(variance), rel=0.01)
 
@@ -40,7 +43,7 @@ def test_rounding_spends_the_entropy_of_the_quantiser(variance: float) -> None:
 @pytest.mark.parametrize("variance", [0.2, 1.0, 16.0])
 def test_gaussian_test_channel_reaches_shannon(variance: float) -> None:
     y, mu, sigma = latents(variance)
-    y_hat, bits = GaussianTest()(y, mu, sigma)
+    y_hat, bits = GaussianTest()(y, mu, sigma, Noise(1))
     assert bits.mean() == pytest.approx(theory.gaussian_rate(variance, WATER_LEVEL), abs=0.01)
     assert (y - y_hat).square().mean() == pytest.approx(WATER_LEVEL, rel=0.01)
 
@@ -48,14 +51,14 @@ def test_gaussian_test_channel_reaches_shannon(variance: float) -> None:
 def test_gaussian_test_channel_without_mmse_scaling_errs_more() -> None:
     # Known answer: σ² = 2, D = .3 gives a raw error of .3122 (theorem 2).
     y, mu, sigma = latents(2.0)
-    y_hat, _ = GaussianTest(level=0.3, mmse=False)(y, mu, sigma)
+    y_hat, _ = GaussianTest(level=0.3, mmse=False)(y, mu, sigma, Noise(1))
     assert (y - y_hat).square().mean() == pytest.approx(0.3122, rel=0.01)
     assert (y_hat - mu).square().mean() == pytest.approx(2.0, rel=0.01)
 
 
 def test_below_the_water_level_nothing_is_sent_and_nothing_charged() -> None:
     y, mu, sigma = latents(0.9 * WATER_LEVEL)
-    y_hat, bits = GaussianTest()(y, mu, sigma)
+    y_hat, bits = GaussianTest()(y, mu, sigma, Noise(1))
     assert torch.equal(y_hat, mu)
     assert torch.equal(bits, torch.zeros_like(bits))
 
@@ -63,7 +66,7 @@ def test_below_the_water_level_nothing_is_sent_and_nothing_charged() -> None:
 @pytest.mark.parametrize("mmse", [False, True])
 def test_dither_makes_the_error_uniform_and_independent(mmse: bool) -> None:
     y, mu, sigma = latents(0.5)
-    y_hat, _ = Dithered(mmse=mmse)(y, mu, sigma)
+    y_hat, _ = Dithered(mmse=mmse)(y, mu, sigma, Noise(1))
     error = y_hat - y
     if mmse:  # linear MMSE of a signal in noise of variance 1/12
         assert error.square().mean() == pytest.approx(0.5 / 12 / (0.5 + 1 / 12), rel=0.01)
@@ -76,7 +79,7 @@ def test_dither_makes_the_error_uniform_and_independent(mmse: bool) -> None:
 def test_dithered_costs_more_than_the_test_channel_at_equal_error() -> None:
     # Both at their MMSE; the space-filling loss of a cube is at most ½log₂(2πe/12) = .2546 bit.
     y, mu, sigma = latents(4.0)
-    y_hat, bits = Dithered()(y, mu, sigma)
+    y_hat, bits = Dithered()(y, mu, sigma, Noise(1))
     shannon = theory.gaussian_rate(4.0, float((y - y_hat).square().mean()))
     assert shannon < float(bits.mean()) < shannon + theory.HIGH_RATE_GAP + 0.01
 
@@ -84,16 +87,18 @@ def test_dithered_costs_more_than_the_test_channel_at_equal_error() -> None:
 def test_straight_through_rounds_in_value_and_is_the_identity_in_gradient() -> None:
     y, mu, sigma = (t[:1000] for t in latents(4.0))
     y.requires_grad_()
-    y_hat, _ = StraightThrough()(y, mu, sigma)
-    assert torch.allclose(y_hat, Rounding()(y, mu, sigma).y_hat, atol=1e-5)
+    y_hat, _ = StraightThrough()(y, mu, sigma, Noise(1))
+    assert torch.allclose(y_hat, Rounding()(y, mu, sigma, Noise(1)).y_hat, atol=1e-5)
     (gradient,) = torch.autograd.grad(y_hat.sum(), y)
     assert torch.equal(gradient, torch.ones_like(y))
 
 
 def test_noise_is_an_unbiased_stand_in_for_dithered_rate() -> None:
     y, mu, sigma = latents(1.0)
-    noisy = UniformNoise()(y, mu, sigma).bits.mean()
-    assert noisy == pytest.approx(float(Dithered(mmse=False)(y, mu, sigma).bits.mean()), abs=0.01)
+    noisy = UniformNoise()(y, mu, sigma, Noise(1)).bits.mean()
+    assert noisy == pytest.approx(
+        float(Dithered(mmse=False)(y, mu, sigma, Noise(1)).bits.mean()), abs=0.01
+    )
 
 
 @pytest.mark.parametrize("sigma", [2.0**-4, 0.3, 1.0, 40.0, 256.0])
@@ -114,3 +119,25 @@ def test_bin_bits_stay_exact_and_keep_a_gradient_far_in_the_tail() -> None:
     (gradient,) = torch.autograd.grad(bits.sum(), r)
     assert gradient[0] > 10
     assert gradient[1] < -100
+
+
+def test_the_oracle_channel_charges_the_rate_that_theory_calls_genie_aided() -> None:
+    # y ~ N(0, v): E ½log₂(1 + y²/θ) is below the Gaussian rate of v + θ, by the genie gain at most.
+    y, mu, sigma = latents(4.0)
+    y_hat, bits = OracleGaussian()(y, mu, sigma, Noise(1))
+    assert (y_hat - y).square().mean() == pytest.approx(WATER_LEVEL, rel=0.01)
+    told = float(theory.gaussian_rate(4.0 + WATER_LEVEL, WATER_LEVEL))
+    gain = told - float(bits.mean())
+    assert 0.5 < gain < -theory.genie_gain()
+    # One-hot over 65,536 positions at s²/D = 44 claims 2.75 bits in all, where it delivers 15.75.
+    single = torch.zeros(65_536)
+    single[7] = math.sqrt(44 * WATER_LEVEL)
+    claimed = OracleGaussian()(single, torch.zeros(65_536), torch.ones(65_536), Noise(1)).bits
+    assert float(claimed.sum()) == pytest.approx(2.75, abs=0.01)
+
+
+def test_rounding_with_an_oracle_costs_less_than_with_the_true_variance() -> None:
+    y, mu, sigma = latents(4.0)
+    free = OracleStraightThrough()(y, mu, sigma, Noise(1)).bits.mean()
+    honest = StraightThrough()(y, mu, sigma, Noise(1)).bits.mean()
+    assert float(free) < float(honest) - 0.3

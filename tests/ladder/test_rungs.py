@@ -11,6 +11,7 @@ import torch
 from waterfill import theory
 from waterfill.codec.channels import WATER_LEVEL, GaussianTest
 from waterfill.codec.model import Latents, Plane, gaussian_tables
+from waterfill.codec.noise import Noise
 from waterfill.ladder.rungs import LADDER, Rung, Status, climb
 from waterfill.ladder.variances import SPREAD, Grouped, Oracle, Predicted
 
@@ -96,7 +97,7 @@ def test_oracle_never_pays_more_than_any_prior_with_the_same_mean(log2_sigma: fl
         y, zero = latents.y.double(), torch.zeros(SHAPE, dtype=torch.float64)
         for wrong in (0.5, 1.0, 3.0):
             sigma = torch.full_like(zero, wrong * 2.0**log2_sigma)
-            charged = GaussianTest(level)(y, zero, sigma).bits
+            charged = GaussianTest(level)(y, zero, sigma, Noise(1)).bits
             # What the prior's own channel delivers in signal, an oracle would charge for as
             # ½log₂(1 + (αy)²/D): the KL minimised over the prior's variance.
             distortion = sigma.square().clamp_max(level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,13 +15,16 @@ import waterfill as wf
 from waterfill.codec.channels import Rounding
 from waterfill.codec.gains import LAMBDAS
 from waterfill.codec.model import Codec, CodecConfig
+from waterfill.codec.noise import Noise
 from waterfill.data.images import sample_pictures
+from waterfill.data.sets import open_pictures
 from waterfill.errors import TrainingError
 from waterfill.training import klt
 from waterfill.training.checkpoint import load_checkpoint, trained
 from waterfill.training.config import TrainConfig
 from waterfill.training.klt import klt_of_blocks, start_from_klt
-from waterfill.training.loop import CHECKPOINT, train
+from waterfill.training.loop import train
+from waterfill.training.objectives import RateDistortion
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,6 +35,7 @@ def _few_crops() -> Iterator[None]:
         yield
 
 
+CHECKPOINT = "checkpoint.safetensors"
 SMALL = CodecConfig(n=4, m=768, hyper=4, klt=True)
 
 
@@ -46,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def started(folder: Path) -> Codec:
     torch.manual_seed(0)
     codec = Codec(SMALL)
-    start_from_klt(codec, sorted(folder.iterdir()), seed=0)
+    start_from_klt(codec, open_pictures([str(folder)]), seed=0)
     return codec
 
 
@@ -84,7 +89,7 @@ def test_a_higher_quality_comes_nearer_from_the_first_step(started: Codec) -> No
     x = torch.from_numpy(picture.pixels[:128, :192].copy()).permute(2, 0, 1)[None] / 255.0
     with torch.no_grad():
         errors = [
-            float((started(x, torch.tensor([q]), Rounding()).x_hat - x).square().mean())
+            float((started(x, torch.tensor([q]), Rounding(), Noise(0)).x_hat - x).square().mean())
             for q in (1.0, 4.0, 8.0)
         ]
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
@@ -93,25 +98,34 @@ def test_a_higher_quality_comes_nearer_from_the_first_step(started: Codec) -> No
 def test_block_transforms_are_not_trained_and_linear_steps_leave_filters_alone(
     folder: Path, tmp_path: Path
 ) -> None:
-    config = TrainConfig(codec=CodecConfig(4, 24, 4, klt=True), steps=4, batch=1, crop=64)
-    linear = TrainConfig(**{**config.__dict__, "linear_steps": 4})
-    train([str(folder)], tmp_path / "linear", linear)
-    train([str(folder)], tmp_path / "mixed", TrainConfig(**{**config.__dict__, "linear_steps": 2}))
+    config = TrainConfig(
+        data=(str(folder),), codec=CodecConfig(4, 24, 4, klt=True), steps=4, batch=1, crop=64
+    )
+    train(dataclasses.replace(config, linear_steps=4), tmp_path / "linear")
+    train(dataclasses.replace(config, linear_steps=2), tmp_path / "mixed")
     first, _ = load_checkpoint(tmp_path / "linear" / CHECKPOINT)
     second, _ = load_checkpoint(tmp_path / "mixed" / CHECKPOINT)
-    for name in ("model.g_a.blocks.weight", "model.g_s.blocks.weight"):
+    for name in ("model.codec.g_a.blocks.weight", "model.codec.g_s.blocks.weight"):
         assert torch.equal(first[name], second[name])
-    assert not first["model.g_a.filter.leave.weight"].any()
-    assert second["model.g_a.filter.leave.weight"].any()
-    assert second["model.g_s.filter.leave.weight"].any()
-    assert not torch.equal(first["model.prior.h_s.4.bias"], torch.zeros(48))
-    codec = Codec(config.codec)
-    assert len(trained(codec)) == len(list(codec.parameters())) - 4
+    assert not first["model.codec.g_a.filter.leave.weight"].any()
+    assert second["model.codec.g_a.filter.leave.weight"].any()
+    assert second["model.codec.g_s.filter.leave.weight"].any()
+    assert not torch.equal(first["model.codec.prior.h_s.4.bias"], torch.zeros(48))
+    objective = RateDistortion(Codec(config.codec))
+    assert len(trained(objective)) == len(list(objective.parameters())) - 4
 
 
 def test_resuming_among_linear_steps_is_exact(folder: Path, tmp_path: Path) -> None:
-    base = {"codec": CodecConfig(4, 24, 4, klt=True), "batch": 1, "crop": 64, "linear_steps": 3}
-    train([str(folder)], tmp_path / "one", TrainConfig(steps=5, **base))
+    config = TrainConfig(
+        data=(str(folder),),
+        codec=CodecConfig(4, 24, 4, klt=True),
+        batch=1,
+        crop=64,
+        linear_steps=3,
+        steps=5,
+        checkpoint_every=1,
+    )
+    train(config, tmp_path / "one")
     for name, until in (("two", 2), ("three", 4)):
         out = tmp_path / name
 
@@ -123,10 +137,8 @@ def test_resuming_among_linear_steps_is_exact(folder: Path, tmp_path: Path) -> N
                 raise StopError
 
         with pytest.raises(StopError):
-            train(
-                [str(folder)], out, TrainConfig(steps=5, **base), checkpoint_every=1, progress=stop
-            )
-        train([str(folder)], out, TrainConfig(steps=5, **base), resume=True)
+            train(config, out, progress=stop)
+        train(config, out, resume=True)
         expected, _ = load_checkpoint(tmp_path / "one" / CHECKPOINT)
         found, _ = load_checkpoint(out / CHECKPOINT)
         assert expected.keys() == found.keys()
@@ -140,17 +152,20 @@ def test_klt_needs_room_and_a_codec_that_has_it(folder: Path) -> None:
     with pytest.raises(TrainingError, match="klt"):
         TrainConfig(linear_steps=3)
     with pytest.raises(ValueError, match="no block transforms"):
-        start_from_klt(wf.load_codec("tiny", pretrained=False), [folder / "coffee.png"], seed=0)
+        start_from_klt(wf.load_codec("tiny", pretrained=False), open_pictures([folder]), seed=0)
 
 
 def test_a_run_starts_from_the_weights_of_another(folder: Path, tmp_path: Path) -> None:
-    config = TrainConfig(codec=CodecConfig(4, 24, 4), steps=2, batch=1, crop=64)
-    first = train([str(folder)], tmp_path / "first", config)
-    second = TrainConfig(**{**config.__dict__, "steps": 1, "learning_rate": 1e-12})
-    again = train([str(folder)], tmp_path / "again", second, start=str(first))
+    config = TrainConfig(
+        data=(str(folder),), codec=CodecConfig(4, 24, 4), steps=2, batch=1, crop=64
+    )
+    first = train(config, tmp_path / "first")
+    second = dataclasses.replace(config, steps=1, learning_rate=1e-12, start=str(first))
+    again = train(second, tmp_path / "again")
     expected, found = wf.load_codec(first).state_dict(), wf.load_codec(again).state_dict()
     for name, tensor in expected.items():
         assert torch.allclose(tensor, found[name], atol=1e-6), name
-    other = TrainConfig(**{**config.__dict__, "codec": CodecConfig(4, 25, 4)})
+    assert TrainConfig.from_toml((tmp_path / "again" / "run.toml").read_text()) == second
+    other = dataclasses.replace(second, codec=CodecConfig(4, 25, 4))
     with pytest.raises(TrainingError, match="architecture"):
-        train([str(folder)], tmp_path / "other", other, start=str(first))
+        train(other, tmp_path / "other")

@@ -20,11 +20,30 @@ from waterfill.codec.model import CodecConfig
 from waterfill.errors import TrainingError, WaterfillError
 from waterfill.training import loop
 from waterfill.training.config import TrainConfig
+from waterfill.training.folder import _COLUMNS
 from waterfill.training.loop import train
+from waterfill.training.objectives import RateDistortion
+from waterfill.training.schedules import Schedule
 
 TINY = CodecConfig(n=4, m=6, hyper=4)
-CONFIG = TrainConfig(codec=TINY, steps=6, batch=2, crop=64, warmup=2, precision="32-true")
-OFTEN = {"checkpoint_every": 2, "validate_every": 3}
+CONFIG = TrainConfig(
+    codec=TINY,
+    steps=6,
+    batch=2,
+    crop=64,
+    warmup=2,
+    precision="32-true",
+    checkpoint_every=2,
+    validate_every=3,
+)
+CHECKPOINT, WEIGHTS = "checkpoint.safetensors", "codec.safetensors"
+
+
+def run(photographs: str, out: Path, config: TrainConfig = CONFIG, **options) -> Path:
+    """Train with options of ``train`` and fields of the config, mixed."""
+    fields = {f.name for f in dataclasses.fields(TrainConfig)}
+    changed = {name: options.pop(name) for name in list(options) if name in fields}
+    return train(dataclasses.replace(config, data=(photographs,), **changed), out, **options)
 
 
 class KilledError(Exception):
@@ -47,18 +66,18 @@ def photographs(tmp_path_factory) -> str:
 
 
 def state(out: Path) -> dict[str, torch.Tensor]:
-    return safetensors.torch.load_file(out / loop.CHECKPOINT)
+    return safetensors.torch.load_file(out / CHECKPOINT)
 
 
 def facts(out: Path) -> dict:
-    with safetensors.safe_open(out / loop.CHECKPOINT, "pt") as file:
+    with safetensors.safe_open(out / CHECKPOINT, "pt") as file:
         return json.loads(file.metadata()["waterfill.training"])
 
 
 def rows(out: Path) -> list[list[str]]:
     """Rows of metrics.csv, without the time that each took."""
-    lines = (out / loop.METRICS).read_text().splitlines()
-    assert lines[0] == loop._COLUMNS
+    lines = (out / "metrics.csv").read_text().splitlines()
+    assert lines[0].split(",") == list(_COLUMNS)
     fields = [line.split(",") for line in lines[1:]]
     assert all(len(row) == len(lines[0].split(",")) for row in fields)
     return [row[:1] + row[2:] for row in fields]
@@ -74,7 +93,7 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert mine.pop("seconds") > 0
     assert theirs.pop("seconds") > 0
     assert mine == theirs
-    left, right = (safetensors.torch.load_file(o / loop.WEIGHTS) for o in (one, other))
+    left, right = (safetensors.torch.load_file(o / WEIGHTS) for o in (one, other))
     assert all(torch.equal(left[name], right[name]) for name in left)
 
 
@@ -82,7 +101,7 @@ def assert_same_run(one: Path, other: Path) -> None:
 def whole(photographs, tmp_path_factory) -> Path:
     """The run that nothing interrupted."""
     out = tmp_path_factory.mktemp("runs") / "whole"
-    train([photographs], out, CONFIG, **OFTEN)
+    run(photographs, out)
     return out
 
 
@@ -94,26 +113,32 @@ def killed_at(step: int, photographs: str, out: Path, config: TrainConfig = CONF
             raise KilledError
 
     with pytest.raises(KilledError):
-        train([photographs], out, config, progress=die, **(OFTEN | options))
+        run(photographs, out, config, progress=die, **options)
 
 
 def test_a_run_leaves_weights_that_load_and_what_they_came_from(whole):
-    codec = wf.load_codec(whole / loop.WEIGHTS)
+    codec = wf.load_codec(whole / WEIGHTS)
     assert codec.config == TINY
     assert codec.weights_id != bytes(8)
     data = codec.compress(np.zeros((9, 9, 3), np.uint8))
     assert wf.decompress(data, codec=codec).size == (9, 9)
     assert facts(whole)["step"] == 6
     assert [int(row[0]) for row in rows(whole)] == [3, 6]
-    assert json.loads((whole / "config.json").read_text())["codec"] == TINY.to_dict()
+    kept = TrainConfig.from_toml((whole / "run.toml").read_text())
+    assert dataclasses.replace(kept, data=()) == CONFIG
+    (start,) = json.loads((whole / "provenance.json").read_text())["starts"]
+    assert {"step", "seed", "command", "revision", "versions", "data", "precision"} <= set(start)
+    assert start["data"]["pictures"] == 3
+    assert len(start["data"]["fingerprint"]) >= 16
     assert {p.name for p in whole.iterdir()} == {
-        loop.CHECKPOINT, loop.WEIGHTS, loop.METRICS, "config.json",
+        CHECKPOINT, WEIGHTS, "metrics.csv", "run.toml", "provenance.json", "tensorboard",
     }  # fmt: skip
+    assert list((whole / "tensorboard").glob("events.out.tfevents.*"))
 
 
 def test_the_codec_learns(photographs, tmp_path):
     config = dataclasses.replace(CONFIG, steps=40, learning_rate=3e-2, ema=0.5)
-    train([photographs], tmp_path / "run", config, validate_every=5)
+    run(photographs, tmp_path / "run", config, validate_every=5)
     losses = [float(row[-3]) for row in rows(tmp_path / "run")]
     assert losses[-1] < 0.9 * losses[0]
 
@@ -124,15 +149,15 @@ def test_killed_and_resumed_equals_uninterrupted(whole, photographs, tmp_path, s
     out = tmp_path / "run"
     killed_at(step, photographs, out)
     assert facts(out)["step"] == step // 2 * 2
-    train([photographs], out, CONFIG, resume=True, **OFTEN)
+    run(photographs, out, resume=True)
     assert_same_run(whole, out)
 
 
 def test_the_same_in_bfloat16(photographs, tmp_path):
     config = dataclasses.replace(CONFIG, precision="bf16-mixed", steps=4)
-    train([photographs], tmp_path / "one", config, **OFTEN)
+    run(photographs, tmp_path / "one", config)
     killed_at(3, photographs, tmp_path / "two", config)
-    train([photographs], tmp_path / "two", config, resume=True, **OFTEN)
+    run(photographs, tmp_path / "two", config, resume=True)
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
@@ -144,11 +169,11 @@ def test_a_signal_finishes_the_step_and_checkpoints(whole, photographs, tmp_path
         if report.step == 3:
             os.kill(os.getpid(), number)
 
-    path = train([photographs], out, CONFIG, progress=ask, **OFTEN)
-    assert path == out / loop.WEIGHTS
+    path = run(photographs, out, CONFIG, progress=ask)
+    assert path == out / WEIGHTS
     assert facts(out)["step"] == 3
     assert signal.getsignal(number) == before
-    train([photographs], out, CONFIG, resume=True, **OFTEN)
+    run(photographs, out, resume=True)
     assert_same_run(whole, out)
 
 
@@ -158,15 +183,15 @@ def test_a_second_interrupt_does_not_wait(photographs, tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train([photographs], tmp_path / "run", CONFIG, progress=insist)
+        run(photographs, tmp_path / "run", CONFIG, progress=insist)
 
 
 def test_stopped_before_the_first_step_it_still_can_be_resumed(whole, photographs, tmp_path):
     out = tmp_path / "run"
-    path = train([photographs], out, CONFIG, max_minutes=-1.0, **OFTEN)
+    path = run(photographs, out, CONFIG, max_minutes=-1.0)
     assert facts(out)["step"] == 0
     assert wf.load_codec(path).config == TINY
-    train([photographs], out, CONFIG, resume=True, **OFTEN)
+    run(photographs, out, resume=True)
     assert_same_run(whole, out)
 
 
@@ -174,36 +199,36 @@ def test_resuming_a_finished_run_changes_nothing_but_can_make_it_longer(
     whole, photographs, tmp_path
 ):
     out = tmp_path / "run"
-    train([photographs], out, dataclasses.replace(CONFIG, steps=4), **OFTEN)
+    run(photographs, out, dataclasses.replace(CONFIG, steps=4))
     before = state(out)
-    train([photographs], out, dataclasses.replace(CONFIG, steps=4), resume=True, **OFTEN)
+    run(photographs, out, dataclasses.replace(CONFIG, steps=4), resume=True)
     assert all(torch.equal(value, before[name]) for name, value in state(out).items())
     steps = []
     longer = dataclasses.replace(CONFIG, steps=5)
-    train([photographs], out, longer, resume=True, progress=lambda r: steps.append(r.step))
+    run(photographs, out, longer, resume=True, progress=lambda r: steps.append(r.step))
     assert steps == [4, 5]
 
 
 def test_metrics_keep_what_the_checkpoint_has_behind_it(photographs, tmp_path):
     out = tmp_path / "run"
     killed_at(5, photographs, out)  # rows: 3; checkpoint: 4
-    with open(out / loop.METRICS, "a") as stream:
+    with open(out / "metrics.csv", "a") as stream:
         stream.write("4,1,1,1,1,1,1,1,1\n5,1,1,1,1,1,1,1,1\nnonsense\n\n6,0.1,0.0")
-    train([photographs], out, CONFIG, resume=True, **OFTEN)
+    run(photographs, out, resume=True)
     assert [row[0] for row in rows(out)] == ["3", "4", "6"]
     # A file that is gone is begun anew.
-    (out / loop.METRICS).unlink()
-    train([photographs], out, dataclasses.replace(CONFIG, steps=7), resume=True)
+    (out / "metrics.csv").unlink()
+    run(photographs, out, dataclasses.replace(CONFIG, steps=7), resume=True)
     assert [row[0] for row in rows(out)] == ["7"]
 
 
 def test_another_run_is_not_overwritten_and_nothing_is_not_resumed(whole, photographs, tmp_path):
-    before = (whole / loop.CHECKPOINT).read_bytes()
+    before = (whole / CHECKPOINT).read_bytes()
     with pytest.raises(TrainingError, match="holds a run already"):
-        train([photographs], whole, CONFIG)
-    assert (whole / loop.CHECKPOINT).read_bytes() == before
+        run(photographs, whole, CONFIG)
+    assert (whole / CHECKPOINT).read_bytes() == before
     with pytest.raises(TrainingError, match="nothing to resume"):
-        train([photographs], tmp_path / "none", CONFIG, resume=True)
+        run(photographs, tmp_path / "none", CONFIG, resume=True)
     assert not (tmp_path / "none").exists()
 
 
@@ -221,10 +246,10 @@ def test_another_run_is_not_overwritten_and_nothing_is_not_resumed(whole, photog
     ids=lambda change: next(iter(change)),
 )
 def test_a_run_is_resumed_with_its_own_options_alone(whole, photographs, change):
-    before = {p.name: p.read_bytes() for p in whole.iterdir()}
+    before = {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()}
     with pytest.raises(TrainingError, match=next(iter(change))):
-        train([photographs], whole, dataclasses.replace(CONFIG, **change), resume=True)
-    assert {p.name: p.read_bytes() for p in whole.iterdir()} == before
+        run(photographs, whole, dataclasses.replace(CONFIG, **change), resume=True)
+    assert {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()} == before
 
 
 def rewritten(whole: Path, out: Path, change) -> Path:
@@ -233,19 +258,19 @@ def rewritten(whole: Path, out: Path, change) -> Path:
     tensors, known = state(whole), facts(whole)
     change(tensors, known)
     metadata = {"waterfill.training": json.dumps(known)}
-    (out / loop.CHECKPOINT).write_bytes(safetensors.torch.save(tensors, metadata))
+    (out / CHECKPOINT).write_bytes(safetensors.torch.save(tensors, metadata))
     return out
 
 
 BROKEN = {
-    "NaN weight": lambda t, f: t["model.g_a.0.bias"].fill_(math.nan),
+    "NaN weight": lambda t, f: t["model.codec.g_a.0.bias"].fill_(math.nan),
     "infinite moment": lambda t, f: t["optimiser.0.exp_avg_sq"].fill_(math.inf),
     "missing tensor": lambda t, f: t.pop("average.g_a.0.bias"),
     "missing moment": lambda t, f: t.pop("optimiser.3.exp_avg"),
     "foreign tensor": lambda t, f: t.update(other=torch.zeros(1)),
     "foreign slot": lambda t, f: t.update({"optimiser.x.y": torch.zeros(1)}),
     "other shape": lambda t, f: t.update({"optimiser.0.exp_avg": torch.zeros(1)}),
-    "other type": lambda t, f: t.update({"model.g_a.0.bias": torch.zeros(4).half()}),
+    "other type": lambda t, f: t.update({"model.codec.g_a.0.bias": torch.zeros(4).half()}),
     "no step": lambda t, f: f.pop("step"),
     "no number": lambda t, f: f.update(step="many"),
     "negative step": lambda t, f: f.update(step=-1),
@@ -258,29 +283,29 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_checkpoints_that_do_not_fit_are_refused(whole, photographs, tmp_path, name):
     out = rewritten(whole, tmp_path / "run", BROKEN[name])
-    before = (out / loop.CHECKPOINT).read_bytes()
+    before = (out / CHECKPOINT).read_bytes()
     with pytest.raises(TrainingError) as caught:
-        train([photographs], out, dataclasses.replace(CONFIG, steps=8), resume=True)
-    assert loop.CHECKPOINT in str(caught.value)
-    assert (out / loop.CHECKPOINT).read_bytes() == before
+        run(photographs, out, dataclasses.replace(CONFIG, steps=8), resume=True)
+    assert CHECKPOINT in str(caught.value)
+    assert (out / CHECKPOINT).read_bytes() == before
 
 
 def test_unbroken_the_copy_is_accepted(whole, photographs, tmp_path):
     out = rewritten(whole, tmp_path / "run", lambda t, f: None)
-    train([photographs], out, CONFIG, resume=True)
+    run(photographs, out, resume=True)
 
 
 def test_files_that_are_no_checkpoints_are_refused(whole, photographs, tmp_path):
-    good = (whole / loop.CHECKPOINT).read_bytes()
+    good = (whole / CHECKPOINT).read_bytes()
     for k, content in enumerate(
         (b"", b"text", good[:-1], good[: len(good) // 2], b"\xff" * 64,
-         (whole / loop.WEIGHTS).read_bytes(), (2**62).to_bytes(8, "little") + b"{}")
+         (whole / WEIGHTS).read_bytes(), (2**62).to_bytes(8, "little") + b"{}")
     ):  # fmt: skip
         out = tmp_path / str(k)
         out.mkdir()
-        (out / loop.CHECKPOINT).write_bytes(content)
-        with pytest.raises(TrainingError, match=str(out / loop.CHECKPOINT)):
-            train([photographs], out, CONFIG, resume=True)
+        (out / CHECKPOINT).write_bytes(content)
+        with pytest.raises(TrainingError, match=str(out / CHECKPOINT)):
+            run(photographs, out, resume=True)
 
 
 def test_nothing_is_unpickled(photographs, tmp_path):
@@ -288,25 +313,25 @@ def test_nothing_is_unpickled(photographs, tmp_path):
         def __reduce__(self):
             return (Path.touch, (tmp_path / "exploded",))
 
-    torch.save({"model": Bomb()}, tmp_path / loop.CHECKPOINT)
+    torch.save({"model": Bomb()}, tmp_path / CHECKPOINT)
     with pytest.raises(TrainingError):
-        train([photographs], tmp_path, CONFIG, resume=True)
+        run(photographs, tmp_path, CONFIG, resume=True)
     with pytest.raises(wf.CodecError):
-        wf.load_codec(tmp_path / loop.CHECKPOINT)
+        wf.load_codec(tmp_path / CHECKPOINT)
     assert not (tmp_path / "exploded").exists()
 
 
-class _Poison(loop.RateDistortion):
-    """From the ``at``-th training step on, a loss or its gradient is not finite."""
+class _Poison(RateDistortion):
+    """In some training steps, a loss or its gradient is not finite."""
 
-    def __init__(self, kind: str, at: int) -> None:
-        super().__init__()
-        self.kind, self.left = kind, at
+    def __init__(self, codec, kind: str, at) -> None:
+        super().__init__(codec)
+        self.kind, self.at, self.step = kind, at, 0
 
-    def __call__(self, codec, x, quality):
-        parts = super().__call__(codec, x, quality)
-        self.left -= 1
-        if self.left >= 0:
+    def forward(self, batch):
+        parts = super().forward(batch)
+        self.step += 1
+        if self.step - 1 not in self.at:
             return parts
         if self.kind == "loss":
             return parts._replace(loss=parts.loss * math.nan)
@@ -319,29 +344,45 @@ class _Poison(loop.RateDistortion):
 def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_last_good_checkpoint(
     photographs, tmp_path, monkeypatch, kind, at
 ):
-    out, plain = tmp_path / "run", loop.RateDistortion
-
-    def objective(channel=None):
-        return plain(channel) if channel else _Poison(kind, at)
-
-    monkeypatch.setattr(loop, "RateDistortion", objective)
+    out = tmp_path / "run"
+    poison = range(at, 99)
+    monkeypatch.setattr(loop, "objective_of", lambda config, codec: _Poison(codec, kind, poison))
     with pytest.raises(TrainingError, match=f"the {kind} is .* at step {at}") as caught:
-        train([photographs], out, CONFIG, **OFTEN)
+        run(photographs, out)
     if at == 1:
         assert "no checkpoint yet" in str(caught.value)
-        assert not (out / loop.CHECKPOINT).exists()
+        assert not (out / CHECKPOINT).exists()
     else:
-        assert str(out / loop.CHECKPOINT) in str(caught.value)
+        assert str(out / CHECKPOINT) in str(caught.value)
         assert facts(out)["step"] == 4
         assert all(bool(t.isfinite().all()) for t in state(out).values())
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+def test_steps_that_go_wrong_can_be_left_out(photographs, tmp_path, monkeypatch, kind):
+    out, notes = tmp_path / "run", []
+    monkeypatch.setattr(loop, "objective_of", lambda config, codec: _Poison(codec, kind, [1, 4]))
+    run(photographs, out, skip_nonfinite=True, progress=lambda report: notes.append(report.note))
+    assert facts(out)["step"] == 6
+    assert facts(out)["skipped"] == 2
+    assert "2 steps were skipped" in notes[-1]
+    assert all(bool(t.isfinite().all()) for t in state(out).values())
+
+
+def test_leaving_out_steps_ends_some_time(photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_MAX_SKIPPED_IN_A_ROW", 3)
+    always = range(99)
+    monkeypatch.setattr(loop, "objective_of", lambda config, codec: _Poison(codec, "loss", always))
+    with pytest.raises(TrainingError, match="as in 3 steps before"):
+        run(photographs, tmp_path / "run", skip_nonfinite=True)
 
 
 def test_weights_that_are_not_finite_never_reach_the_disk(photographs, tmp_path):
     # A step so long that the weights overflow, with a checkpoint due before the next loss.
     config = dataclasses.replace(CONFIG, learning_rate=1e39, warmup=0)
     with pytest.raises(TrainingError, match="stopped being finite"):
-        train([photographs], tmp_path / "run", config, checkpoint_every=1)
-    assert not (tmp_path / "run" / loop.CHECKPOINT).exists()
+        run(photographs, tmp_path / "run", config, checkpoint_every=1)
+    assert not (tmp_path / "run" / CHECKPOINT).exists()
 
 
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint(whole, photographs, tmp_path, monkeypatch):
@@ -361,12 +402,12 @@ def test_a_disk_that_fills_up_leaves_the_last_checkpoint(whole, photographs, tmp
     with monkeypatch.context() as patch:
         patch.setattr(loop, "save_checkpoint", full)
         with pytest.raises(WaterfillError, match="No space left"):
-            train([photographs], out, CONFIG, **OFTEN)
+            run(photographs, out)
     monkeypatch.undo()
     assert saves == [2, 4]
     assert facts(out)["step"] == 2
     assert not [p for p in out.iterdir() if p.name.startswith(".")]
-    train([photographs], out, CONFIG, resume=True, **OFTEN)
+    run(photographs, out, resume=True)
     assert_same_run(whole, out)
 
 
@@ -376,7 +417,7 @@ def test_one_picture_of_any_size_is_enough(tmp_path, size):
     folder.mkdir()
     picture(folder / "a.png", *size)
     config = dataclasses.replace(CONFIG, steps=2)
-    train([str(folder)], tmp_path / "run", config, validate_every=1)
+    run(str(folder), tmp_path / "run", config, validate_every=1)
     assert [row[0] for row in rows(tmp_path / "run")] == ["1", "2"]
 
 
@@ -395,29 +436,29 @@ def broken_folder(folder: Path, good: int, bad: int) -> str:
 def test_unreadable_pictures_are_skipped_and_counted(tmp_path, good, bad):
     # Whichever file the hash holds back: broken ones must not be the whole of either side.
     notes = []
-    train(
-        [broken_folder(tmp_path / "photographs", good, bad)],
+    run(
+        broken_folder(tmp_path / "photographs", good, bad),
         tmp_path / "run",
         dataclasses.replace(CONFIG, steps=3),
         validate_every=1,
         progress=lambda report: notes.append(report.note),
     )
     assert len(rows(tmp_path / "run")) == 3
-    assert "unreadable files were skipped" in notes[-1]
+    assert "unreadable pictures were skipped" in notes[-1]
     assert 1 <= int(notes[-1].split()[0]) <= bad + 1
 
 
 def test_nothing_readable_is_an_error(tmp_path):
     folder = broken_folder(tmp_path / "photographs", 0, 3)
     with pytest.raises(TrainingError, match="none of the 4 pictures can be read"):
-        train([folder], tmp_path / "run", CONFIG)
+        run(folder, tmp_path / "run", CONFIG)
 
 
 @pytest.mark.parametrize("target", ["file", "file/below", "/dev/null", "/proc/run"])
 def test_a_folder_that_cannot_be_is_refused(photographs, tmp_path, target):
     (tmp_path / "file").write_text("x")
     with pytest.raises(WaterfillError):
-        train([photographs], tmp_path / target, CONFIG)
+        run(photographs, tmp_path / target, CONFIG)
     assert (tmp_path / "file").read_text() == "x"
 
 
@@ -442,6 +483,12 @@ def test_a_folder_that_cannot_be_is_refused(photographs, tmp_path, target):
         {"qualities": (5.0, 4.0)},
         {"qualities": (math.nan, 8.0)},
         {"precision": "16-true"},
+        {"accumulate": 0},
+        {"accumulate": 3, "batch": 4},
+        {"schedule": "sawtooth"},
+        {"objective": "beauty"},
+        {"alpha": -1.0},
+        {"checkpoint_every": 0},
     ],
     ids=str,
 )
@@ -452,7 +499,7 @@ def test_configs_out_of_range_are_refused(change):
 
 def test_the_learning_rate_rises_stays_and_falls_to_zero():
     config = TrainConfig(steps=1000, warmup=100, decay=0.25, learning_rate=2.0)
-    rates = [config.rate_at(step) for step in range(1001)]
+    rates = [Schedule(config).rate_at(step) for step in range(1001)]
     assert rates[99:751] == [2.0] * 652
     assert (np.diff(rates[:100]) > 0).all()
     assert (np.diff(rates[750:]) < 0).all()
@@ -461,6 +508,41 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
 
 
 def test_validation_does_not_disturb_the_noise_of_training(whole, photographs, tmp_path):
-    train([photographs], tmp_path / "run", CONFIG, checkpoint_every=2, validate_every=1)
+    run(photographs, tmp_path / "run", CONFIG, checkpoint_every=2, validate_every=1)
     one, other = state(whole), state(tmp_path / "run")
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_cosine_falls_to_zero_and_a_plateau_halves():
+    config = TrainConfig(steps=100, warmup=0, decay=1.0, schedule="cosine", learning_rate=1.0)
+    schedule = Schedule(config)
+    assert [schedule.rate_at(s) for s in (0, 50, 100)] == pytest.approx([1.0, 0.5, 0.0])
+    plateau = Schedule(dataclasses.replace(config, schedule="plateau", patience=2))
+    for loss in (3.0, 2.0, 2.5, 2.5, 2.1, 1.9, 1.9):
+        plateau.observe(loss)
+    assert plateau.rate_at(99) == 0.5
+    again = Schedule(dataclasses.replace(config, schedule="plateau", patience=2))
+    again.restore(json.loads(json.dumps(plateau.state())))
+    again.observe(5.0)
+    assert again.rate_at(0) == 0.25
+
+
+def test_a_batch_in_pieces_gives_the_step_of_the_whole(photographs, tmp_path):
+    config = dataclasses.replace(CONFIG, batch=4, steps=3)
+    run(photographs, tmp_path / "whole", config)
+    run(photographs, tmp_path / "pieces", config, accumulate=4)
+    one, other = state(tmp_path / "whole"), state(tmp_path / "pieces")
+    for name, tensor in one.items():
+        # Adam's first steps are as long as the rate, whatever the gradient: sums in another order
+        # move a weight by that at most where the gradient is next to nothing.
+        assert torch.allclose(tensor, other[name], atol=1e-4), name
+    losses = [[float(row[2]) for row in rows(tmp_path / name)] for name in ("whole", "pieces")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_resuming_with_other_pictures_is_refused(whole, tmp_path):
+    picture(tmp_path / "a.png", seed=9)
+    before = {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()}
+    with pytest.raises(TrainingError, match="other pictures"):
+        run(str(tmp_path), whole, resume=True)
+    assert {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()} == before

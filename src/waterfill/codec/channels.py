@@ -5,15 +5,17 @@ each latent. Everything is in units of the quantisation step, so the step is 1 a
 of a matching Gaussian channel is θ = 1/12. The codec that is shipped, the surrogate it is trained
 with and the idealised channels of the limits differ in nothing but the channel.
 
-=====================  ===========================  ==========================================
-channel                ŷ                            bits
-=====================  ===========================  ==========================================
-:class:`Rounding`      ⌊y − μ⌉ + μ                  −log₂ P(bin), by the prior
-:class:`UniformNoise`  y + u                        −log₂ of the prior convolved with U, at ŷ
-:class:`StraightThrough`  as Rounding               as UniformNoise
-:class:`Dithered`      ⌊y − μ + u⌉ − u + μ          as UniformNoise: universal quantisation
-:class:`GaussianTest`  α(y − μ) + n + μ             KL(N(αr, D) ‖ N(0, σ²))
-=====================  ===========================  ==========================================
+==============================  ===================  =========================================
+channel                         ŷ                    bits
+==============================  ===================  =========================================
+:class:`Rounding`               ⌊y − μ⌉ + μ          −log₂ P(bin), by the prior
+:class:`UniformNoise`           y + u                −log₂ of the prior convolved with U, at ŷ
+:class:`StraightThrough`        as Rounding          as UniformNoise
+:class:`Dithered`               ⌊y − μ + u⌉ − u + μ  as UniformNoise: universal quantisation
+:class:`GaussianTest`           α(y − μ) + n + μ     KL(N(αr, D) ‖ N(0, σ²))
+:class:`OracleStraightThrough`  as StraightThrough   the same with σ² = (y − μ)², genie-aided
+:class:`OracleGaussian`         y + n                ½log₂(1 + (y − μ)²/θ), genie-aided
+==============================  ===================  =========================================
 """
 
 from __future__ import annotations
@@ -25,12 +27,17 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from waterfill.codec.bounds import bounded
+from waterfill.codec.noise import Noise
+
 __all__ = [
     "WATER_LEVEL",
     "Channel",
     "Crossing",
     "Dithered",
     "GaussianTest",
+    "OracleGaussian",
+    "OracleStraightThrough",
     "Rounding",
     "StraightThrough",
     "UniformNoise",
@@ -49,9 +56,12 @@ class Crossing(NamedTuple):
 
 
 class Channel(Protocol):
-    """y, μ, σ → ŷ and bits per latent; all tensors of one shape, in quantisation steps."""
+    """y, μ, σ → ŷ and bits per latent; all tensors of one shape, in quantisation steps.
 
-    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor) -> Crossing:
+    What a channel draws, it draws from the noise it is given.
+    """
+
+    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
         """Send ``y`` through."""
         ...
 
@@ -72,15 +82,11 @@ def gaussian_bin_bits(residual: Tensor, sigma: Tensor) -> Tensor:
     return bits
 
 
-def _uniform(like: Tensor) -> Tensor:
-    return torch.rand_like(like) - 0.5
-
-
 @dataclass(frozen=True)
 class Rounding:
     """Hard rounding of the residual, what the bitstream carries."""
 
-    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor) -> Crossing:
+    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
         """Round the residual."""
         symbols = torch.round(y - mu)
         return Crossing(symbols + mu, gaussian_bin_bits(symbols, sigma))
@@ -90,9 +96,9 @@ class Rounding:
 class UniformNoise:
     """Additive uniform noise, the differentiable stand-in for rounding (Ballé 2017)."""
 
-    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor) -> Crossing:
+    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
         """Add the noise."""
-        y_hat = y + _uniform(y)
+        y_hat = y + noise.uniform(y)
         return Crossing(y_hat, gaussian_bin_bits(y_hat - mu, sigma))
 
 
@@ -103,10 +109,10 @@ class StraightThrough:
     The synthesis then trains on what it will meet (Minnen & Singh 2020).
     """
 
-    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor) -> Crossing:
+    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
         """Round in the value, not in the gradient."""
         residual = y - mu
-        bits = gaussian_bin_bits(residual + _uniform(y), sigma)
+        bits = gaussian_bin_bits(residual + noise.uniform(y), sigma)
         rounded = residual + (torch.round(residual) - residual).detach()
         return Crossing(rounded + mu, bits)
 
@@ -127,10 +133,10 @@ class Dithered:
 
     mmse: bool = True
 
-    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor) -> Crossing:
+    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
         """Quantise with the dither, and take it off again."""
         residual = y - mu
-        dither = _uniform(y)
+        dither = noise.uniform(y)
         noisy = torch.round(residual + dither) - dither
         bits = gaussian_bin_bits(noisy, sigma)
         if self.mmse:
@@ -158,16 +164,18 @@ class GaussianTest:
     level: float = WATER_LEVEL
     mmse: bool = True
 
-    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor) -> Crossing:
+    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
         """Scale, add Gaussian noise, charge the KL divergence."""
         residual = y - mu
         variance = sigma * sigma
         distortion = variance.clamp_max(self.level)
         # Where v ≤ θ this is exactly 0: nothing is sent, nothing is charged.
         alpha_squared = 1.0 - distortion / variance
-        alpha = torch.sqrt(alpha_squared)
-        noise = torch.randn_like(y) * torch.sqrt(distortion) * (alpha_squared > 0)
-        received = alpha * residual + noise
+        sent = alpha_squared > 0
+        # The root's slope at 0 is infinite, and 0 · ∞ would be the gradient of what is not sent.
+        alpha = torch.sqrt(torch.where(sent, alpha_squared, 1.0)) * sent
+        spread = torch.sqrt(distortion) * sent
+        received = alpha * residual + spread * noise.normal(y)
         bits = 0.5 * (
             torch.log2(variance / distortion)
             + alpha_squared * (residual * residual / variance - 1.0) / math.log(2.0)
@@ -175,3 +183,44 @@ class GaussianTest:
         if self.mmse:
             received = received * alpha
         return Crossing(received + mu, bits)
+
+
+#: Stands for a residual of zero, whose square is no variance.
+_SMALLEST_DEVIATION = 1e-3
+
+
+@dataclass(frozen=True)
+class OracleStraightThrough:
+    """Rounding whose coder is told each latent's variance r² for free: genie-aided.
+
+    The training form of paper 1's codec with perfect variance estimation (theorem 1, fig. 4a).
+    """
+
+    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
+        """As :class:`StraightThrough` with σ = abs(y − μ)."""
+        told = bounded((y - mu).abs(), _SMALLEST_DEVIATION, math.inf)
+        return StraightThrough()(y, mu, told, noise)
+
+
+@dataclass(frozen=True)
+class OracleGaussian:
+    """The Gaussian test channel told each latent's variance for free: genie-aided.
+
+    With y for the noiseless part, so that the variance of what is received is (y − μ)² + θ, the
+    charge is ½log₂(1 + (y − μ)²/θ), and every latent gets the noise. Above the water level this is
+    paper 1's algorithm 1 after a change of variables; below it, it has the gradient that the
+    algorithm lacks.
+
+    Parameters
+    ----------
+    level
+        Water level θ, in squared steps.
+    """
+
+    level: float = WATER_LEVEL
+
+    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
+        """Add Gaussian noise, charge the oracle's rate."""
+        residual = y - mu
+        bits = 0.5 / math.log(2.0) * torch.log1p(residual * residual / self.level)
+        return Crossing(y + math.sqrt(self.level) * noise.normal(y), bits)

@@ -19,7 +19,8 @@ from waterfill.codec.bounds import bounded
 from waterfill.codec.channels import Channel
 from waterfill.codec.fixed_point import ACTIVATION_BITS, FixedPointNetwork
 from waterfill.codec.gains import Gains, check_quality, relative_step
-from waterfill.codec.priors import MeanScaleHyperprior, integer_symbols
+from waterfill.codec.noise import Noise
+from waterfill.codec.priors import MeanScaleHyperprior, NoSideInformation, integer_symbols
 from waterfill.codec.transforms import (
     BLOCK,
     FilteredAnalysis,
@@ -199,7 +200,15 @@ class Codec(nn.Module):
         self.gains = Gains(config.m, exponent=0.5)
         self._derived: _Derived | None = None
 
-    def forward(self, x: Tensor, quality: Tensor, channel: Channel) -> Passage:
+    def forward(
+        self,
+        x: Tensor,
+        quality: Tensor,
+        channel: Channel,
+        noise: Noise,
+        *,
+        prior: NoSideInformation | None = None,
+    ) -> Passage:
         """The differentiable pipeline.
 
         Parameters
@@ -210,13 +219,17 @@ class Codec(nn.Module):
             One quality in 1 … 8 for each picture, shape (B,).
         channel
             How y becomes ŷ and what it costs.
+        noise
+            Of the channel, and of the surrogate of z's rounding.
+        prior
+            In place of the codec's own.
         """
         y = self.g_a(x - 0.5).float()
-        prediction = self.prior(y, quality)
+        prediction = (prior or self.prior)(y, quality, noise)
         log2_gain, log2_inverse = self.gains(quality)
         gain = torch.exp2(log2_gain)
         log2_sigma = bounded(prediction.log2_sigma + log2_gain, LOG2_SIGMA_MIN, LOG2_SIGMA_MAX)
-        crossing = channel(y * gain, prediction.mu * gain, torch.exp2(log2_sigma))
+        crossing = channel(y * gain, prediction.mu * gain, torch.exp2(log2_sigma), noise)
         x_hat = self._synthesis(crossing.y_hat * torch.exp2(log2_inverse), quality) + 0.5
         return Passage(
             x_hat.float(), crossing.bits.sum((1, 2, 3)), prediction.side_bits.sum((1, 2, 3))

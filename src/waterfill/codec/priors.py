@@ -19,10 +19,17 @@ from waterfill.bitstream import Tables
 from waterfill.codec.bounds import bounded
 from waterfill.codec.fixed_point import ACTIVATION_BITS, FixedPointNetwork
 from waterfill.codec.gains import Gains
+from waterfill.codec.noise import Noise
 from waterfill.codec.transforms import hyper_analysis, hyper_synthesis
 from waterfill.errors import CodecError
 
-__all__ = ["DeepFactorized", "MeanScaleHyperprior", "Prediction", "integer_symbols"]
+__all__ = [
+    "DeepFactorized",
+    "MeanScaleHyperprior",
+    "NoSideInformation",
+    "Prediction",
+    "integer_symbols",
+]
 
 
 _TAIL = 2.0**-20
@@ -159,12 +166,12 @@ class MeanScaleHyperprior(nn.Module):
         self.density = DeepFactorized(n)
         self.gains = Gains(n, exponent=0.25)
 
-    def forward(self, y: Tensor, quality: Tensor) -> Prediction:
+    def forward(self, y: Tensor, quality: Tensor, noise: Noise) -> Prediction:
         """Differentiable prediction: noise in the rate, straight-through rounding in μ and σ."""
         z = self.h_a(y).float()
         log2_gain, log2_inverse = self.gains(quality)
         gain = torch.exp2(log2_gain)
-        noisy = z + (torch.rand_like(z) - 0.5) / gain
+        noisy = z + noise.uniform(z) / gain
         side_bits = self.density.bits(noisy, 1.0 / gain)
         scaled = z * gain
         z_hat = (scaled + (torch.round(scaled) - scaled).detach()) * torch.exp2(log2_inverse)
@@ -200,6 +207,15 @@ class MeanScaleHyperprior(nn.Module):
         z_hat = torch.from_numpy(z_symbols.astype(np.float64))[None] * scale
         mu, log2_sigma = network(torch.round(z_hat)).chunk(2, dim=1)
         return mu, log2_sigma
+
+
+class NoSideInformation:
+    """μ = 0, σ = 1, and nothing sent: for channels that a genie tells the variance."""
+
+    def __call__(self, y: Tensor, quality: Tensor, noise: Noise) -> Prediction:
+        """Predict nothing for ``y``."""
+        nothing = torch.zeros_like(y)
+        return Prediction(nothing, nothing, y.new_zeros(len(y), 1, 1, 1))
 
 
 def integer_symbols(x: Tensor) -> NDArray[np.int32]:

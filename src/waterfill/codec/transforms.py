@@ -164,7 +164,7 @@ class PictureFilter(nn.Module):
         inner = inner + self.place.tile((1, 1, x.shape[2] // BLOCK, x.shape[3] // BLOCK))
         for pair in self.pairs:
             inner = inner + pair(F.leaky_relu(inner))
-        return cast(Tensor, F.pixel_shuffle(self._SCALE_OUT * self.leave(inner), self._CELL))
+        return F.pixel_shuffle(self._SCALE_OUT * self.leave(inner), self._CELL)
 
 
 class FilteredAnalysis(nn.Module):

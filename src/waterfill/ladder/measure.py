@@ -24,8 +24,9 @@ from waterfill.data.images import ImageLike, Picture, as_picture
 from waterfill.errors import ImageError
 from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error
 from waterfill.ladder.decompose import decompose, rates_at_equal_psnr
-from waterfill.ladder.result import Exhibit, Ladder, Point, RungResult, environment
+from waterfill.ladder.result import Exhibit, Ladder, Point, RungResult
 from waterfill.ladder.rungs import BITSTREAM, LADDER, Climb, climb
+from waterfill.provenance import environment
 
 __all__ = ["limits"]
 
@@ -69,10 +70,6 @@ class _Viewer:
         return self._known[key]
 
 
-# Channels draw from torch's global generator, which climbs side by side must not share.
-_ONE_DRAW = threading.Lock()
-
-
 def _measure(
     codec: Codec,
     picture: Picture,
@@ -91,8 +88,7 @@ def _measure(
         view = _Viewer(codec, picture, quality, similarity_to)
         climbs: dict[str, Climb] = {}
         for rung, points in zip(LADDER, table, strict=True):
-            with _ONE_DRAW:
-                reached = climb(rung, latents, seed=seed)
+            reached = climb(rung, latents, seed=seed)
             _, mse, similarity = view(reached.y_hat)
             parts = {name: bits / picture.pixel_count for name, bits in reached.parts.items()}
             if rung.name == BITSTREAM:

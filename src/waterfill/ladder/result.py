@@ -5,16 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
-import platform
-import sys
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from waterfill.files import write_whole
@@ -23,7 +17,7 @@ from waterfill.ladder.rungs import BITSTREAM, Status
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Decomposition", "Exhibit", "Ladder", "Point", "RungResult", "environment"]
+__all__ = ["Decomposition", "Exhibit", "Ladder", "Point", "RungResult"]
 
 
 @dataclass(frozen=True)
@@ -226,16 +220,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Status) else value
-
-
-def environment(seed: int) -> dict[str, Any]:
-    """What a number depends on besides the codec: versions, machine class, threads, seed, date."""
-    packages = ("waterfill", "torch", "numpy", "constriction", "pillow")
-    return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "seed": seed,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
-    }

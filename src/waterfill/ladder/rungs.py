@@ -10,6 +10,7 @@ from torch import Tensor
 
 from waterfill.codec.channels import Channel, Dithered, GaussianTest, Rounding
 from waterfill.codec.model import Latents
+from waterfill.codec.noise import Noise
 from waterfill.ladder.variances import Grouped, Oracle, Predicted, VarianceSource
 
 __all__ = ["BITSTREAM", "LADDER", "Climb", "Rung", "Status", "climb"]
@@ -165,9 +166,7 @@ def climb(rung: Rung, latents: Latents, *, seed: int = 0) -> Climb:
     """
     mu = latents.mu if rung.predicted_mean else torch.zeros_like(latents.mu)
     sigma, price_bits = rung.variance(latents, latents.y - mu)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        y_hat, bits = rung.channel(latents.y, mu, sigma)
+    y_hat, bits = rung.channel(latents.y, mu, sigma, Noise(seed))
     if isinstance(rung.channel, Rounding) and isinstance(rung.variance, Predicted):
         # These symbols have tables: what is estimated is what gets coded.
         bits = torch.from_numpy(latents.quantised().bits)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from waterfill.codec.model import Codec
 from waterfill.errors import TrainingError
 from waterfill.files import write_whole
+from waterfill.training.objectives import Objective
 
-__all__ = ["capture", "load_checkpoint", "restore", "save_checkpoint", "trained"]
+__all__ = ["capture", "load_checkpoint", "load_facts", "restore", "save_checkpoint", "trained"]
 
 _KEY = "waterfill.training"
 
@@ -36,30 +37,56 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     TrainingError
         If the file is not a checkpoint of a training run, or holds values that are not finite.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            facts = json.loads((file.metadata() or {})[_KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except KeyError:
-        raise TrainingError(f"{path}: holds tensors, but not those of a training run") from None
-    except (safetensors.SafetensorError, ValueError, OSError) as error:
-        raise TrainingError(f"{path}: not a training checkpoint ({error})") from None
-    if not isinstance(facts, dict):
-        raise TrainingError(f"{path}: not a training checkpoint")
+    with _opened(path) as file:
+        facts = _facts_of(file, path)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     broken = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if broken:
         raise TrainingError(f"{path}: {broken[0]} holds values that are not finite")
     return tensors, facts
 
 
-def trained(codec: Codec) -> list[torch.nn.Parameter]:
+def load_facts(path: Path) -> dict[str, Any]:
+    """Facts of a checkpoint, without its tensors.
+
+    Raises
+    ------
+    TrainingError
+        If the file is not a checkpoint of a training run.
+    """
+    with _opened(path) as file:
+        return _facts_of(file, path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            yield file
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        raise TrainingError(f"{path}: not a training checkpoint ({error})") from None
+
+
+def _facts_of(file: Any, path: Path) -> dict[str, Any]:
+    text = (file.metadata() or {}).get(_KEY)
+    if text is None:
+        raise TrainingError(f"{path}: holds tensors, but not those of a training run")
+    facts = json.loads(text)
+    if not isinstance(facts, dict):
+        raise TrainingError(f"{path}: not a training checkpoint")
+    return facts
+
+
+def trained(objective: Objective) -> list[torch.nn.Parameter]:
     """The parameters that training moves, in a fixed order."""
-    return [parameter for parameter in codec.parameters() if parameter.requires_grad]
+    return [parameter for parameter in objective.parameters() if parameter.requires_grad]
 
 
-def capture(codec: Codec, average: AveragedModel, optimiser: torch.optim.Adam) -> dict[str, Tensor]:
+def capture(
+    objective: Objective, average: AveragedModel, optimiser: torch.optim.Adam
+) -> dict[str, Tensor]:
     """Every tensor that a run goes on from."""
-    tensors = {f"model.{k}": v for k, v in codec.state_dict().items()}
+    tensors = {f"model.{k}": v for k, v in objective.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.module.state_dict().items()}
     tensors["average_count"] = average.n_averaged
     for index, slots in optimiser.state_dict()["state"].items():
@@ -69,7 +96,7 @@ def capture(codec: Codec, average: AveragedModel, optimiser: torch.optim.Adam) -
 
 def restore(
     tensors: dict[str, Tensor],
-    codec: Codec,
+    objective: Objective,
     average: AveragedModel,
     optimiser: torch.optim.Adam,
 ) -> None:
@@ -84,8 +111,8 @@ def restore(
     def below(prefix: str) -> dict[str, Tensor]:
         return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
-    parameters = trained(codec)
-    expected = capture(codec, average, optimiser)
+    parameters = trained(objective)
+    expected = capture(objective, average, optimiser)
     for index, parameter in enumerate(parameters):
         slot = f"optimiser.{index}."
         if f"{slot}step" in tensors:  # a parameter that has had no gradient yet has no slots
@@ -97,7 +124,7 @@ def restore(
         have, want = tensors[name], expected[name]
         if (have.shape, have.dtype) != (want.shape, want.dtype):
             raise ValueError(f"{name} has the wrong shape or type")
-    codec.load_state_dict(below("model."))
+    objective.load_state_dict(below("model."))
     average.module.load_state_dict(below("average."))
     average.n_averaged.copy_(tensors["average_count"])
     slots: dict[int, dict[str, Tensor]] = {}

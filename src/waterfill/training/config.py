@@ -1,18 +1,37 @@
-"""What decides a training run."""
+"""What decides a training run: a typed object ⇄ one readable TOML file."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import tomllib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
+
+import tomli_w
 
 from waterfill.codec.gains import QUALITIES
 from waterfill.codec.model import CodecConfig
 from waterfill.errors import TrainingError
 
-__all__ = ["PRECISIONS", "TrainConfig"]
+__all__ = ["OBJECTIVES", "PRECISIONS", "SCHEDULES", "TrainConfig"]
 
-PRECISIONS = ("auto", "32-true", "bf16-mixed")
+PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+SCHEDULES = ("constant", "linear", "cosine", "plateau")
+#: Kinds of objective, see :mod:`waterfill.training.objectives`.
+OBJECTIVES = (
+    "rate-distortion",
+    "test-channel",
+    "oracle-rounding",
+    "oracle-test-channel",
+    "regularised",
+)
+#: Fields that may differ when a run goes on: where things are, how often they are looked at, and
+#: how long it lasts.
+_FREE = frozenset(
+    {"steps", "data", "start", "checkpoint_every", "validate_every", "skip_nonfinite"}
+)
 
 
 @dataclass(frozen=True)
@@ -21,14 +40,31 @@ class TrainConfig:
 
     Attributes
     ----------
+    data
+        Picture files, folders, globs or tar shards. What counts for the outcome is their content,
+        whose fingerprint a run stores.
+    start
+        Name or file of a codec of the same architecture whose weights to start from; empty for
+        fresh ones.
     codec
-        Widths.
+        The architecture.
+    objective
+        What a step minimises, one of :data:`OBJECTIVES`.
+    alpha
+        Weight of the regulariser, of the objective ``regularised`` alone (paper 2).
     steps, batch, crop
-        Optimiser steps, crops per step, side of a crop (a multiple of 64).
-    learning_rate, warmup, decay
-        Peak of Adam's rate, steps of linear warm-up, and the share of the run at its end over
-        which the rate falls linearly to zero. Between the two it is constant, so a run can be
-        made longer later and resumed.
+        Optimiser steps, crops per step over all processes, side of a crop (a multiple of 64).
+    accumulate
+        Pieces that a process cuts its share of a batch into, to save memory. Up to the order of
+        sums the outcome doesn't depend on it.
+    learning_rate, warmup
+        Peak of Adam's rate, and steps of linear warm-up.
+    schedule, decay
+        After warm-up the rate is ``constant``; or it falls to zero over the last share ``decay``
+        of the run, ``linear`` or as a half ``cosine``, so that a run can be made longer while its
+        rate has not begun to fall; or it is halved at each ``plateau`` of the held-back loss.
+    patience
+        Validations without a better loss that make a plateau.
     linear_steps
         Of a codec with ``klt``: so many steps at the start train the prior and the gains alone,
         on the block transform. They cost a fraction of the others.
@@ -37,52 +73,165 @@ class TrainConfig:
     ema
         Decay of the averaged weights, which are the ones validated and kept.
     qualities
-        Lowest and highest quality trained, drawn uniformly, fractions included.
+        Lowest and highest quality trained, drawn uniformly, fractions included. With one number
+        twice, this is a codec for one λ.
     precision
-        ``32-true``, ``bf16-mixed``, or ``auto``: bfloat16 where the processor multiplies it
-        natively.
+        ``32-true``, ``bf16-mixed``, ``16-mixed``, or ``auto``: bfloat16 where the processor
+        multiplies it natively.
+    compile
+        Compile the transforms with ``torch.compile``.
+    skip_nonfinite
+        Leave out a step whose loss or gradient is not finite, instead of stopping.
     seed
         Seed of weights, crops, qualities and noise.
+    checkpoint_every, validate_every
+        Steps between checkpoints and between validations.
     """
 
-    codec: CodecConfig = field(default_factory=CodecConfig)
+    data: tuple[str, ...] = ()
+    start: str = ""
+    objective: str = "rate-distortion"
+    alpha: float = 0.1
     steps: int = 40_000
     batch: int = 8
     crop: int = 128
+    accumulate: int = 1
     learning_rate: float = 1e-3
     warmup: int = 500
+    schedule: str = "linear"
     decay: float = 0.3
+    patience: int = 10
     linear_steps: int = 0
     clip: float = 1.0
     ema: float = 0.999
     qualities: tuple[float, float] = (float(QUALITIES[0]), float(QUALITIES[-1]))
     precision: str = "auto"
+    compile: bool = False
+    skip_nonfinite: bool = False
     seed: int = 1
+    checkpoint_every: int = 500
+    validate_every: int = 1000
+    codec: CodecConfig = field(default_factory=CodecConfig)
 
     def __post_init__(self) -> None:
         if self.crop < 64 or self.crop % 64:
             raise TrainingError(f"crop must be a multiple of 64, not {self.crop}")
-        for name in ("steps", "batch", "learning_rate", "clip"):
+        positive = ("steps", "batch", "accumulate", "learning_rate", "clip", "patience")
+        for name in (*positive, "checkpoint_every", "validate_every"):
             if not 0 < getattr(self, name) < math.inf:
                 raise TrainingError(f"{name} must be positive, not {getattr(self, name)}")
+        if self.batch % self.accumulate:
+            raise TrainingError(f"batch {self.batch} can't be cut in {self.accumulate} pieces")
         if self.linear_steps and not self.codec.klt:
             raise TrainingError("linear_steps need a codec with a block transform (klt)")
         if not 0 <= self.seed < 1 << 32:
             raise TrainingError(f"seed must lie in 0 … 2^32 − 1, not {self.seed}")
         if not (self.warmup >= 0 and 0 <= self.decay <= 1 and 0 <= self.ema < 1):
             raise TrainingError("warmup, decay and ema can't be negative, nor the last two above 1")
-        if self.precision not in PRECISIONS:
-            known = ", ".join(PRECISIONS)
-            raise TrainingError(f"precision must be one of {known}, not {self.precision}")
+        if not 0 <= self.alpha < math.inf:
+            raise TrainingError(f"alpha can't be negative, nor {self.alpha}")
+        for name, known in (
+            ("precision", PRECISIONS),
+            ("schedule", SCHEDULES),
+            ("objective", OBJECTIVES),
+        ):
+            if getattr(self, name) not in known:
+                listed = ", ".join(known)
+                raise TrainingError(f"{name} must be one of {listed}, not {getattr(self, name)}")
         if not QUALITIES[0] <= self.qualities[0] <= self.qualities[1] <= QUALITIES[-1]:
             raise TrainingError(f"qualities must lie in 1 … 8, low first, not {self.qualities}")
 
-    def rate_at(self, step: int) -> float:
-        """Learning rate of a step: linear up, flat, linear down."""
-        up = (step + 1) / max(1, self.warmup)
-        down = (self.steps - step) / max(1.0, self.decay * self.steps)
-        return self.learning_rate * min(1.0, up, down)
-
     def to_dict(self) -> dict[str, Any]:
         """The config as a JSON-able mapping."""
-        return asdict(self)
+        plain = asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+
+    def to_toml(self) -> str:
+        """The config as a TOML file, every field spelled out."""
+        return tomli_w.dumps(self.to_dict())
+
+    def with_values(self, values: Mapping[str, Any], *, label: str = "config") -> TrainConfig:
+        """This config with some fields replaced, as a TOML file or a command line gives them.
+
+        Parameters
+        ----------
+        values
+            By field; ``codec`` a mapping of its own, of which the fields not given are kept.
+        label
+            Where the values come from, for messages.
+
+        Raises
+        ------
+        TrainingError
+            For unknown fields, values of a wrong type, and values out of range.
+        """
+        given = dict(values)
+        if isinstance(given.get("codec"), Mapping):
+            given["codec"] = _replaced(self.codec, given["codec"], f"{label}, codec")
+        changed: TrainConfig = _replaced(self, given, label)
+        return changed
+
+    @classmethod
+    def from_toml(cls, text: str, label: str = "config") -> TrainConfig:
+        """The config of a TOML file; fields left out have their defaults.
+
+        Raises
+        ------
+        TrainingError
+            For text that isn't TOML, and as :meth:`with_values`.
+        """
+        return cls().with_values(parse_toml(text, label), label=label)
+
+    def changed_from(self, other: Mapping[str, Any]) -> str | None:
+        """The first field that differs from ``other``, and may not when a run goes on."""
+        ours = self.to_dict()
+        return next((n for n in ours if n not in _FREE and ours[n] != other.get(n)), None)
+
+
+def parse_toml(text: str, label: str) -> dict[str, Any]:
+    """Parse TOML, or raise ``TrainingError``."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TrainingError(f"{label}: not TOML ({error})") from None
+
+
+def _replaced(config: Any, values: Mapping[str, Any], label: str) -> Any:
+    """``dataclasses.replace`` for values that nobody has checked."""
+    hints = get_type_hints(type(config))
+    for name in values:
+        if name not in hints:
+            raise TrainingError(f"{label}: there is no field {name} ({', '.join(hints)})")
+    converted = {n: _converted(v, hints[n], f"{label}: {n}") for n, v in values.items()}
+    try:
+        return dataclasses.replace(config, **converted)
+    except (ValueError, TrainingError) as error:
+        raise TrainingError(f"{label}: {error}") from None
+
+
+def _converted(value: Any, hint: Any, label: str) -> Any:
+    wanted = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        tuple[str, ...]: "a list of texts",
+        tuple[float, float]: "two numbers",
+        CodecConfig: "a table",
+    }[hint]
+    if hint is float and _is_number(value):
+        return float(value)
+    if hint is int and _is_number(value) and isinstance(value, int):
+        return value
+    if hint in (bool, str, CodecConfig) and isinstance(value, hint):
+        return value
+    if isinstance(value, list | tuple):
+        if hint == tuple[str, ...] and all(isinstance(v, str) for v in value):
+            return tuple(value)
+        if hint == tuple[float, float] and len(value) == 2 and all(map(_is_number, value)):
+            return (float(value[0]), float(value[1]))
+    raise TrainingError(f"{label} must be {wanted}, not {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -7,18 +7,17 @@ spends most of a short training on it. For blocks the best linear one is known i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from waterfill.codec.gains import LAMBDAS
 from waterfill.codec.model import LOG2_SIGMA_MIN, Codec
 from waterfill.codec.transforms import BLOCK, FilteredAnalysis, FilteredSynthesis
 from waterfill.data.crops import CropSource
+from waterfill.data.sets import PictureSet
 
 __all__ = ["klt_of_blocks", "start_from_klt"]
 
@@ -52,7 +51,7 @@ def klt_of_blocks(
 
 
 @torch.no_grad()
-def start_from_klt(codec: Codec, paths: Sequence[Path], *, seed: int) -> None:
+def start_from_klt(codec: Codec, pictures: PictureSet, *, seed: int) -> None:
     """Set the block transforms of a codec, and make its prior expect their latents.
 
     A latent is scaled so that a unit step is the right one at quality 4: at the optimum of
@@ -63,13 +62,13 @@ def start_from_klt(codec: Codec, paths: Sequence[Path], *, seed: int) -> None:
     ----------
     codec
         A codec with ``klt`` in its config, just made.
-    paths
+    pictures
         Photographs to take statistics from.
     seed
         Of the choice of blocks.
     """
     m = codec.config.m
-    crops = CropSource(paths, size=_CROP_SIDE, seed=seed).batch(0, _CROPS)
+    crops = CropSource(pictures, size=_CROP_SIDE, seed=seed).batch(0, _CROPS)
     mean, variances, basis = klt_of_blocks(crops)
     step = math.sqrt(12.0 * 3.0 / (2.0 * math.log(2.0) * _REFERENCE_LAMBDA)) / 255.0
     deviations = torch.from_numpy(np.sqrt(variances[:m].clip(1e-12)) / step).float()
@@ -95,4 +94,3 @@ def start_from_klt(codec: Codec, paths: Sequence[Path], *, seed: int) -> None:
     last.bias.copy_(
         torch.cat([torch.zeros(m), torch.log2(deviations).clamp_min(LOG2_SIGMA_MIN + 1)])
     )
-

@@ -1,18 +1,15 @@
-"""The training loop: one, for any objective."""
+"""The training loop: one, for any objective, on one process or many."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,9 +21,9 @@ from waterfill.codec.model import Codec
 from waterfill.codec.registry import load_codec, save_codec
 from waterfill.codec.transforms import FilteredAnalysis, FilteredSynthesis
 from waterfill.data.crops import CropSource
-from waterfill.data.images import find_images
+from waterfill.data.sets import PictureSet, open_pictures
 from waterfill.errors import TrainingError
-from waterfill.files import write_whole
+from waterfill.provenance import environment
 from waterfill.training.checkpoint import (
     capture,
     load_checkpoint,
@@ -35,16 +32,17 @@ from waterfill.training.checkpoint import (
     trained,
 )
 from waterfill.training.config import TrainConfig
+from waterfill.training.engine import keep_large_blocks, make_fabric
+from waterfill.training.folder import RunFolder
 from waterfill.training.klt import start_from_klt
-from waterfill.training.objectives import RateDistortion
-from waterfill.training.validation import split, to_batch
+from waterfill.training.objectives import Batch, objective_of
+from waterfill.training.schedules import Schedule
+from waterfill.training.validation import split, to_pixels
 
 __all__ = ["Report", "train"]
 
-CHECKPOINT = "checkpoint.safetensors"
-WEIGHTS = "codec.safetensors"
-METRICS = "metrics.csv"
-_COLUMNS = "step,seconds,learning_rate,loss,bpp,psnr,validation_loss,validation_bpp,validation_psnr"
+#: So many steps left out one after another are no accident any more.
+_MAX_SKIPPED_IN_A_ROW = 100
 
 
 @dataclass(frozen=True)
@@ -58,40 +56,6 @@ class Report:
     psnr: float
     validation: dict[str, float] | None = None
     note: str | None = None
-
-
-@dataclass
-class _Progress:
-    """Where a run stands: what a checkpoint holds besides tensors."""
-
-    step: int = 0
-    seconds: float = 0.0
-    recent: NDArray[np.float64] | None = None
-    shown: dict[str, float] | None = None
-
-
-def _native_bfloat16() -> bool:
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    read: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
-    return any(read().get(name) for name in ("avx512_bf16", "amx_bf16"))
-
-
-def _keep_large_blocks() -> None:
-    """Ask glibc to reuse the blocks of large tensors instead of returning them to the kernel.
-
-    Fresh pages are zeroed by the kernel at every step otherwise: a quarter of a step's time.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        libc = ctypes.CDLL(None)
-        trim, top_pad, mmap_threshold = -1, -2, -3
-        libc.mallopt(mmap_threshold, 32 << 20)
-        libc.mallopt(trim, (1 << 31) - 1)
-        libc.mallopt(top_pad, 256 << 20)
-    except (OSError, AttributeError):  # another libc: slower, not wrong
-        return
 
 
 @contextmanager
@@ -116,107 +80,30 @@ def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _progress_of(facts: dict[str, Any], config: TrainConfig, checkpoint: Path) -> _Progress:
-    """Where a checkpoint's run stands, if it is a run of ``config``."""
-    try:
-        theirs, ours = facts["config"], json.loads(json.dumps(config.to_dict()))
-        for name in ours:
-            if name != "steps" and theirs[name] != ours[name]:
-                raise TrainingError(
-                    f"{checkpoint}: made with {name} {theirs[name]}, not {ours[name]}; "
-                    "resume with the first run's options"
-                )
-        recent = None if facts.get("recent") is None else np.array(facts["recent"], dtype=float)
-        place = _Progress(int(facts["step"]), float(facts["seconds"]), recent, facts.get("shown"))
-        if place.step < 0 or not (recent is None or recent.shape == (3,)):
-            raise ValueError("no such step")
-    except (KeyError, TypeError, ValueError) as error:
-        raise TrainingError(f"{checkpoint}: not a training checkpoint ({error})") from None
-    return place
-
-
-def _rows_until(path: Path, step: int) -> list[str]:
-    """Rows of a metrics file that a checkpoint of ``step`` has behind it.
-
-    A run killed between a validation and the next checkpoint leaves rows that it will write again,
-    and perhaps half a row.
-    """
-    rows = []
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
-    except FileNotFoundError:
-        lines = []
-    for line in lines:
-        try:
-            values = [float(value) for value in line.split(",")]
-        except ValueError:
-            continue
-        if len(values) == len(_COLUMNS.split(",")) and values[0] <= step:
-            rows.append(line)
-    return rows
-
-
-def _averaged(average: AveragedModel) -> Codec:
-    assert isinstance(average.module, Codec)
-    return average.module
-
-
-def _report(
-    step: int,
-    config: TrainConfig,
-    recent: NDArray[np.float64] | None,
-    *,
-    validation: dict[str, float] | None = None,
-    note: str | None = None,
-) -> Report:
-    loss, bpp, psnr = (math.nan,) * 3 if recent is None else (float(value) for value in recent)
-    return Report(step, config.steps, loss, bpp, psnr, validation, note)
-
-
-def _start_from(codec: Codec, name: str) -> None:
-    other = load_codec(name)
-    if other.config != codec.config:
-        theirs, ours = other.config.to_dict(), codec.config.to_dict()
-        raise TrainingError(f"{name}: has the architecture {theirs}, not {ours}")
-    codec.load_state_dict(other.state_dict())
-
-
 def train(
-    paths: list[str],
-    out: str | Path,
     config: TrainConfig,
+    out: str | Path,
     *,
-    start: str | None = None,
     resume: bool = False,
-    checkpoint_every: int = 500,
-    validate_every: int = 1000,
     max_minutes: float = math.inf,
     progress: Callable[[Report], None] = lambda _: None,
 ) -> Path:
     """Train a codec on photographs, and return the path of its weights.
 
-    The folder ``out`` receives ``checkpoint.safetensors`` (all that resuming needs),
-    ``codec.safetensors`` (the averaged weights, for ``load_codec``), ``metrics.csv`` and
-    ``config.json``. Ctrl-C finishes the step, checkpoints and returns.
+    Started by ``torchrun``, the processes share each batch; the first of them writes.
 
     Parameters
     ----------
-    paths
-        Picture files, folders or globs.
-    out
-        Folder of the run.
     config
         All that decides the outcome. When resuming, ``steps`` may differ from the first run's.
-    start
-        Name or file of a codec of the same architecture, whose weights to start from.
+    out
+        Folder of the run, see :class:`~waterfill.training.folder.RunFolder`.
     resume
         Go on from the checkpoint in ``out``.
-    checkpoint_every, validate_every
-        Steps between checkpoints and between validations.
     max_minutes
-        Stop, with a checkpoint, after this time.
+        Stop, with a checkpoint, after this time. So does Ctrl-C.
     progress
-        Called after every step.
+        Called after every step, in the first process.
 
     Raises
     ------
@@ -227,138 +114,293 @@ def train(
     ImageError
         If there is nothing to train on.
     """
-    out = Path(out)
-    pictures = find_images(paths)
-    checkpoint = out / CHECKPOINT
-    if checkpoint.exists() and not resume:
-        raise TrainingError(f"{out}: holds a run already; resume it or choose another folder")
-    if resume and not checkpoint.exists():
-        raise TrainingError(f"{checkpoint}: no such file, nothing to resume")
+    folder = RunFolder(Path(out))
+    pictures = open_pictures(config.data)
+    folder.claim(resume=resume)
+    keep_large_blocks()
+    run = _Run(config, folder, pictures, make_fabric(config), progress)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"{out}: can't be created ({error.strerror})") from None
+        if resume:
+            run.go_on()
+        run.begin()
+        with _deferred_interrupt() as interrupted:
+            until = time.monotonic() + 60 * max_minutes
+            run.steps_while(lambda: not interrupted() and time.monotonic() < until)
+    finally:
+        folder.close()
+    return folder.weights
 
-    _keep_large_blocks()
-    precision = config.precision
-    if precision == "auto":
-        precision = "bf16-mixed" if _native_bfloat16() else "32-true"
-    fabric = Fabric(accelerator="auto", devices=1, precision=precision)  # type: ignore[arg-type]
-    torch.manual_seed(config.seed)
-    codec = Codec(config.codec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    training, validate = split(pictures, config)
-    if start is not None and not resume:
-        _start_from(codec, start)
-    elif config.codec.klt and not resume:
-        start_from_klt(codec, training, seed=config.seed)
-    plain_optimiser = torch.optim.Adam(trained(codec), lr=config.learning_rate, fused=True)
-    model, optimiser = fabric.setup(codec, plain_optimiser)
-    average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(config.ema))  # type: ignore[no-untyped-call]
-    average.requires_grad_(False)
-    objective = RateDistortion()
-    place = _Progress()
-    if resume:
+
+class _Run:
+    """A run in progress."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        pictures: PictureSet,
+        fabric: Fabric,
+        progress: Callable[[Report], None],
+    ) -> None:
+        self.config, self.folder, self.fabric = config, folder, fabric
+        self.progress = progress
+        self.fingerprint = pictures.fingerprint()
+        training, self.validate = split(pictures, config)
+        torch.manual_seed(config.seed)
+        codec = Codec(config.codec)
+        if config.start:
+            _start_from(codec, config.start)
+        elif config.codec.klt:
+            start_from_klt(codec, training, seed=config.seed)
+        codec = codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.objective = objective_of(config, codec)
+        # The scaler of float16 has to look at gradients that the fused optimiser won't show.
+        fused = fabric.strategy.precision.precision != "16-mixed"
+        self.adam = torch.optim.Adam(trained(self.objective), lr=config.learning_rate, fused=fused)
+        self.model, self.optimiser = fabric.setup(self.objective, self.adam)
+        self.average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(config.ema))  # type: ignore[no-untyped-call]
+        self.average.requires_grad_(False)
+        if config.compile:
+            codec.g_a.compile()
+            codec.g_s.compile()
+        self.schedule = Schedule(config)
+        share = config.batch // fabric.world_size
+        self.rows = range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
+        self.source = CropSource(training, size=config.crop, seed=config.seed)
+
+        self.step = 0
+        self.recent: NDArray[np.float64] | None = None
+        self.shown: dict[str, float] | None = None
+        self.skipped = 0
+        self._skipped_in_a_row = 0
+        self._seconds_before = 0.0
+        self._began = time.monotonic()
+        self._saved = -1
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run so far, that of its earlier starts included."""
+        return self._seconds_before + time.monotonic() - self._began
+
+    @property
+    def averaged(self) -> Codec:
+        """The codec with averaged weights."""
+        assert isinstance(self.average.module, Codec)
+        return self.average.module
+
+    def go_on(self) -> None:
+        """Put back what the folder's checkpoint holds."""
+        checkpoint = self.folder.checkpoint
         tensors, facts = load_checkpoint(checkpoint)
-        place = _progress_of(facts, config, checkpoint)
         try:
-            restore(tensors, codec, average, plain_optimiser)
+            theirs = facts["config"]
+            changed = self.config.changed_from(theirs)
+            if changed is not None:
+                ours = self.config.to_dict()[changed]
+                raise TrainingError(
+                    f"{checkpoint}: made with {changed} {theirs.get(changed)}, not {ours}; "
+                    "resume with the first run's options"
+                )
+            if facts["data"] != self.fingerprint:
+                raise TrainingError(f"{checkpoint}: made with other pictures than these")
+            self.step, self._seconds_before = int(facts["step"]), float(facts["seconds"])
+            recent, self.shown = facts["recent"], facts["shown"]
+            self.recent = None if recent is None else np.array(recent, dtype=float)
+            self.skipped = int(facts["skipped"])
+            self.schedule.restore(facts["schedule"])
+            if self.step < 0 or not (self.recent is None or self.recent.shape == (3,)):
+                raise ValueError("no such step")
+            self.fabric.strategy.precision.load_state_dict(facts["scaler"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise TrainingError(f"{checkpoint}: not a training checkpoint ({error})") from None
+        try:
+            restore(tensors, self.objective, self.average, self.adam)
         except ValueError as error:
             raise TrainingError(f"{checkpoint}: does not fit this config ({error})") from None
-        progress(_report(place.step, config, place.recent, note=f"resumed at step {place.step}"))
-    rows = _rows_until(out / METRICS, place.step) if resume else []
-    write_whole(out / METRICS, "\n".join([_COLUMNS, *rows, ""]))
-    write_whole(
-        out / "config.json",
-        json.dumps({"data": paths, "precision": precision, **config.to_dict()}, indent=2) + "\n",
-    )
+        self._tell(note=f"resumed at step {self.step}")
 
-    source = CropSource(training, size=config.crop, seed=config.seed)
-    began = time.monotonic()
-    step = place.step
-    recent, shown = place.recent, place.shown
-    saved = -1
+    def begin(self) -> None:
+        """Write down what this run is."""
+        if not self.fabric.is_global_zero:
+            return
+        origin = environment(self.config.seed) | {
+            "processes": self.fabric.world_size,
+            "precision": self.fabric.strategy.precision.precision,
+            "data": {"fingerprint": self.fingerprint, "pictures": len(self.source.pictures)},
+        }
+        self.folder.begin(self.config, origin, self.step)
 
-    def seconds() -> float:
-        return place.seconds + time.monotonic() - began
+    def steps_while(self, wanted: Callable[[], bool]) -> None:
+        """Train until all steps are done or no more are wanted, and leave a checkpoint."""
+        config = self.config
+        with closing(self.source.batches(self.step, config.batch, self.rows)) as batches:
+            for crops in batches:
+                # Processes agree, or one would wait for the others' gradients for ever.
+                if self.step >= config.steps or self._sum(not wanted()) > 0:
+                    break
+                try:
+                    self._one_step(crops)
+                except RuntimeError as error:
+                    if config.compile and type(error).__module__.startswith("torch._"):
+                        reason = str(error).strip().splitlines()[0]
+                        raise TrainingError(f"torch.compile: {reason}") from None
+                    raise
+                fresh = self._validated() if self._due(config.validate_every) else None
+                if self.step % config.checkpoint_every == 0:
+                    self.save()
+                self._tell(validation=fresh)
+        if self._saved != self.step:
+            self.save()
+        unreadable = self.source.unreadable | self.validate.unreadable
+        notes = []
+        if unreadable:
+            notes.append(f"{len(unreadable)} unreadable pictures were skipped")
+        if self.skipped:
+            notes.append(f"{self.skipped} steps were skipped: not finite")
+        if notes:
+            self._tell(note="; ".join(notes))
 
-    def diverged(what: str) -> TrainingError:
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.config.steps
+
+    def _one_step(self, crops: NDArray[np.uint8]) -> None:
+        config, fabric = self.config, self.fabric
+        for group in self.adam.param_groups:
+            group["lr"] = self.schedule.rate_at(self.step)
+        for module in self.objective.modules():
+            if isinstance(module, FilteredAnalysis | FilteredSynthesis):
+                module.linear_only = self.step < config.linear_steps
+        quality, seeds = self._draws()
+        pieces = config.accumulate
+        size = len(crops) // pieces
+        sums = np.zeros(3)
+        for piece in range(pieces):
+            part = slice(piece * size, (piece + 1) * size)
+            batch = Batch(
+                to_pixels(crops[part]).to(fabric.device),
+                quality[part].to(fabric.device),
+                seeds[part],
+            )
+            with fabric.no_backward_sync(self.model, enabled=piece < pieces - 1):
+                losses = self.model(batch)
+                fabric.backward(losses.loss / pieces)
+            psnr = (-10.0 * torch.log10(losses.mse.detach())).mean()
+            values = (losses.loss.detach(), losses.bpp.detach().mean(), psnr)
+            sums += [float(value) for value in values]
+        now = np.array([self._sum(value) for value in sums / pieces]) / fabric.world_size
+        norm = fabric.clip_gradients(
+            self.model, self.optimiser, max_norm=config.clip, error_if_nonfinite=False
+        )
+        # With a scaler, gradients overflow now and then, and it leaves those steps out by itself.
+        scaled = fabric.strategy.precision.precision == "16-mixed"
+        if not math.isfinite(now[0]):
+            self._skip(f"the loss is {now[0]}")
+        elif norm is not None and not math.isfinite(float(norm)) and not scaled:
+            self._skip(f"the gradient is {float(norm)}")
+        else:
+            self.optimiser.step()
+            self._skipped_in_a_row = 0
+            self.recent = now if self.recent is None else 0.98 * self.recent + 0.02 * now
+            if self.step < 2 * config.warmup:  # weights this young are not worth remembering
+                self.average.n_averaged.zero_()
+            self.average.update_parameters(self.objective.codec)
+        self.optimiser.zero_grad()
+        self.step += 1
+
+    def _draws(self) -> tuple[torch.Tensor, list[int]]:
+        """Quality and noise seed of each of this process's pictures.
+
+        A function of (seed, step, row of the whole batch): neither resuming nor sharing a batch
+        among processes changes what a picture meets.
+        """
+        config = self.config
+        rng = np.random.default_rng([config.seed, self.step, 1])
+        low, high = config.qualities
+        quality = low + (high - low) * rng.random(config.batch)
+        seeds = rng.integers(1 << 32, size=config.batch)
+        rows = slice(self.rows.start, self.rows.stop)
+        return torch.from_numpy(quality[rows]).float(), [int(seed) for seed in seeds[rows]]
+
+    def _sum(self, value: float) -> float:
+        """The sum over processes."""
+        if self.fabric.world_size == 1:
+            return float(value)
+        one = torch.tensor(float(value), dtype=torch.float64, device=self.fabric.device)
+        summed = self.fabric.all_reduce(one, reduce_op="sum")
+        assert isinstance(summed, torch.Tensor)
+        return float(summed)
+
+    def _skip(self, what: str) -> None:
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        if not self.config.skip_nonfinite:
+            raise self._diverged(what)
+        if self._skipped_in_a_row > _MAX_SKIPPED_IN_A_ROW:
+            raise self._diverged(f"{what}, as in {_MAX_SKIPPED_IN_A_ROW} steps before,")
+
+    def _diverged(self, what: str) -> TrainingError:
+        checkpoint = self.folder.checkpoint
         last = f"the last good checkpoint is {checkpoint}"
         if not checkpoint.exists():
             last = "there is no checkpoint yet"
-        return TrainingError(f"{what} at step {step}; {last}")
+        return TrainingError(f"{what} at step {self.step}; {last}")
 
-    def save() -> None:
-        nonlocal saved
-        tensors = capture(codec, average, plain_optimiser)
+    def _validated(self) -> dict[str, float]:
+        """Measure the averaged weights; one process does, and tells the others."""
+        fresh = None
+        if self.fabric.is_global_zero:
+            fresh = self.validate(self.objective, self.averaged, self.fabric.device)
+        fresh = self.fabric.broadcast(fresh)
+        assert fresh is not None
+        rate = self.schedule.rate_at(self.step - 1)
+        self.schedule.observe(fresh["loss"])
+        self.shown = fresh
+        if self.fabric.is_global_zero:
+            recent = (math.nan,) * 3 if self.recent is None else self.recent
+            row = dict(zip(("loss", "bpp", "psnr"), map(float, recent), strict=True))
+            row |= {f"validation_{name}": fresh[name] for name in ("loss", "bpp", "psnr")}
+            self.folder.record(self.step, row | {"seconds": self.seconds, "learning_rate": rate})
+        return fresh
+
+    def save(self) -> None:
+        """Write the checkpoint and the weights."""
+        self._saved = self.step
+        tensors = capture(self.objective, self.average, self.adam)
         if not all(bool(t.isfinite().all()) for t in tensors.values()):
-            raise diverged("a weight stopped being finite")
+            raise self._diverged("a weight stopped being finite")
+        if not self.fabric.is_global_zero:
+            return
         facts = {
-            "step": step,
-            "seconds": seconds(),
-            "recent": None if recent is None else recent.tolist(),
-            "shown": shown,
-            "config": config.to_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "recent": None if self.recent is None else self.recent.tolist(),
+            "shown": self.shown,
+            "skipped": self.skipped,
+            "schedule": self.schedule.state(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "data": self.fingerprint,
+            "config": self.config.to_dict(),
         }
-        save_checkpoint(checkpoint, tensors, facts)
+        save_checkpoint(self.folder.checkpoint, tensors, facts)
         provenance = {
-            "steps": str(step),
-            "seconds": f"{seconds():.0f}",
-            "training": json.dumps(config.to_dict()),
-            "validation": json.dumps(shown),
+            "steps": str(self.step),
+            "seconds": f"{self.seconds:.0f}",
+            "training": json.dumps(self.config.to_dict()),
+            "data": self.fingerprint,
+            "validation": json.dumps(self.shown),
         }
-        save_codec(_averaged(average), out / WEIGHTS, provenance)
-        saved = step
+        save_codec(self.averaged, self.folder.weights, provenance)
 
-    with _deferred_interrupt() as interrupted:
-        for crops in source.batches(step, config.batch):
-            if step >= config.steps or interrupted() or time.monotonic() - began > 60 * max_minutes:
-                break
-            # Everything random in a step comes from (seed, step): resuming needs no RNG state.
-            torch.manual_seed(config.seed * 1_000_003 + step)
-            for group in plain_optimiser.param_groups:
-                group["lr"] = config.rate_at(step)
-            for module in codec.modules():
-                if isinstance(module, FilteredAnalysis | FilteredSynthesis):
-                    module.linear_only = step < config.linear_steps
-            x = to_batch(crops).to(fabric.device)
-            low, high = config.qualities
-            quality = low + (high - low) * torch.rand(len(x)).to(fabric.device)
-            # Not through ``model``, which would round the qualities to bfloat16 too.
-            with fabric.autocast():
-                parts = objective(codec, x, quality)
-            value = float(parts.loss.detach())
-            if not math.isfinite(value):
-                raise diverged(f"the loss is {value}")
-            fabric.backward(parts.loss)
-            norm = fabric.clip_gradients(
-                model, optimiser, max_norm=config.clip, error_if_nonfinite=False
-            )
-            if norm is not None and not math.isfinite(float(norm)):
-                raise diverged(f"the gradient is {float(norm)}")
-            optimiser.step()
-            optimiser.zero_grad()
-            if step < 2 * config.warmup:  # weights this young are not worth remembering
-                average.n_averaged.zero_()
-            average.update_parameters(codec)
-            step += 1
-            with torch.no_grad():
-                psnr = float((-10.0 * torch.log10(parts.mse)).mean())
-                now = np.array([value, float(parts.bpp.mean()), psnr])
-            recent = now if recent is None else 0.98 * recent + 0.02 * now
-            fresh = None
-            if step % validate_every == 0 or step == config.steps:
-                shown = fresh = validate(_averaged(average), fabric.device)
-                row = [seconds(), config.rate_at(step - 1), *recent]
-                row += [fresh["loss"], fresh["bpp"], fresh["psnr"]]
-                rows.append(",".join([str(step), *(f"{value:.6g}" for value in row)]))
-                write_whole(out / METRICS, "\n".join([_COLUMNS, *rows, ""]))
-            if step % checkpoint_every == 0:
-                save()
-            progress(_report(step, config, recent, validation=fresh))
-        if saved != step:
-            save()
-    unreadable = source.unreadable | validate.unreadable
-    if unreadable:
-        note = f"{len(unreadable)} unreadable files were skipped"
-        progress(_report(step, config, recent, note=note))
-    return out / WEIGHTS
+    def _tell(self, *, validation: dict[str, float] | None = None, note: str | None = None) -> None:
+        if not self.fabric.is_global_zero:
+            return
+        loss, bpp, psnr = (math.nan,) * 3 if self.recent is None else map(float, self.recent)
+        self.progress(Report(self.step, self.config.steps, loss, bpp, psnr, validation, note))
+
+
+def _start_from(codec: Codec, name: str) -> None:
+    other = load_codec(name)
+    if other.config != codec.config:
+        theirs, ours = other.config.to_dict(), codec.config.to_dict()
+        raise TrainingError(f"{name}: has the architecture {theirs}, not {ours}")
+    codec.load_state_dict(other.state_dict())

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from waterfill.codec.channels import Rounding
 from waterfill.codec.model import Codec
-from waterfill.data.crops import grown, split_validation
-from waterfill.data.images import load_picture
+from waterfill.data.crops import grown
+from waterfill.data.sets import PictureSet, split_validation
 from waterfill.errors import ImageError, TrainingError
 from waterfill.training.config import TrainConfig
-from waterfill.training.objectives import RateDistortion
+from waterfill.training.objectives import Batch, Objective
 
-__all__ = ["Validation", "split", "to_batch"]
+__all__ = ["Validation", "split", "to_pixels"]
+
+_PICTURES, _SIDE = 16, 256
 
 
-def to_batch(pixels: NDArray[np.uint8]) -> Tensor:
-    """uint8 (B, H, W, 3) as float32 (B, 3, H, W) in [0, 1], channels last in memory."""
-    nchw = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
-    return (nchw.float() / 255.0).contiguous(memory_format=torch.channels_last)
+def to_pixels(pixels: NDArray[np.uint8]) -> Tensor:
+    """uint8 (B, H, W, 3) as a uint8 tensor (B, 3, H, W), channels last in memory."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
 
 
 def _psnr(mse: float) -> float:
@@ -32,56 +31,72 @@ def _psnr(mse: float) -> float:
 
 
 class Validation:
-    """Held-back centre crops, measured with hard rounding at three qualities."""
+    """Held-back centre crops, measured at three qualities.
 
-    def __init__(self, paths: list[Path], config: TrainConfig, side: int = 256) -> None:
+    Parameters
+    ----------
+    pictures
+        Of which the first readable ones are taken.
+    config
+        Of the run.
+    count
+        How many to take.
+    """
+
+    def __init__(self, pictures: PictureSet, config: TrainConfig, count: int = _PICTURES) -> None:
         low, high = config.qualities
         self.qualities = sorted({low, 0.5 * (low + high), high})
-        self.objective = RateDistortion(Rounding())
         self.crops: list[Tensor] = []
-        self.unreadable: set[Path] = set()
-        for path in paths[:16]:
+        self.unreadable: set[str] = set()
+        for index in range(len(pictures)):
+            if len(self.crops) == count:
+                break
             try:
-                pixels = grown(load_picture(path).pixels, 64)
+                pixels = grown(pictures.pixels(index), 64)
             except ImageError:
-                self.unreadable.add(path)
+                self.unreadable.add(pictures.name(index))
                 continue
-            height, width = (min(side, s // 64 * 64) for s in pixels.shape[:2])
+            height, width = (min(_SIDE, s // 64 * 64) for s in pixels.shape[:2])
             top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-            self.crops.append(to_batch(pixels[None, top : top + height, left : left + width]))
+            self.crops.append(to_pixels(pixels[None, top : top + height, left : left + width]))
 
     @torch.no_grad()
-    def __call__(self, codec: Codec, device: torch.device) -> dict[str, float]:
+    def __call__(
+        self, objective: Objective, codec: Codec, device: torch.device
+    ) -> dict[str, float]:
         """Means over pictures: bpp and psnr at each quality, and loss, bpp, psnr over all."""
         result: dict[str, float] = {}
-        # Validation draws noise (for z); the training stream must not notice.
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            totals = np.zeros(3)
-            for quality in self.qualities:
-                rows = []
-                for crop in self.crops:
-                    x = crop.to(device)
-                    parts = self.objective(codec, x, torch.full((1,), quality, device=device))
-                    rows.append((float(parts.loss), float(parts.bpp), _psnr(float(parts.mse))))
-                mean = np.mean(rows, axis=0)
-                result[f"bpp@{quality:g}"], result[f"psnr@{quality:g}"] = mean[1], mean[2]
-                totals += mean / len(self.qualities)
+        measured = objective.for_validation(codec)
+        totals = np.zeros(3)
+        for quality in self.qualities:
+            rows = []
+            for index, crop in enumerate(self.crops):
+                at = torch.full((1,), quality, device=device)
+                losses = measured(Batch(crop.to(device), at, [index]))
+                rows.append((float(losses.loss), float(losses.bpp), _psnr(float(losses.mse))))
+            mean = np.mean(rows, axis=0)
+            result[f"bpp@{quality:g}"], result[f"psnr@{quality:g}"] = mean[1], mean[2]
+            totals += mean / len(self.qualities)
         result["loss"], result["bpp"], result["psnr"] = totals
         return {name: float(value) for name, value in result.items()}
 
 
-def split(paths: list[Path], config: TrainConfig) -> tuple[list[Path], Validation]:
-    """Training files, and the validation of the others; broken files leave neither side empty."""
-    training, held_back = split_validation(paths)
+def split(pictures: PictureSet, config: TrainConfig) -> tuple[PictureSet, Validation]:
+    """Training pictures, and the validation of the others.
+
+    If none of the others can be read, one is on both sides.
+
+    Raises
+    ------
+    TrainingError
+        If no picture can be read.
+    """
+    training, held_back = split_validation(pictures)
     validation = Validation(held_back, config)
-    broken = validation.unreadable
-    for path in training:
-        if validation.crops:
-            break
-        validation = Validation([path], config)
-        broken = validation.unreadable = broken | validation.unreadable
-        training = [p for p in training if p not in broken and p != path] or [path]
+    if not validation.crops:  # all that were held back are broken
+        broken = validation.unreadable
+        validation = Validation(training, config, count=1)
+        validation.unreadable |= broken
     if not validation.crops:
-        raise TrainingError(f"none of the {len(paths)} pictures can be read")
+        raise TrainingError(f"none of the {len(pictures)} pictures can be read")
     return training, validation

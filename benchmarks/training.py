@@ -1,0 +1,153 @@
+"""Seconds per training step, beside the machine's matrix peak and another library's step.
+
+    python benchmarks/training.py [--codec medium] [--batch 8] [--crop 256] [--precision auto]
+        [--peer 'COMMAND'] [--peer-key mbt2018-mean] [--out results.json]
+
+The step is the training loop's own: objective, backward, clipping, Adam, on random pixels. COMMAND
+prints one JSON object in which KEY holds ``train_step_s``; it runs just before and just after, so
+that the ratio comes from one run of one machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from waterfill.codec.model import Codec
+from waterfill.codec.registry import PRESETS
+from waterfill.provenance import environment
+from waterfill.training.config import OBJECTIVES, TrainConfig
+from waterfill.training.engine import keep_large_blocks, make_fabric
+from waterfill.training.objectives import Batch, objective_of
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def matrix_peak(device: torch.device, dtype: torch.dtype, seconds: float = 2.0) -> float:
+    """Best FLOP/s of a large matrix product."""
+    side = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    best, ends = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < ends:
+        synchronise(device)
+        began = time.perf_counter()
+        a @ b
+        synchronise(device)
+        best = max(best, 2 * side**3 / (time.perf_counter() - began))
+    return best
+
+
+def own_step(config: TrainConfig, repeats: int) -> dict[str, Any]:
+    keep_large_blocks()
+    torch.manual_seed(config.seed)
+    fabric = make_fabric(config)
+    codec = Codec(config.codec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    objective = objective_of(config, codec)
+    plain = torch.optim.Adam(objective.parameters(), lr=1e-4, fused=True)
+    model, optimiser = fabric.setup(objective, plain)
+    if config.compile:
+        codec.g_a.compile()
+        codec.g_s.compile()
+    generator = torch.Generator().manual_seed(config.seed)
+    shape = (config.batch, config.crop, config.crop, 3)
+    pixels = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
+    pixels = pixels.permute(0, 3, 1, 2).to(fabric.device)
+    quality = torch.full((config.batch,), 4.0, device=fabric.device)
+
+    def step() -> None:
+        batch = Batch(pixels, quality, list(range(config.batch)))
+        fabric.backward(model(batch).loss)
+        fabric.clip_gradients(model, optimiser, max_norm=1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    step()
+    with FlopCounterMode(display=False) as counter:
+        step()
+    times = []
+    for _ in range(repeats):
+        synchronise(fabric.device)
+        began = time.perf_counter()
+        step()
+        synchronise(fabric.device)
+        times.append(time.perf_counter() - began)
+    seconds = statistics.median(times)
+    narrow = fabric.strategy.precision.precision != "32-true"
+    peak = matrix_peak(fabric.device, torch.bfloat16 if narrow else torch.float32)
+    rate = counter.get_total_flops() / seconds
+    return {
+        "precision": fabric.strategy.precision.precision,
+        "step_s": seconds,
+        "images_per_s": config.batch / seconds,
+        "flops_per_step": counter.get_total_flops(),
+        "flops_per_s": rate,
+        "matrix_peak_flops_per_s": peak,
+        "share_of_peak": rate / peak,
+    }
+
+
+def peer_step(command: str, key: str) -> float:
+    done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True)
+    return float(json.loads(done.stdout.strip().splitlines()[-1])[key]["train_step_s"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--codec", default="medium", choices=list(PRESETS))
+    parser.add_argument("--objective", default="rate-distortion", choices=OBJECTIVES)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--crop", type=int, default=256)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--peer", help="command that prints the other library's figures")
+    parser.add_argument("--peer-key", default="mbt2018-mean")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    config = TrainConfig(
+        codec=PRESETS[arguments.codec],
+        objective=arguments.objective,
+        batch=arguments.batch,
+        crop=arguments.crop,
+        precision=arguments.precision,
+        compile=arguments.compile,
+    )
+    peers = []
+    if arguments.peer:
+        peers.append(peer_step(arguments.peer, arguments.peer_key))
+    own = own_step(config, arguments.repeats)
+    if arguments.peer:
+        peers.append(peer_step(arguments.peer, arguments.peer_key))
+    widths = arguments.codec, config.codec.n, config.codec.m
+    print("{} (N={}, M={}), {} crops of {}²".format(*widths, config.batch, config.crop))
+    print(f"one step           {own['step_s']:8.3f} s   {own['images_per_s']:.1f} images/s")
+    print(f"precision          {own['precision']}")
+    print(
+        f"arithmetic         {own['flops_per_s'] / 1e12:8.3f} TFLOP/s, "
+        f"{100 * own['share_of_peak']:.0f} % of the largest matrix product's "
+        f"{own['matrix_peak_flops_per_s'] / 1e12:.3f}"
+    )
+    result = {"own": own, "config": config.to_dict(), "environment": environment(config.seed)}
+    if peers:
+        ratio = statistics.mean(peers) / own["step_s"]
+        shown = ", ".join(f"{seconds:.3f}" for seconds in peers)
+        print(f"{arguments.peer_key}, before and after: {shown} s, {ratio:.2f} × ours")
+        result |= {"peer": arguments.peer_key, "peer_step_s": peers, "ratio": ratio}
+    if arguments.out:
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""``waterfill limits``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from waterfill.cli.shared import (
+    PATH,
+    checked_qualities,
+    codec_option,
+    json_option,
+    out_console,
+    progress_bar,
+    say,
+    writable_folder,
+)
+from waterfill.files import check_writable, write_whole
+
+if TYPE_CHECKING:
+    from waterfill.ladder import Ladder
+
+
+@click.command()
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@codec_option
+@click.option("--quality", "-q", type=float, multiple=True, help="1 … 8, repeatable. [all eight]")
+@click.option(
+    "--out",
+    type=PATH,
+    default=Path("waterfill-report"),
+    metavar="DIR",
+    show_default=True,
+    help="Folder for report.html and ladder.json.",
+)
+@json_option
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the channels' noise.")
+def limits(
+    paths: tuple[str, ...],
+    codec: str,
+    quality: tuple[float, ...],
+    out: Path,
+    json_file: Path | None,
+    seed: int,
+) -> None:
+    """Measure the rate-distortion ladder of a codec on pictures, and report it."""
+    from waterfill.codec.registry import load_codec
+    from waterfill.data.images import find_images, sample_pictures
+    from waterfill.ladder import limits as measure
+
+    chosen = checked_qualities(quality)
+    images = list[Any](find_images(paths) if paths else sample_pictures())
+    model = load_codec(codec)
+    if json_file is not None:
+        check_writable(json_file)
+    writable_folder(out)
+    with progress_bar() as bar:
+        task = bar.add_task("starting", total=None)
+
+        def advance(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        ladder = measure(model, images, chosen, seed=seed, progress=advance)
+    text = ladder.to_json()
+    write_whole(out / "ladder.json", text)
+    if json_file is not None:
+        write_whole(json_file, text)
+    ladder.report(out / "report.html")
+
+    out_console.print(_ladder_table(ladder))
+    out_console.print(
+        f"* bpp against the rung above, at the file's PSNR; {ladder.decomposition.method}.",
+        "genie-aided: told each latent's variance for free, which no decoder can be.",
+        sep="\n",
+        style="dim",
+        highlight=False,
+    )
+    out_console.print()
+    out_console.print(ladder.decomposition.sentence, highlight=False)
+    say(f"\n{out / 'report.html'}\n{out / 'ladder.json'}")
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if math.isfinite(value) else "—"
+
+
+def _ladder_table(ladder: Ladder) -> Table:
+    pictures = "1 picture" if len(ladder.images) == 1 else f"{len(ladder.images)} pictures"
+    table = Table(
+        title=f"{escape(ladder.codec)}, quality {ladder.quality:g}, {pictures}",
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
+    table.add_column("rung", no_wrap=True)
+    table.add_column("status", min_width=11, max_width=13)
+    for column in ("bpp", "PSNR dB", "MS-SSIM", "saved*", "in %*"):
+        table.add_column(column, justify="right", no_wrap=True)
+    above = math.nan
+    for rung in ladder.rungs:
+        genie = rung.status == "genie-aided"
+        saved = math.nan if rung.saved_bpp is None else rung.saved_bpp
+        table.add_row(
+            rung.name,
+            rung.status,
+            _number(rung.bpp, 4),
+            _number(rung.psnr, 2),
+            _number(rung.ms_ssim, 4),
+            f"{saved:+.4f}" if math.isfinite(saved) else "",
+            f"{100 * saved / above:+.1f}" if math.isfinite(saved) and above else "",
+            style="magenta" if genie else None,
+        )
+        above = rung.bpp_at_equal_psnr
+    return table

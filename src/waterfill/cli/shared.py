@@ -1,0 +1,124 @@
+"""What commands share: options, output, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from waterfill.errors import WaterfillError
+from waterfill.files import check_writable, write_whole
+
+err = Console(stderr=True)
+out_console = Console()
+
+#: Larger files are neither streams nor weights, and are not read.
+_MAX_BYTES = 1 << 30
+
+PATH = click.Path(path_type=Path)
+codec_option = click.option(
+    "--codec",
+    default="default",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="A codec's name, or its weights.",
+)
+json_option = click.option(
+    "--json", "json_file", type=PATH, metavar="FILE", help="Also write the result as JSON."
+)
+
+
+@contextmanager
+def progress_bar(*columns: Any) -> Iterator[Progress]:
+    """A progress bar on stderr; nothing where that is no terminal."""
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        *columns,
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,  # in a file it would leave empty lines
+    ) as bar:
+        yield bar
+
+
+def writable_folder(path: Path) -> None:
+    """Fail before the work, not after it, if results can't be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WaterfillError(f"{path}: can't be created ({error.strerror})") from None
+    check_writable(path / "report.html")
+
+
+def check_outputs(source: Path, *targets: Path | None) -> None:
+    """Fail before the work if an output can't be written, is the input, or is named twice."""
+    seen = {os.path.realpath(source)}
+    for target in targets:
+        if target is None:
+            continue
+        name = os.path.realpath(target)
+        same = target.exists() and source.exists() and target.samefile(source)
+        if same or name in seen:
+            raise WaterfillError(f"{target}: is another file of this command; choose another name")
+        seen.add(name)
+        check_writable(target)
+
+
+def as_json(data: dict[str, Any]) -> str:
+    """JSON for people and programs."""
+    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+
+
+def write_json(path: Path | None, data: dict[str, Any]) -> None:
+    """Write ``data`` where ``--json`` asked for it."""
+    if path is not None:
+        write_whole(path, as_json(data))
+
+
+def say(text: str) -> None:
+    """Print as it is: a file name may look like markup, and must not be broken into lines."""
+    out_console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def checked_qualities(quality: Sequence[float]) -> list[float] | None:
+    """Qualities from an option; None if it was not given."""
+    from waterfill.codec.gains import check_quality
+
+    try:
+        return [check_quality(q) for q in quality] or None
+    except ValueError as error:
+        raise WaterfillError(str(error)) from None
+
+
+def read_file(path: Path) -> bytes:
+    """A whole file, unless it is too large to be one of ours."""
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise WaterfillError(f"{path}: is not a file")
+        if about.st_size > _MAX_BYTES:
+            raise WaterfillError(f"{path}: too large to be a stream or a codec's weights")
+        return path.read_bytes()
+    except OSError as error:
+        raise WaterfillError(f"{path}: can't be read ({error.strerror})") from None

@@ -1,0 +1,262 @@
+"""``waterfill train`` and ``waterfill data``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.progress import Progress, TextColumn
+from rich.table import Table
+
+from waterfill.cli.shared import (
+    PATH,
+    json_option,
+    out_console,
+    progress_bar,
+    say,
+    write_json,
+)
+from waterfill.errors import TrainingError
+from waterfill.files import check_writable
+
+if TYPE_CHECKING:
+    from waterfill.training.config import TrainConfig
+    from waterfill.training.experiments import Outcome
+    from waterfill.training.loop import Report
+
+#: Options that replace a field of the config: flag, type, help. Unset they leave the field alone.
+_FIELDS: tuple[tuple[str, Any, str], ...] = (
+    ("objective", str, "What a step minimises."),
+    ("alpha", float, "Weight of the regulariser."),
+    ("steps", int, "Optimiser steps in all."),
+    ("batch", int, "Crops per step, over all processes."),
+    ("crop", int, "Side of a crop: 64, 128, …"),
+    ("accumulate", int, "Pieces that a share of a batch is cut into."),
+    ("learning-rate", float, "Peak rate of Adam."),
+    ("warmup", int, "Steps up to the peak rate."),
+    ("schedule", str, "constant, linear, cosine or plateau."),
+    ("decay", float, "Last share of steps, rate falling."),
+    ("patience", int, "Validations that make a plateau."),
+    ("linear-steps", int, "First steps on the block transform alone."),
+    ("clip", float, "Largest gradient norm."),
+    ("ema", float, "Decay of the averaged weights."),
+    ("precision", str, "auto, 32-true, bf16-mixed or 16-mixed."),
+    ("seed", int, "Of weights, crops and noise."),
+    ("start", str, "A codec whose weights to start from."),
+    ("checkpoint-every", int, "Steps between checkpoints."),
+    ("validate-every", int, "Steps between validations."),
+)
+
+
+def _field_options(command: Callable[..., None]) -> Callable[..., None]:
+    for flag, kind, text in reversed(_FIELDS):
+        command = click.option(f"--{flag}", type=kind, help=text)(command)
+    return command
+
+
+@click.command()
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option("--out", type=PATH, metavar="DIR", help="Folder of the run, or of a queue's runs.")
+@click.option("--preset", metavar="NAME", help="Settings to start from; --presets lists them.")
+@click.option("--config", "config_file", type=PATH, metavar="FILE", help="Settings as TOML.")
+@click.option("--codec", metavar="NAME", help="Architecture of a codec by name.")
+@click.option("--quality", type=(float, float), help="Lowest and highest quality to cover.")
+@_field_options
+@click.option("--compile/--no-compile", default=None, help="Compile the transforms.")
+@click.option(
+    "--skip-nonfinite/--stop-nonfinite", default=None, help="Leave out steps that go wrong."
+)
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in DIR.")
+@click.option("--max-minutes", type=float, default=math.inf, help="Stop with a checkpoint after.")
+@click.option("--queue", type=PATH, metavar="DIR", help="Work through the experiments of a folder.")
+@click.option("--hand-back", type=PATH, metavar="DIR", help="Then copy results there, in pieces.")
+@click.option("--presets", "list_presets", is_flag=True, help="List the presets, and do nothing.")
+@json_option
+def train(
+    paths: tuple[str, ...],
+    out: Path | None,
+    preset: str | None,
+    config_file: Path | None,
+    codec: str | None,
+    quality: tuple[float, float] | None,
+    resume: bool,
+    max_minutes: float,
+    queue: Path | None,
+    hand_back: Path | None,
+    list_presets: bool,
+    json_file: Path | None,
+    **fields: Any,
+) -> None:
+    """Train a codec on the photographs of PATH: folders, files, globs or tar shards.
+
+    Ctrl-C stops it with a checkpoint. Under torchrun, all processes train one codec.
+    """
+    if list_presets:
+        _print_presets()
+        return
+    if json_file is not None:
+        check_writable(json_file)
+    if queue is not None:
+        single = preset or config_file or codec or quality or resume
+        if single or any(value is not None for value in fields.values()):
+            raise TrainingError("--queue takes its settings from the experiments' files alone")
+        _work_through(queue, out or Path("runs"), list(paths), max_minutes, hand_back, json_file)
+        return
+    if hand_back is not None:
+        raise TrainingError("--hand-back belongs to --queue")
+    if out is None:
+        raise TrainingError("where to? name a folder for the run with --out")
+    given = {name: value for name, value in fields.items() if value is not None}
+    if quality is not None:
+        given["qualities"] = list(quality)
+    if paths:
+        given["data"] = list(paths)
+    if codec is not None:
+        given["codec"] = _architecture(codec)
+    config = _base(preset, config_file, out, resume=resume)
+    config = config.with_values(given, label="command line")
+    if not config.data:
+        raise TrainingError("on what? name photographs, a folder of them, or tar shards")
+
+    from waterfill.training.loop import train as run_training
+
+    last: dict[str, Any] = {}
+    with progress_bar(TextColumn("{task.fields[state]}")) as bar:
+        task = bar.add_task("training", total=config.steps, state="")
+        weights = run_training(
+            config,
+            out,
+            resume=resume,
+            max_minutes=max_minutes,
+            progress=lambda report: _show(bar, task, last, report),
+        )
+    if last:  # empty in all processes but the first
+        say(f"{weights}: step {last['step']} of {config.steps}")
+        write_json(json_file, {"weights": str(weights), **last})
+
+
+def _base(preset: str | None, config_file: Path | None, out: Path, *, resume: bool) -> TrainConfig:
+    """The settings that options change: of a preset, a file, the run to go on with, or none."""
+    from waterfill.training.config import TrainConfig
+    from waterfill.training.folder import RunFolder
+    from waterfill.training.presets import PRESETS
+
+    if preset is not None and config_file is not None:
+        raise TrainingError("--preset and --config exclude each other")
+    if preset is not None:
+        if preset not in PRESETS:
+            raise TrainingError(f"{preset}: no such preset; --presets lists them")
+        return PRESETS[preset]
+    if config_file is None and resume:
+        config_file = RunFolder(out).config
+        if not config_file.exists():
+            raise TrainingError(f"{out}: holds no run to go on with")
+    if config_file is None:
+        return TrainConfig(codec=_architecture("default"))
+    try:
+        text = config_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{config_file}: can't be read ({error})") from None
+    return TrainConfig.from_toml(text, str(config_file))
+
+
+def _architecture(name: str) -> Any:
+    from waterfill.codec.registry import PRESETS
+
+    if name not in PRESETS:
+        raise TrainingError(f"{name}: not an architecture ({', '.join(PRESETS)})")
+    return PRESETS[name]
+
+
+def _show(bar: Progress, task: Any, last: dict[str, Any], report: Report) -> None:
+    state = f"loss {report.loss:.4f}  {report.bpp:.3f} bpp  {report.psnr:.2f} dB"
+    bar.update(task, completed=report.step, total=report.steps, state=state)
+    last.update(step=report.step, loss=report.loss, bpp=report.bpp, psnr=report.psnr)
+    if report.validation:
+        last["validation"] = report.validation
+        held_back = "  ".join(f"{k} {v:.3f}" for k, v in report.validation.items())
+        bar.console.print(f"step {report.step}: held back  {held_back}", highlight=False)
+    if report.note:
+        bar.console.print(report.note, markup=False, highlight=False)
+
+
+def _print_presets() -> None:
+    from waterfill.training.presets import PRESETS, RECONSTRUCTED
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("preset", no_wrap=True)
+    for column in ("N, M", "quality", "steps", "crops", "rate"):
+        table.add_column(column, no_wrap=True, justify="right")
+    families: dict[str, list[TrainConfig]] = {}
+    for name, config in PRESETS.items():
+        if not name.startswith("mini-"):
+            stem, _, quality = name.rpartition("-q")
+            families.setdefault(f"{stem}-q…" if quality.isdigit() else name, []).append(config)
+    for name, members in families.items():
+        ends = (members[0].qualities[0], members[-1].qualities[1])
+        widths = sorted({c.codec.m for c in members})
+        table.add_row(
+            name,
+            f"{members[0].codec.n}, {'/'.join(map(str, widths))}",
+            "…".join(f"{q:g}" for q in ends),
+            f"{members[0].steps // 1000} k",
+            f"{members[0].batch}×{members[0].crop}²",
+            f"{members[0].learning_rate:.0e}".replace("e-0", "e-"),
+        )
+    out_console.print(table)
+    out_console.print(
+        "-q1 … -q8: a codec for each λ, .0018 … .18; others cover the range with one.",
+        "mini- before a paper's: thin networks and few steps, minutes on two cores.",
+        "What the papers don't state, and where the values come from:",
+        *(f"  {name}: {source}" for name, source in RECONSTRUCTED.items()),
+        sep="\n",
+        style="dim",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _work_through(
+    queue: Path,
+    out: Path,
+    data: list[str],
+    max_minutes: float,
+    hand_back: Path | None,
+    json_file: Path | None,
+) -> None:
+    from waterfill.training.experiments import hand_back as copy_back
+    from waterfill.training.experiments import load_experiments, work_through
+
+    experiments = load_experiments(queue)
+    last: dict[str, Any] = {}
+    with progress_bar(TextColumn("{task.fields[state]}")) as bar:
+        task = bar.add_task("starting", total=None, state="")
+
+        def show(name: str, report: Report) -> None:
+            bar.update(task, description=name)
+            _show(bar, task, last, report)
+
+        outcomes = work_through(experiments, out, data=data, max_minutes=max_minutes, progress=show)
+    for outcome in outcomes:
+        say(_outcome_line(outcome))
+    if hand_back is not None:
+        for path in copy_back(out, hand_back):
+            say(str(path))
+    write_json(json_file, {"experiments": [outcome.__dict__ for outcome in outcomes]})
+    failed = [outcome.name for outcome in outcomes if outcome.note.startswith("failed")]
+    if failed:
+        raise TrainingError(f"failed: {', '.join(failed)}")
+
+
+def _outcome_line(outcome: Outcome) -> str:
+    note = f"  {outcome.note}" if outcome.note else ""
+    return f"{outcome.name}: step {outcome.step} of {outcome.steps}{note}"
+
+
+@click.group()
+def data() -> None:
+    """Prepare pictures for training."""

@@ -1,0 +1,90 @@
+"""Where training runs: processes, devices and precision, as Lightning Fabric arranges them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
+
+from waterfill.errors import TrainingError
+from waterfill.training.config import TrainConfig
+
+__all__ = ["keep_large_blocks", "make_fabric", "resolved_precision"]
+
+
+def _native_bfloat16() -> bool:
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    read: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)
+    return any(read().get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def resolved_precision(config: TrainConfig) -> str:
+    """The precision that ``auto`` means here.
+
+    Raises
+    ------
+    TrainingError
+        For float16 without a GPU.
+    """
+    if config.precision == "16-mixed" and not torch.cuda.is_available():
+        raise TrainingError("16-mixed needs a GPU; a processor has bf16-mixed")
+    if config.precision == "auto":
+        return "bf16-mixed" if _native_bfloat16() else "32-true"
+    return config.precision
+
+
+def make_fabric(config: TrainConfig) -> Fabric:
+    """The processes of a run: one, or as many as the launcher has started.
+
+    ``torchrun`` and its kin say in the environment how many processes there are, here and on all
+    machines together.
+
+    Raises
+    ------
+    TrainingError
+        If a batch can't be shared equally among them.
+    """
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if config.batch % (world * config.accumulate):
+        raise TrainingError(
+            f"a batch of {config.batch} can't be shared equally by {world} processes "
+            f"in {config.accumulate} pieces each"
+        )
+    strategy: Any = "auto"
+    if world > 1:
+        # Steps on the block transform alone leave parameters without a gradient.
+        strategy = DDPStrategy(find_unused_parameters=config.linear_steps > 0)
+    fabric = Fabric(
+        accelerator="auto",
+        devices=here,
+        num_nodes=max(1, world // here),
+        strategy=strategy,
+        precision=resolved_precision(config),  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+def keep_large_blocks() -> None:
+    """Ask glibc to reuse the blocks of large tensors instead of returning them to the kernel.
+
+    Fresh pages are zeroed by the kernel at every step otherwise: a quarter of a step's time.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        libc = ctypes.CDLL(None)
+        trim, top_pad, mmap_threshold = -1, -2, -3
+        libc.mallopt(mmap_threshold, 32 << 20)
+        libc.mallopt(trim, (1 << 31) - 1)
+        libc.mallopt(top_pad, 256 << 20)
+    except (OSError, AttributeError):  # another libc: slower, not wrong
+        return

@@ -1,0 +1,220 @@
+"""A queue of runs: whatever is unfinished goes on, the most urgent first, until time is up."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from waterfill.errors import TrainingError, WaterfillError
+from waterfill.files import write_whole
+from waterfill.training.checkpoint import load_facts
+from waterfill.training.config import TrainConfig, parse_toml
+from waterfill.training.folder import RunFolder
+from waterfill.training.loop import Report, train
+from waterfill.training.presets import PRESETS
+
+__all__ = ["PIECE_BYTES", "Experiment", "Outcome", "hand_back", "load_experiments", "work_through"]
+
+#: Largest piece of handed-back weights.
+PIECE_BYTES = 16_000_000
+#: With less time left, starting up would be all that a run gets done.
+_LEAST_MINUTES = 0.5
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One file of a queue.
+
+    ::
+
+        preset = "mini-paper1-hyperprior-q4"   # optional: what the fields below change
+        priority = 10                          # the highest goes first; ties by name
+        after = "baseline"                     # optional: wait until that one is finished
+        steps = 5000                           # any field of TrainConfig
+        [codec]
+        n = 32
+
+    Attributes
+    ----------
+    name
+        The file's stem, and the run's folder.
+    priority
+        The highest goes first.
+    after
+        Name of an experiment that has to be finished before; its weights are where this one
+        starts, unless the config says otherwise.
+    config
+        What is run.
+    """
+
+    name: str
+    priority: float
+    after: str | None
+    config: TrainConfig
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where an experiment stands when time is up."""
+
+    name: str
+    step: int
+    steps: int
+    note: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.steps
+
+
+def load_experiments(folder: str | Path) -> list[Experiment]:
+    """The experiments of a folder, in order.
+
+    Raises
+    ------
+    TrainingError
+        If the folder holds none, or one of them can't be read or isn't an experiment.
+    """
+    files = sorted(Path(folder).glob("*.toml"))
+    if not files:
+        raise TrainingError(f"{folder}: no experiments (*.toml)")
+    found = [_experiment(file) for file in files]
+    names = {experiment.name for experiment in found}
+    for experiment in found:
+        if experiment.after is not None and experiment.after not in names:
+            raise TrainingError(f"{experiment.name}: waits for {experiment.after}, not in {folder}")
+    return sorted(found, key=lambda e: (-e.priority, e.name))
+
+
+def _experiment(file: Path) -> Experiment:
+    try:
+        values = parse_toml(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{file}: can't be read ({error})") from None
+    preset, priority = values.pop("preset", None), values.pop("priority", 0)
+    after = values.pop("after", None)
+    if preset is not None and preset not in PRESETS:
+        raise TrainingError(f"{file}: there is no preset {preset}")
+    if not isinstance(priority, int | float) or isinstance(priority, bool):
+        raise TrainingError(f"{file}: priority must be a number, not {priority!r}")
+    if after is not None and not isinstance(after, str):
+        raise TrainingError(f"{file}: after must be a name, not {after!r}")
+    base = TrainConfig() if preset is None else PRESETS[preset]
+    return Experiment(file.stem, priority, after, base.with_values(values, label=str(file)))
+
+
+def _stands_at(folder: RunFolder) -> int:
+    """Steps done; 0 where nothing was begun."""
+    if not folder.checkpoint.exists():
+        return 0
+    step = load_facts(folder.checkpoint).get("step")
+    if not isinstance(step, int):
+        raise TrainingError(f"{folder.checkpoint}: not a training checkpoint (no step)")
+    return step
+
+
+def work_through(
+    experiments: Sequence[Experiment],
+    out: str | Path,
+    *,
+    data: Sequence[str] = (),
+    max_minutes: float = math.inf,
+    progress: Callable[[str, Report], None] = lambda name, report: None,
+) -> list[Outcome]:
+    """Run what is unfinished until time is up.
+
+    An experiment that fails is reported, and the next one begins; Ctrl-C leaves a checkpoint and
+    ends the queue.
+
+    Parameters
+    ----------
+    experiments
+        In order of urgency.
+    out
+        Folder of the runs' folders.
+    data
+        Pictures for experiments that name none.
+    max_minutes
+        In all.
+    progress
+        Called with the experiment's name and a report, after every step.
+    """
+    ends = time.monotonic() + 60 * max_minutes
+    steps_of = {e.name: e.config.steps for e in experiments}
+    waiting = list(experiments)
+    outcomes: dict[str, Outcome] = {}
+    stopped = False
+
+    def ready(experiment: Experiment) -> bool:
+        before = experiment.after
+        return before is None or (before in outcomes and outcomes[before].finished)
+
+    while waiting:
+        experiment = next((e for e in waiting if ready(e)), None)
+        if experiment is None:
+            for left in waiting:
+                step = _stands_at(RunFolder(Path(out) / left.name))
+                note = f"waits for {left.after}"
+                outcomes[left.name] = Outcome(left.name, step, left.config.steps, note)
+            break
+        waiting.remove(experiment)
+        folder = RunFolder(Path(out) / experiment.name)
+        config, step, note = experiment.config, 0, ""
+        if not config.data:
+            config = config.with_values({"data": list(data)})
+        if experiment.after is not None and not config.start:
+            start = RunFolder(Path(out) / experiment.after).weights
+            config = config.with_values({"start": str(start)})
+        try:
+            step = _stands_at(folder)
+            minutes = (ends - time.monotonic()) / 60
+            if step >= steps_of[experiment.name]:
+                note = "finished before"
+            elif stopped or minutes < _LEAST_MINUTES:
+                note = "no time left"
+            else:
+                train(
+                    config,
+                    folder.path,
+                    resume=folder.checkpoint.exists(),
+                    max_minutes=minutes,
+                    progress=partial(progress, experiment.name),
+                )
+                step = _stands_at(folder)
+                # Ended early with time left: somebody asked for it.
+                stopped = step < config.steps and time.monotonic() < ends
+        except WaterfillError as error:
+            note = f"failed: {error}"
+        outcomes[experiment.name] = Outcome(experiment.name, step, config.steps, note)
+    return [outcomes[e.name] for e in experiments]
+
+
+def hand_back(runs: str | Path, out: str | Path, *, piece_bytes: int = PIECE_BYTES) -> list[Path]:
+    """Copy weights and records of all runs, cut in pieces that fit through a narrow door.
+
+    ``NAME.safetensors.000``, ``.001`` … concatenated are the weights of run ``NAME``.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+    """
+    written = []
+    for weights in sorted(Path(runs).glob("*/codec.safetensors")):
+        folder = RunFolder(weights.parent)
+        content = weights.read_bytes()
+        for k in range(0, max(1, len(content)), piece_bytes):
+            target = Path(out) / f"{folder.path.name}.safetensors.{k // piece_bytes:03d}"
+            write_whole(target, content[k : k + piece_bytes])
+            written.append(target)
+        for record in (folder.metrics, folder.config, folder.provenance):
+            if record.exists():
+                target = Path(out) / f"{folder.path.name}.{record.name}"
+                write_whole(target, record.read_bytes())
+                written.append(target)
+    return written

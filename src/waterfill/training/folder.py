@@ -1,0 +1,146 @@
+"""The folder of a run: what it is, how it goes, where it stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from waterfill.errors import TrainingError
+from waterfill.files import write_whole
+from waterfill.training.config import TrainConfig
+
+__all__ = ["RunFolder"]
+
+_COLUMNS = (
+    "step",
+    "seconds",
+    "learning_rate",
+    "loss",
+    "bpp",
+    "psnr",
+    "validation_loss",
+    "validation_bpp",
+    "validation_psnr",
+)
+
+
+class RunFolder:
+    """Paths and records of one run.
+
+    ==========================  ===============================================================
+    ``run.toml``                the config, ready to be run again
+    ``provenance.json``         for each start: command, seed, revision, versions, machine, data
+    ``checkpoint.safetensors``  all that going on needs
+    ``codec.safetensors``       the averaged weights, for ``load_codec``
+    ``metrics.csv``             one row for each validation
+    ``tensorboard/``            the same for TensorBoard
+    ==========================  ===============================================================
+
+    Parameters
+    ----------
+    path
+        The folder; made when the run begins.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / "checkpoint.safetensors"
+        self.weights = path / "codec.safetensors"
+        self.metrics = path / "metrics.csv"
+        self.config = path / "run.toml"
+        self.provenance = path / "provenance.json"
+        self._rows: list[str] = []
+        self._board: SummaryWriter | None = None
+
+    def claim(self, *, resume: bool) -> None:
+        """Check that the folder holds a run if one is to go on, and none otherwise.
+
+        Raises
+        ------
+        TrainingError
+            If not, or if the folder can't be made.
+        """
+        if self.checkpoint.exists() and not resume:
+            raise TrainingError(
+                f"{self.path}: holds a run already; resume it or choose another folder"
+            )
+        if resume and not self.checkpoint.exists():
+            raise TrainingError(f"{self.checkpoint}: no such file, nothing to resume")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{self.path}: can't be created ({error.strerror})") from None
+
+    def begin(self, config: TrainConfig, origin: Mapping[str, Any], step: int) -> None:
+        """Write what the run is, and drop what it has not reached yet from the records."""
+        starts = self._starts() if step else []
+        self._rows = self._rows_until(step) if step else []
+        write_whole(self.config, config.to_toml())
+        text = json.dumps({"starts": [*starts, {"step": step, **origin}]}, indent=2)
+        write_whole(self.provenance, text + "\n")
+        self._write_rows()
+        with self._dispensable():
+            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a row; ``values`` has one for each column but the first."""
+        cells = [f"{values[name]:.6g}" for name in _COLUMNS[1:]]
+        self._rows.append(",".join([str(step), *cells]))
+        self._write_rows()
+        with self._dispensable():
+            if self._board is None:
+                return
+            for name in _COLUMNS[2:]:
+                held_back = name.startswith("validation_")
+                tag = f"held back/{name[11:]}" if held_back else f"training/{name}"
+                self._board.add_scalar(tag, values[name], step)
+            self._board.flush()
+
+    def close(self) -> None:
+        """Finish the records."""
+        with self._dispensable():
+            if self._board is not None:
+                self._board.close()
+
+    @contextmanager
+    def _dispensable(self) -> Iterator[None]:
+        """Give TensorBoard's files up if they can't be written: ``metrics.csv`` holds the same."""
+        try:
+            yield
+        except OSError:
+            self._board = None
+
+    def _write_rows(self) -> None:
+        write_whole(self.metrics, "\n".join([",".join(_COLUMNS), *self._rows, ""]))
+
+    def _starts(self) -> list[Any]:
+        try:
+            starts = json.loads(self.provenance.read_text(encoding="utf-8"))["starts"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+        return starts if isinstance(starts, list) else []
+
+    def _rows_until(self, step: int) -> list[str]:
+        """Rows that a checkpoint of ``step`` has behind it.
+
+        A run killed between a validation and the next checkpoint leaves rows that it will write
+        again, and perhaps half a row.
+        """
+        rows = []
+        try:
+            lines = self.metrics.read_text(encoding="utf-8", errors="replace").splitlines()[1:]
+        except FileNotFoundError:
+            lines = []
+        for line in lines:
+            try:
+                values = [float(value) for value in line.split(",")]
+            except ValueError:
+                continue
+            if len(values) == len(_COLUMNS) and values[0] <= step:
+                rows.append(line)
+        return rows

@@ -1,0 +1,83 @@
+"""A config is a TOML file is a config, and what isn't one is told so in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from waterfill.codec.gains import LAMBDAS, lambda_of_quality
+from waterfill.codec.model import CodecConfig
+from waterfill.errors import TrainingError
+from waterfill.training.config import TrainConfig
+from waterfill.training.presets import PRESETS
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_survives_its_file(name: str) -> None:
+    config = dataclasses.replace(PRESETS[name], data=("some/folder", "more"))
+    assert TrainConfig.from_toml(config.to_toml()) == config
+
+
+def test_every_preset_has_a_small_version() -> None:
+    papers = [name for name in PRESETS if name.startswith("paper")]
+    assert len(papers) == 4 * 8 + 2 * 4
+    for name in papers:
+        full, mini = PRESETS[name], PRESETS[f"mini-{name}"]
+        assert (mini.objective, mini.qualities) == (full.objective, full.qualities)
+        assert mini.steps * mini.batch * mini.crop**2 < full.steps * full.batch * full.crop**2 / 1e3
+
+
+def test_presets_of_one_rate_are_those_of_the_papers() -> None:
+    found = [
+        lambda_of_quality(PRESETS[f"paper1-hyperprior-q{q}"].qualities[0]) for q in range(1, 9)
+    ]
+    assert found == pytest.approx(list(LAMBDAS))
+    assert PRESETS["paper1-oracle-test-channel-q3"].steps == 200_000
+    assert PRESETS["paper1-oracle-test-channel-q3"].codec == CodecConfig(192, 192, 192)
+    assert PRESETS["paper1-hyperprior-q8"].codec.m == 320
+    assert PRESETS["paper2-hyperprior-regularised-q1"].alpha == 0.1
+    assert PRESETS["paper2-hyperprior-q1"].batch == 16
+
+
+def test_fields_left_out_keep_their_values() -> None:
+    config = TrainConfig().with_values({"steps": 7, "codec": {"n": 32}})
+    assert config == dataclasses.replace(
+        TrainConfig(), steps=7, codec=dataclasses.replace(CodecConfig(), n=32)
+    )
+    assert TrainConfig.from_toml("learning_rate = 1").learning_rate == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("steps = ", "not TOML"),
+        ("stepz = 3", "no field stepz"),
+        ("steps = 3.5", "whole number"),
+        ("steps = true", "whole number"),
+        ("learning_rate = 'fast'", "a number"),
+        ("data = 'folder'", "list of texts"),
+        ("qualities = [1]", "two numbers"),
+        ("qualities = [1, true]", "two numbers"),
+        ("compile = 1", "true or false"),
+        ("codec = 3", "a table"),
+        ("[codec]\nwidth = 3", "no field width"),
+        ("[codec]\nn = 0", "widths"),
+        ("[codec]\nm = 900\nklt = true", "at most 768"),
+        ("crop = 100", "multiple of 64"),
+    ],
+)
+def test_what_is_not_a_config_is_refused_by_name(text: str, what: str) -> None:
+    with pytest.raises(TrainingError, match=what) as caught:
+        TrainConfig.from_toml(text, "some.toml")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_may_differ_when_a_run_goes_on() -> None:
+    config = TrainConfig()
+    free = dataclasses.replace(config, steps=3, data=("x",), validate_every=9)
+    assert config.changed_from(free.to_dict()) is None
+    assert config.changed_from(dataclasses.replace(config, seed=3).to_dict()) == "seed"
+    wider = dataclasses.replace(config, codec=CodecConfig(n=65))
+    assert config.changed_from(wider.to_dict()) == "codec"
+    assert config.changed_from({}) is not None
