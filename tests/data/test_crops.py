@@ -199,6 +199,11 @@ def test_a_broken_picture_is_replaced_alike_by_everyone():
     assert all(one.pictures.reads[k] == 1 for k in broken)
 
 
+def test_the_only_good_picture_is_found_from_anywhere():
+    source = CropSource(Plain(set(range(12)) - {7}, [5, 4, 3]), size=8, seed=0)
+    assert drawn(source, 0, 120) == [7] * 120
+
+
 def test_the_cache_keeps_to_its_limit():
     room = 3 * 9 * 9 * 3
     source = CropSource(Plain(), size=8, seed=0, cache_bytes=room + 1)

@@ -37,9 +37,10 @@ def test_positions_may_be_asked_for_in_any_order():
     assert straight.picture(far) == jumping.picture(far)
 
 
-def test_epochs_and_seeds_differ():
+@pytest.mark.parametrize("groups", [[60], [30, 30], [1] * 60])
+def test_epochs_and_seeds_differ(groups):
     def epoch(number: int, seed: int) -> list[int]:
-        order = EpochOrder([30, 30], seed=seed, together=1)
+        order = EpochOrder(groups, seed=seed, together=1)
         return [order.picture(60 * number + k) for k in range(60)]
 
     assert len({tuple(epoch(*case)) for case in [(0, 0), (1, 0), (0, 1), (1, 1)]}) == 4
