@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import tarfile
 import threading
@@ -253,7 +254,7 @@ class PictureShards:
         self._ends = np.cumsum(self.groups, dtype=np.int64)
         if not len(self):
             raise ImageError(f"{paths[0] if paths else 'shards'}: no pictures in the shards")
-        self._contents: _Shared[bytes] = _Shared(held)
+        self._contents: _Shared[mmap.mmap] = _Shared(held)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -301,13 +302,15 @@ class PictureShards:
         """Hex, of names, sizes and order; of the content too where ``pack`` took note of it."""
         return joint_fingerprint(shard.digest for shard in self.shards)
 
-    def _load(self, shard: Shard) -> bytes:
+    def _load(self, shard: Shard) -> mmap.mmap:
+        # Memory of its own, which goes back to the system at once: from the heap, shards that come
+        # and go would leave holes, and the process would grow.
+        data = mmap.mmap(-1, shard.length)
         try:
             with shard.path.open("rb") as stream:
-                data = stream.read(shard.length + 1)
+                same = stream.readinto(data) == shard.length and not stream.read(1)
         except OSError as error:
             raise ImageError(f"{shard.path}: can't be read ({error.strerror})") from None
-        same = len(data) == shard.length
         if same and shard.checked:  # a tenth of a second; WebP itself notices no flipped bit
             same = hashlib.sha256(data).hexdigest() == shard.digest
         if not same:
