@@ -6,6 +6,7 @@ import os
 import struct
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from waterfill.data.images import (
     MAX_PIXELS,
     MAX_SIDE,
     Picture,
+    decode_picture,
     find_images,
     load_picture,
     sample_pictures,
@@ -314,3 +316,30 @@ def test_the_samples_are_pictures():
         assert isinstance(picture, Picture)
         assert picture.pixels.dtype == np.uint8
         assert min(picture.height, picture.width) >= 256
+
+
+def test_a_picture_in_memory_is_read_as_its_file(tmp_path):
+    Image.fromarray(noise(9, 7)).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    picture = decode_picture(data, "a")
+    assert picture.name == "a"
+    np.testing.assert_array_equal(picture.pixels, load_picture(tmp_path / "a.png").pixels)
+    for cut in (0, 8, len(data) // 2):
+        with pytest.raises(ImageError, match=r"^a: "):
+            decode_picture(data[:cut], "a")
+
+
+def test_pillow_warns_nobody_from_any_thread_and_the_filters_come_back():
+    image = Image.fromarray(noise(40, 40)).quantize(8)
+    stream = BytesIO()
+    image.save(stream, "PNG", transparency=b"\xff" * 8)
+    data = stream.getvalue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning):  # what these tests are about still exists
+            Image.open(BytesIO(data)).convert("RGB")
+        before = list(warnings.filters)
+        with ThreadPoolExecutor(8) as pool:
+            sizes = {p.width for p in pool.map(lambda _: decode_picture(data, "a"), range(200))}
+        assert sizes == {40}
+        assert warnings.filters == before

@@ -1,42 +1,25 @@
-"""Training crops, drawn so that a batch depends on (seed, step) alone: resuming needs no state."""
+"""Training crops, each a function of the seed and its position alone: resuming needs no state."""
 
 from __future__ import annotations
 
-import os
-import zlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from waterfill.data.images import load_picture
+from waterfill.data.order import EpochOrder
+from waterfill.data.sets import PictureSet
+from waterfill.data.shards import WINDOW
 from waterfill.errors import ImageError, TrainingError
 
-__all__ = ["CropSource", "grown", "split_validation"]
+__all__ = ["CropSource", "grown"]
 
-_ONE_IN = 48  # one file in so many is held back for validation
-
-
-def split_validation(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """Training and validation files, told apart by a hash of the name.
-
-    No file is on both sides, except the only one. A file that the hash alone holds back stays on
-    its side when others are added.
-    """
-
-    def hashed(path: Path) -> int:
-        return zlib.crc32(os.fsencode(path.name))
-
-    ordered = sorted(paths, key=lambda p: (hashed(p), str(p)))
-    held_back = [p for p in ordered if hashed(p) % _ONE_IN == 0]
-    if len(held_back) in (0, len(ordered)):  # by chance, or all have one name in many folders
-        held_back = ordered[:1]
-    chosen = set(held_back)
-    training = [p for p in ordered if p not in chosen] or held_back
-    return sorted(training), sorted(held_back)
+_CROP = 0  # first word of a crop's seed; the order of pictures uses others
 
 
 def grown(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
@@ -46,16 +29,17 @@ def grown(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 class CropSource:
-    """Random crops of a set of files.
+    """Random crops of a set of pictures.
 
-    Each crop is a random window, at a random reduction (which blurs traces of JPEG coding) and
-    mirrored half of the time. Decoded pictures are kept in memory up to a limit; unreadable files
-    are skipped and counted.
+    Each crop is a random window, half of the time reduced by a random factor (which blurs traces of
+    JPEG coding) and mirrored half of the time. Every picture gives one crop per epoch. Decoded
+    pictures are kept in memory while they fit; unreadable ones are replaced by the next in the
+    order, and counted. Any number of threads may draw.
 
     Parameters
     ----------
-    paths
-        Picture files.
+    pictures
+        Where the crops come from.
     size
         Side of a crop in pixels.
     seed
@@ -65,54 +49,74 @@ class CropSource:
     cache_bytes
         Limit of the memory that decoded pictures may take.
 
+    Attributes
+    ----------
+    unreadable
+        Names of the pictures that couldn't be read so far.
+    waited_seconds
+        How long the users of :meth:`batches` have waited for it so far.
+
     Raises
     ------
     TrainingError
-        When a crop is drawn, if no file can be read.
+        When a crop is drawn, if no picture can be read.
     """
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        pictures: PictureSet,
         *,
         size: int,
         seed: int,
         reduction: float = 0.6,
-        cache_bytes: int = 4 << 30,
+        cache_bytes: int = 2 << 30,
     ) -> None:
-        self.paths = list(paths)
+        self.pictures = pictures
         self.size = size
         self.seed = seed
         self.reduction = reduction
-        self.unreadable: set[Path] = set()
+        self.unreadable: set[str] = set()
+        self.waited_seconds = 0.0
+        self._order = EpochOrder(pictures.groups, seed=seed, together=WINDOW)
+        self._lock = threading.Lock()
+        # What came first stays: in shuffled epochs, the picture seen last is not needed soonest.
         self._cache: dict[int, NDArray[np.uint8]] = {}
         self._room = cache_bytes
+        self._broken: set[int] = set()
 
     def _pixels(self, index: int) -> NDArray[np.uint8] | None:
         cached = self._cache.get(index)
         if cached is not None:
             return cached
-        path = self.paths[index]
-        if path in self.unreadable:
+        if index in self._broken:
             return None
         try:
-            pixels = load_picture(path).pixels
+            pixels = self.pictures.pixels(index)
         except ImageError:
-            self.unreadable.add(path)
+            with self._lock:
+                self._broken.add(index)
+                self.unreadable.add(self.pictures.name(index))
             return None
         pixels = grown(pixels, self.size)
-        if pixels.nbytes <= self._room:
-            self._room -= pixels.nbytes
-            self._cache[index] = pixels
+        with self._lock:
+            if pixels.nbytes <= self._room and index not in self._cache:
+                self._room -= pixels.nbytes
+                self._cache[index] = pixels
         return pixels
 
-    def _crop(self, rng: np.random.Generator) -> NDArray[np.uint8]:
-        pixels = self._pixels(int(rng.integers(len(self.paths))))
-        if pixels is None:
-            others = (self._pixels(int(index)) for index in rng.permutation(len(self.paths)))
-            pixels = next((p for p in others if p is not None), None)
-        if pixels is None:
-            raise TrainingError(f"none of the {len(self.paths)} training pictures can be read")
+    def _picture(self, position: int) -> NDArray[np.uint8]:
+        """The picture due at a position, or the next readable one of the epoch in its place."""
+        count = self._order.count
+        start = position - position % count if count else 0
+        for step in range(count):
+            pixels = self._pixels(self._order.picture(start + (position + step) % count))
+            if pixels is not None:
+                return pixels
+        raise TrainingError(f"none of the {count} training pictures can be read")
+
+    def _crop(self, position: int) -> NDArray[np.uint8]:
+        pixels = self._picture(position)
+        rng = np.random.default_rng([_CROP, self.seed, position])
         height, width = pixels.shape[:2]
         factor = float(rng.uniform(self.reduction, 1.0)) if rng.random() < 0.5 else 1.0
         window = min(round(self.size / factor), height, width)
@@ -124,18 +128,81 @@ class CropSource:
             crop = np.asarray(image)
         return crop[:, ::-1] if rng.random() < 0.5 else crop
 
-    def batch(self, step: int, count: int) -> NDArray[np.uint8]:
-        """``count`` crops for training step ``step``, uint8 (count, size, size, 3)."""
-        rng = np.random.default_rng([self.seed, step])
-        return np.stack([self._crop(rng) for _ in range(count)])
+    def _batch(
+        self, step: int, count: int, rows: range, stop: threading.Event | None = None
+    ) -> NDArray[np.uint8]:
+        crops = np.empty((len(rows), self.size, self.size, 3), dtype=np.uint8)
+        for place, row in enumerate(rows):
+            if stop is not None and stop.is_set():
+                break
+            crops[place] = self._crop(step * count + row)
+        return crops
 
-    def batches(self, first: int, count: int) -> Iterator[NDArray[np.uint8]]:
-        """Batches from step ``first`` on, without end, the next two prepared in the background."""
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="crops") as pool:
-            waiting = [pool.submit(self.batch, first + k, count) for k in range(2)]
-            step = first + 2
+    def batch(self, step: int, count: int, rows: range | None = None) -> NDArray[np.uint8]:
+        """Crops for training step ``step``.
+
+        Parameters
+        ----------
+        step
+            Number of the step, from 0.
+        count
+            Crops in the whole batch, over all processes.
+        rows
+            Which of them to draw, by default all.
+
+        Returns
+        -------
+        NDArray
+            uint8 (rows, size, size, 3).
+        """
+        return self._batch(step, count, _checked(rows, count))
+
+    def batches(
+        self, first: int, count: int, rows: range | None = None, *, workers: int = 2
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Batches from step ``first`` on, without end, the next few prepared in the background.
+
+        Parameters
+        ----------
+        first
+            Step of the first batch.
+        count, rows
+            As for :meth:`batch`.
+        workers
+            Threads that prepare batches. Two more batches than these are held at most.
+        """
+        rows = _checked(rows, count)
+        stop = threading.Event()
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="crops")
+        reader = ThreadPoolExecutor(1, thread_name_prefix="shards")
+        waiting: deque[Future[NDArray[np.uint8]]] = deque()
+        asked: list[int] = []
+        step = first
+        try:
             while True:
-                ready = waiting.pop(0).result()
-                waiting.append(pool.submit(self.batch, step, count))
-                step += 1
+                while len(waiting) < workers + 2:
+                    waiting.append(pool.submit(self._batch, step, count, rows, stop))
+                    step += 1
+                if self._order.count:
+                    # Where the user stands, not the workers: what they still need must stay.
+                    due = self._order.ahead((step - len(waiting)) * count)
+                    for group in due[len(asked) :] if due[: len(asked)] == asked else due:
+                        reader.submit(self.pictures.prepare, group)
+                    asked = due
+                began = time.perf_counter()
+                ready = waiting.popleft().result()
+                self.waited_seconds += time.perf_counter() - began
                 yield ready
+        finally:
+            stop.set()
+            reader.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
+            reader.shutdown()
+
+
+def _checked(rows: range | None, count: int) -> range:
+    if rows is None:
+        return range(count)
+    if rows and not (min(rows) >= 0 and max(rows) < count):
+        raise ValueError(f"{rows} reaches outside a batch of {count}")
+    return rows

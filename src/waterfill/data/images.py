@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
+import threading
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,7 @@ __all__ = [
     "ImageLike",
     "Picture",
     "as_picture",
+    "decode_picture",
     "find_images",
     "load_picture",
     "sample_pictures",
@@ -170,6 +174,55 @@ def to_picture(image: Picture | Image.Image | NDArray[np.uint8], name: str = "im
     return to_picture(pixels, name)
 
 
+_quiet_lock = threading.Lock()
+_quiet_users = 0
+_quiet_filter: Any = None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pillow's warnings ignored for as long as any thread is in here.
+
+    ``warnings.catch_warnings`` swaps the filters of the whole process: two threads that leave in
+    the order in which they entered would bring back each other's.
+    """
+    global _quiet_users, _quiet_filter
+    with _quiet_lock:
+        if _quiet_users == 0:
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            _quiet_filter = warnings.filters[0]
+        _quiet_users += 1
+    try:
+        yield
+    finally:
+        with _quiet_lock:
+            _quiet_users -= 1
+            filters: Any = warnings.filters
+            if _quiet_users == 0 and _quiet_filter in filters:
+                filters.remove(_quiet_filter)
+
+
+def _read(source: Path | io.BytesIO, name: str) -> Picture:
+    try:
+        # Pillow warns of large and odd files; the limits here and the checks below decide.
+        with _quiet(), Image.open(source, formats=_FORMATS) as image:
+            reason = _refusal(image)
+            if reason:
+                raise ImageError(f"{name}: {reason}")
+            return to_picture(ImageOps.exif_transpose(image), name)
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: is not a picture in a supported format") from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: at most {MAX_PIXELS:,} pixels are supported") from None
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # damaged files make Pillow's readers raise nearly anything
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ImageError(f"{name}: can't be read ({detail})") from None
+
+
 def load_picture(path: str | os.PathLike[str]) -> Picture:
     """Read a picture file, turned upright by its EXIF orientation.
 
@@ -182,25 +235,20 @@ def load_picture(path: str | os.PathLike[str]) -> Picture:
     try:
         if path.exists() and not path.is_file():
             raise ImageError(f"{path}: is not a file")
-        with warnings.catch_warnings():
-            # Pillow warns of large and odd files; the limits here and the checks below decide.
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as image:
-                reason = _refusal(image)
-                if reason:
-                    raise ImageError(f"{path}: {reason}")
-                return to_picture(ImageOps.exif_transpose(image), str(path))
-    except UnidentifiedImageError:
-        raise ImageError(f"{path}: is not a picture in a supported format") from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"{path}: at most {MAX_PIXELS:,} pixels are supported") from None
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such file") from None
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # damaged files make Pillow's readers raise nearly anything
-        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ImageError(f"{path}: can't be read ({detail})") from None
+    except OSError as error:
+        raise ImageError(f"{path}: can't be read ({error})") from None
+    return _read(path, str(path))
+
+
+def decode_picture(data: bytes, name: str) -> Picture:
+    """Read a picture from the bytes of its file, as :func:`load_picture` does.
+
+    Raises
+    ------
+    ImageError
+        As :func:`load_picture`.
+    """
+    return _read(io.BytesIO(data), name)
 
 
 def as_picture(item: ImageLike, name: str = "image") -> Picture:

@@ -1,0 +1,254 @@
+"""Sets of pictures, wherever they lie: files, tar shards, or parts of either."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from waterfill.data.images import find_images, load_picture
+from waterfill.data.shards import PictureShards, find_shards
+from waterfill.errors import ImageError
+
+__all__ = ["PictureFiles", "PictureSet", "Subset", "open_pictures", "split_validation"]
+
+_ONE_IN = 48  # one picture in so many is held back for validation
+
+
+class PictureSet(Protocol):
+    """Pictures by number, in an order that never changes. Any number of threads may read."""
+
+    @property
+    def groups(self) -> Sequence[int]:
+        """Sizes of consecutive runs of pictures that are cheap to read together."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str:
+        """The picture's name, which doesn't tell where the data lie."""
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Decode a picture, uint8 (H, W, 3).
+
+        Raises
+        ------
+        ImageError
+            If it can't be read.
+        """
+
+    def prepare(self, group: int) -> None:
+        """Read a group ahead, where that helps. Never raises for what can't be read."""
+
+    def fingerprint(self) -> str:
+        """Hex that changes with names, sizes or order of the data, but not with their place."""
+
+
+class PictureFiles:
+    """Pictures in files of their own.
+
+    Parameters
+    ----------
+    paths
+        The files.
+    names
+        Their names in tables and messages, by default those of the files without their folders.
+    """
+
+    def __init__(self, paths: Sequence[Path], names: Sequence[str] | None = None) -> None:
+        self.paths = list(paths)
+        self._names = [path.name for path in paths] if names is None else list(names)
+        if len(self._names) != len(self.paths):
+            raise ValueError(f"{len(self.paths)} files and {len(self._names)} names")
+
+    @property
+    def groups(self) -> Sequence[int]:
+        """One group: any file is as cheap to read as any other."""
+        return [len(self.paths)]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """The file's path below the folder that it was found through."""
+        return self._names[index]
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Decode a picture, uint8 (H, W, 3).
+
+        Raises
+        ------
+        ImageError
+            If it can't be read.
+        """
+        return load_picture(self.paths[index]).pixels
+
+    def prepare(self, group: int) -> None:
+        """Do nothing: the system reads files ahead."""
+
+    def fingerprint(self) -> str:
+        """Hex, of names and sizes in order; a file that is missing has none."""
+        digest = hashlib.sha256(b"files")
+        for path, name in zip(self.paths, self._names, strict=True):
+            try:
+                size = path.stat().st_size
+            except OSError:
+                size = -1
+            label = os.fsencode(name)
+            digest.update(b"%d %d " % (len(label), size) + label)
+        return digest.hexdigest()
+
+
+class Subset:
+    """Some pictures of a set, in its order.
+
+    Parameters
+    ----------
+    whole
+        The set. Its groups stay what they are, without the pictures left out.
+    indices
+        int64 (pictures,), which of its pictures.
+    """
+
+    def __init__(self, whole: PictureSet, indices: NDArray[np.int64]) -> None:
+        self._whole = whole
+        self._indices = np.sort(indices)
+        ends = np.searchsorted(self._indices, np.cumsum(whole.groups, dtype=np.int64))
+        self.groups: Sequence[int] = np.diff(ends, prepend=0).tolist()
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def name(self, index: int) -> str:
+        """The picture's name in the whole set."""
+        return self._whole.name(int(self._indices[index]))
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        """Decode a picture, uint8 (H, W, 3).
+
+        Raises
+        ------
+        ImageError
+            If it can't be read.
+        """
+        return self._whole.pixels(int(self._indices[index]))
+
+    def prepare(self, group: int) -> None:
+        """Read a group of the whole set ahead."""
+        self._whole.prepare(group)
+
+    def fingerprint(self) -> str:
+        """Hex, of the whole set's and the choice."""
+        chosen = self._indices.astype("<i8").tobytes()
+        return hashlib.sha256(self._whole.fingerprint().encode() + chosen).hexdigest()
+
+
+class _Joined:
+    """Two sets, one after the other."""
+
+    def __init__(self, first: PictureSet, second: PictureSet) -> None:
+        self._sets = (first, second)
+        self.groups: Sequence[int] = [*first.groups, *second.groups]
+
+    def _of(self, index: int) -> tuple[PictureSet, int]:
+        first, second = self._sets
+        return (first, index) if index < len(first) else (second, index - len(first))
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self._sets)
+
+    def name(self, index: int) -> str:
+        part, place = self._of(index)
+        return part.name(place)
+
+    def pixels(self, index: int) -> NDArray[np.uint8]:
+        part, place = self._of(index)
+        return part.pixels(place)
+
+    def prepare(self, group: int) -> None:
+        first, second = self._sets
+        if group < len(first.groups):
+            first.prepare(group)
+        else:
+            second.prepare(group - len(first.groups))
+
+    def fingerprint(self) -> str:
+        both = " ".join(part.fingerprint() for part in self._sets)
+        return hashlib.sha256(both.encode()).hexdigest()
+
+
+def _root(item: str) -> Path:
+    """The folder that an argument names, or the part of a glob before anything is left open."""
+    path = Path(item)
+    if os.path.isdir(path):
+        return path
+    if os.path.exists(path):
+        return path.parent
+    fixed = []
+    for part in path.parent.parts:
+        if glob.has_magic(part):
+            break
+        fixed.append(part)
+    return Path(*fixed)
+
+
+def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
+    """The pictures behind files, folders and globs, in tar shards too.
+
+    A folder with shards in it (``*.tar``) is a set of shards. Pictures in files come first, and
+    none comes twice.
+
+    Raises
+    ------
+    ImageError
+        If nothing is found where a path points, or a shard can't be opened.
+    """
+    files: dict[Path, str] = {}
+    shards: dict[Path, None] = {}
+    for item in [os.fspath(path) for path in paths]:
+        folder = Path(item)
+        found = find_shards(folder) if os.path.isdir(folder) else []
+        if not found:
+            found = find_images([item])
+        root = _root(item)
+        for path in found:
+            if path.suffix.lower() == ".tar":
+                shards.setdefault(path)
+            else:
+                files.setdefault(path, path.relative_to(root).as_posix())
+    loose = PictureFiles(list(files), list(files.values()))
+    if not shards:
+        if not files:
+            raise ImageError("no pictures were named")
+        return loose
+    packed = PictureShards(list(shards))
+    return _Joined(loose, packed) if files else packed
+
+
+def split_validation(pictures: PictureSet) -> tuple[PictureSet, PictureSet]:
+    """Training and validation pictures, told apart by a hash of the name without its folders.
+
+    No picture is on both sides, except the only one. A picture that the hash alone holds back stays
+    on its side when others are added.
+    """
+    count = len(pictures)
+
+    def hashed(index: int) -> int:
+        return zlib.crc32(os.fsencode(os.path.basename(pictures.name(index))))
+
+    hashes = np.fromiter(map(hashed, range(count)), dtype=np.uint32, count=count)
+    held_back = hashes % _ONE_IN == 0
+    if count and (held_back.all() or not held_back.any()):
+        # By chance, or all have one name in many folders.
+        lowest = np.flatnonzero(hashes == hashes.min())
+        held_back[:] = False
+        held_back[min(lowest, key=lambda index: pictures.name(int(index)))] = True
+    chosen = np.flatnonzero(held_back)
+    others = np.flatnonzero(~held_back)
+    return Subset(pictures, others if len(others) else chosen), Subset(pictures, chosen)
