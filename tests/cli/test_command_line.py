@@ -446,7 +446,6 @@ def test_qualities_out_of_range(tmp_path, weights, picture, capsys, quality):
         ["nonsense"],
         ["compress", "a", "b", "c"],
         ["--nonsense"],
-        ["train", "x"],
         ["train", "x", "--out", "y", "--quality", "1"],
         ["train", "x", "--out", "y", "--steps", "many"],
     ],
@@ -559,6 +558,72 @@ def test_output_that_nobody_can_write_is_one_line_and_no_traceback(stream):
         done = waterfill("info", stream, stdout=full)
     assert done.returncode == 2
     assert done.stderr == "error: No space left on device\n"
+
+
+def test_pictures_are_packed_and_trained_on(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    rng = np.random.default_rng(0)
+    for k in range(3):
+        pixels = rng.integers(0, 256, (160, 140, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{k}.png")
+    (tmp_path / "in" / "broken.png").write_bytes(b"no picture")
+    shards, told = tmp_path / "shards", tmp_path / "pack.json"
+    assert (
+        run(["data", "pack", str(tmp_path / "in"), "--out", str(shards), "--json", str(told)]) == 0
+    )
+    said = capsys.readouterr().out
+    assert "3 pictures of 4 files, 1 shards" in said
+    assert "1 unreadable pictures were skipped" in said
+    assert json.loads(told.read_text())["members"] == 3
+    command = ["train", str(shards), "--out", str(tmp_path / "run"), "--codec", "tiny"]
+    assert run([*command, "--crop", "64", "--batch", "1", "--steps", "1"]) == 0
+    start = json.loads((tmp_path / "run" / "provenance.json").read_text())["starts"][0]
+    assert start["data"]["fingerprint"] == json.loads(told.read_text())["fingerprint"]
+    assert (
+        run(["data", "pack", str(tmp_path / "in"), "--out", str(shards), "--shard-mb", "nan"]) == 2
+    )
+    assert "a shard may have" in capsys.readouterr().err
+
+
+def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys, picture):
+    out = tmp_path / "run"
+    command = ["train", str(picture), "--out", str(out), "--codec", "tiny", "--crop", "64"]
+    assert run([*command, "--batch", "1", "--steps", "1", "--seed", "5"]) == 0
+    assert run(["train", "--out", str(out), "--resume", "--steps", "2"]) == 0
+    assert "step 2 of 2" in capsys.readouterr().out
+    assert "seed = 5" in (out / "run.toml").read_text()
+    assert run(["train", "--out", str(out), "--resume", "--seed", "6"]) == 2
+    assert "seed" in capsys.readouterr().err
+
+
+def test_presets_are_listed(capsys):
+    assert run(["train", "--presets"]) == 0
+    said = capsys.readouterr().out
+    assert "paper2-hyperprior-regularised" in said
+    assert max(len(line) for line in said.splitlines()) <= 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["train", "x"], "--out"),
+        (["train", "--out", "DIR"], "on what?"),
+        (["train", "--out", "DIR", "--preset", "none"], "no such preset"),
+        (["train", "--out", "DIR", "--preset", "medium", "--config", "x"], "exclude"),
+        (["train", "--out", "DIR", "--config", "/nowhere.toml"], "can't be read"),
+        (["train", "--out", "DIR", "--resume"], "no run to go on with"),
+        (["train", "--queue", "/nowhere"], "no experiments"),
+        (["train", "--queue", "/nowhere", "--steps", "3"], "files alone"),
+        (["train", "--out", "DIR", "--hand-back", "x"], "belongs to --queue"),
+    ],
+)
+def test_train_says_what_it_misses(tmp_path, capsys, arguments, what):
+    out = str(tmp_path / "out")
+    assert run([out if a == "DIR" else a for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert what in error
+    assert error.count("\n") == 1
 
 
 def test_ctrl_c_while_training_leaves_a_checkpoint_and_no_traceback(tmp_path, picture):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from waterfill.cli.shared import (
     say,
     write_json,
 )
-from waterfill.errors import TrainingError
+from waterfill.errors import TrainingError, WaterfillError
 from waterfill.files import check_writable
 
 if TYPE_CHECKING:
@@ -260,3 +261,54 @@ def _outcome_line(outcome: Outcome) -> str:
 @click.group()
 def data() -> None:
     """Prepare pictures for training."""
+
+
+@data.command("pack")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder of the shards.")
+@click.option("--shard-mb", default=64.0, show_default=True, help="Size of a shard, at most 256.")
+@click.option("--crop", type=int, help="Store windows of this side instead of whole pictures.")
+@click.option("--crops", default=1, show_default=True, help="Windows of each picture.")
+@click.option("--max-side", type=int, help="Reduce until the longer side has so many pixels.")
+@click.option("--reduction", default=0.5, show_default=True, help="Reduce by this at least.")
+@click.option("--seed", default=0, show_default=True, help="Of the windows.")
+@json_option
+def pack_pictures(
+    paths: tuple[str, ...],
+    out: Path,
+    shard_mb: float,
+    crop: int | None,
+    crops: int,
+    max_side: int | None,
+    reduction: float,
+    seed: int,
+    json_file: Path | None,
+) -> None:
+    """Pack pictures into tar shards, reduced and without loss. The same call resumes it."""
+    from waterfill.data.pack import pack
+
+    if json_file is not None:
+        check_writable(json_file)
+    with progress_bar() as bar:
+        task = bar.add_task("packing", total=None)
+        try:
+            report = pack(
+                list(paths),
+                out,
+                shard_bytes=int(shard_mb * (1 << 20)) if math.isfinite(shard_mb) else 0,
+                crop=crop,
+                crops=crops,
+                max_side=max_side,
+                reduction=reduction,
+                seed=seed,
+                progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except ValueError as error:
+            raise WaterfillError(str(error)) from None
+    say(
+        f"{out}: {report.members} pictures of {report.sources} files, {report.shards} shards, "
+        f"{report.stored_bytes / (1 << 20):.1f} MiB, fingerprint {report.fingerprint[:16]}"
+    )
+    if report.skipped:
+        say(f"{len(report.skipped)} unreadable pictures were skipped: {report.skipped[0]} …")
+    write_json(json_file, asdict(report))

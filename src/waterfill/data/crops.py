@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -159,7 +159,7 @@ class CropSource:
 
     def batches(
         self, first: int, count: int, rows: range | None = None, *, workers: int = 2
-    ) -> Iterator[NDArray[np.uint8]]:
+    ) -> Generator[NDArray[np.uint8]]:
         """Batches from step ``first`` on, without end, the next few prepared in the background.
 
         Parameters
