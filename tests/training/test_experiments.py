@@ -168,3 +168,8 @@ def test_a_loop_of_waiting_is_no_endless_loop(tmp_path: Path, photographs: str) 
     assert isinstance(load_experiments(folder)[0], Experiment)
     assert not (tmp_path / "runs").exists()
     assert loop.train is experiments.train
+
+
+def test_the_repository_s_own_queue_is_one() -> None:
+    folder = Path(__file__).parents[2] / "experiments"
+    assert {e.name for e in load_experiments(folder)} >= {"wide", "mean-scale"}

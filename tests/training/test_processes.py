@@ -57,7 +57,7 @@ def train(settings: Path, out: Path, *options: str, processes: int = 1) -> str:
 
 def losses(out: Path) -> list[list[float]]:
     lines = (out / "metrics.csv").read_text().splitlines()[1:]
-    return [[float(value) for value in line.split(",")[3:]] for line in lines]
+    return [[float(value) for value in line.split(",")[4:]] for line in lines]
 
 
 def test_two_processes_follow_the_curve_of_one(

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -75,12 +77,12 @@ def facts(out: Path) -> dict:
 
 
 def rows(out: Path) -> list[list[str]]:
-    """Rows of metrics.csv, without the time that each took."""
+    """Rows of metrics.csv, without the times."""
     lines = (out / "metrics.csv").read_text().splitlines()
     assert lines[0].split(",") == list(_COLUMNS)
     fields = [line.split(",") for line in lines[1:]]
     assert all(len(row) == len(lines[0].split(",")) for row in fields)
-    return [row[:1] + row[2:] for row in fields]
+    return [row[:1] + row[3:] for row in fields]
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -90,8 +92,8 @@ def assert_same_run(one: Path, other: Path) -> None:
         assert torch.equal(a[name], b[name]), name
     assert rows(one) == rows(other)
     mine, theirs = facts(one), facts(other)
-    assert mine.pop("seconds") > 0
-    assert theirs.pop("seconds") > 0
+    for known in (mine, theirs):
+        assert 0 <= known.pop("waited_seconds") < known.pop("seconds")
     assert mine == theirs
     left, right = (safetensors.torch.load_file(o / WEIGHTS) for o in (one, other))
     assert all(torch.equal(left[name], right[name]) for name in left)
@@ -134,6 +136,13 @@ def test_a_run_leaves_weights_that_load_and_what_they_came_from(whole):
         CHECKPOINT, WEIGHTS, "metrics.csv", "run.toml", "provenance.json", "tensorboard",
     }  # fmt: skip
     assert list((whole / "tensorboard").glob("events.out.tfevents.*"))
+
+
+def test_tensorboard_is_dispensable(photographs, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    run(photographs, tmp_path / "run")
+    assert not (tmp_path / "run" / "tensorboard").exists()
+    assert len(rows(tmp_path / "run")) == 2
 
 
 def test_the_codec_learns(photographs, tmp_path):
@@ -213,7 +222,7 @@ def test_metrics_keep_what_the_checkpoint_has_behind_it(photographs, tmp_path):
     out = tmp_path / "run"
     killed_at(5, photographs, out)  # rows: 3; checkpoint: 4
     with open(out / "metrics.csv", "a") as stream:
-        stream.write("4,1,1,1,1,1,1,1,1\n5,1,1,1,1,1,1,1,1\nnonsense\n\n6,0.1,0.0")
+        stream.write("4,1,1,1,1,1,1,1,1,1\n5,1,1,1,1,1,1,1,1,1\nnonsense\n\n6,0.1,0.0")
     run(photographs, out, resume=True)
     assert [row[0] for row in rows(out)] == ["3", "4", "6"]
     # A file that is gone is begun anew.
@@ -546,3 +555,46 @@ def test_resuming_with_other_pictures_is_refused(whole, tmp_path):
     with pytest.raises(TrainingError, match="other pictures"):
         run(str(tmp_path), whole, resume=True)
     assert {p.name: p.read_bytes() for p in whole.iterdir() if p.is_file()} == before
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(sys.platform != "linux", reason="reads memory from /proc")
+def test_memory_stays_flat_over_ten_thousand_steps(photographs, tmp_path):
+    resident = {}
+
+    def look(report):
+        if report.step in (2_000, 10_000) and report.step not in resident:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            resident[report.step] = pages * os.sysconf("SC_PAGE_SIZE")
+
+    run(
+        photographs,
+        tmp_path / "run",
+        dataclasses.replace(CONFIG, steps=10_000, batch=1),
+        checkpoint_every=1000,
+        validate_every=1000,
+        progress=look,
+    )
+    assert resident[10_000] < 1.02 * resident[2_000] + (4 << 20)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler here")
+@pytest.mark.filterwarnings("default")  # those of the compiler itself
+def test_compiled_transforms_train_to_the_same_losses(photographs, tmp_path):
+    run(photographs, tmp_path / "plain")
+    run(photographs, tmp_path / "compiled", compile=True)
+    for plain, compiled in zip(rows(tmp_path / "plain"), rows(tmp_path / "compiled"), strict=True):
+        assert [float(v) for v in compiled] == pytest.approx([float(v) for v in plain], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # those of the compiler itself
+def test_compiling_without_a_compiler_is_one_line(photographs, tmp_path, monkeypatch):
+    from torch._inductor import config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", ("/nowhere/g++",))
+    with pytest.raises(TrainingError, match=r"torch\.compile") as caught:
+        run(photographs, tmp_path / "run", dataclasses.replace(CONFIG, crop=128), compile=True)
+    assert "\n" not in str(caught.value)

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
-
 from waterfill.errors import TrainingError
 from waterfill.files import write_whole
 from waterfill.training.config import TrainConfig
@@ -19,6 +17,7 @@ __all__ = ["RunFolder"]
 _COLUMNS = (
     "step",
     "seconds",
+    "waited_seconds",
     "learning_rate",
     "loss",
     "bpp",
@@ -55,7 +54,7 @@ class RunFolder:
         self.config = path / "run.toml"
         self.provenance = path / "provenance.json"
         self._rows: list[str] = []
-        self._board: SummaryWriter | None = None
+        self._board: Any = None
 
     def claim(self, *, resume: bool) -> None:
         """Check that the folder holds a run if one is to go on, and none otherwise.
@@ -85,6 +84,8 @@ class RunFolder:
         write_whole(self.provenance, text + "\n")
         self._write_rows()
         with self._dispensable():
+            from tensorboardX import SummaryWriter
+
             self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
@@ -95,7 +96,7 @@ class RunFolder:
         with self._dispensable():
             if self._board is None:
                 return
-            for name in _COLUMNS[2:]:
+            for name in _COLUMNS[3:]:
                 held_back = name.startswith("validation_")
                 tag = f"held back/{name[11:]}" if held_back else f"training/{name}"
                 self._board.add_scalar(tag, values[name], step)
@@ -109,10 +110,10 @@ class RunFolder:
 
     @contextmanager
     def _dispensable(self) -> Iterator[None]:
-        """Give TensorBoard's files up if they can't be written: ``metrics.csv`` holds the same."""
+        """Give TensorBoard's files up where they can't be: ``metrics.csv`` holds the same."""
         try:
             yield
-        except OSError:
+        except (ImportError, OSError):
             self._board = None
 
     def _write_rows(self) -> None:

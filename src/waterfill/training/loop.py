@@ -174,6 +174,7 @@ class _Run:
         self.skipped = 0
         self._skipped_in_a_row = 0
         self._seconds_before = 0.0
+        self._waited_before = 0.0
         self._began = time.monotonic()
         self._saved = -1
 
@@ -181,6 +182,11 @@ class _Run:
     def seconds(self) -> float:
         """Time spent on the run so far, that of its earlier starts included."""
         return self._seconds_before + time.monotonic() - self._began
+
+    @property
+    def waited_seconds(self) -> float:
+        """The part of :attr:`seconds` that the trainer waited for pictures."""
+        return self._waited_before + self.source.waited_seconds
 
     @property
     def averaged(self) -> Codec:
@@ -204,6 +210,7 @@ class _Run:
             if facts["data"] != self.fingerprint:
                 raise TrainingError(f"{checkpoint}: made with other pictures than these")
             self.step, self._seconds_before = int(facts["step"]), float(facts["seconds"])
+            self._waited_before = float(facts["waited_seconds"])
             recent, self.shown = facts["recent"], facts["shown"]
             self.recent = None if recent is None else np.array(recent, dtype=float)
             self.skipped = int(facts["skipped"])
@@ -359,7 +366,8 @@ class _Run:
             recent = (math.nan,) * 3 if self.recent is None else self.recent
             row = dict(zip(("loss", "bpp", "psnr"), map(float, recent), strict=True))
             row |= {f"validation_{name}": fresh[name] for name in ("loss", "bpp", "psnr")}
-            self.folder.record(self.step, row | {"seconds": self.seconds, "learning_rate": rate})
+            row |= {"seconds": self.seconds, "waited_seconds": self.waited_seconds}
+            self.folder.record(self.step, row | {"learning_rate": rate})
         return fresh
 
     def save(self) -> None:
@@ -373,6 +381,7 @@ class _Run:
         facts = {
             "step": self.step,
             "seconds": self.seconds,
+            "waited_seconds": self.waited_seconds,
             "recent": None if self.recent is None else self.recent.tolist(),
             "shown": self.shown,
             "skipped": self.skipped,
