@@ -22,7 +22,7 @@ from waterfill.errors import TrainingError
 from waterfill.training import klt
 from waterfill.training.checkpoint import load_checkpoint, trained
 from waterfill.training.config import TrainConfig
-from waterfill.training.klt import klt_of_blocks, start_from_klt
+from waterfill.training.klt import grow_from, klt_of_blocks, start_from_klt
 from waterfill.training.loop import train
 from waterfill.training.objectives import RateDistortion
 
@@ -146,6 +146,36 @@ def test_resuming_among_linear_steps_is_exact(folder: Path, tmp_path: Path) -> N
             assert torch.equal(tensor, found[key]), key
 
 
+@torch.no_grad()
+def test_a_codec_grows_by_latents_and_keeps_what_it_knew(folder: Path, started: Codec) -> None:
+    pictures = open_pictures([str(folder)])
+    torch.manual_seed(0)
+    small, large = (Codec(dataclasses.replace(SMALL, m=m)).eval() for m in (48, 96))
+    start_from_klt(small, pictures, seed=0)
+    for parameter in small.prior.parameters():  # a prior that says something
+        parameter.add_(0.05 * torch.randn_like(parameter))
+    grow_from(large, small, pictures, seed=0)
+    (picture,) = sample_pictures(["rocket"])
+    x = torch.from_numpy(picture.pixels[:128, :192].copy()).permute(2, 0, 1)[None] / 255.0 - 0.5
+    y, more = small.g_a(x), large.g_a(x)
+    assert torch.allclose(more[:, :48], y, atol=1e-4)
+    quality = torch.tensor([6.0])
+    known, now = (c.prior(v, quality, Noise(0)) for c, v in ((small, y), (large, more)))
+    assert torch.allclose(now.mu[:, :48], known.mu, atol=1e-3)
+    assert torch.allclose(now.log2_sigma[:, :48], known.log2_sigma, atol=1e-3)
+    assert torch.equal(now.mu[:, 48:], torch.zeros_like(now.mu[:, 48:]))
+    assert torch.allclose(now.side_bits, known.side_bits, rtol=1e-3)
+    # The new rows are orthonormal to the old ones: nothing is coded twice, and less is lost.
+    rows = large.g_a.blocks.weight.flatten(1) / large.g_a.blocks.weight[0].norm()
+    assert torch.allclose(rows @ rows.T, torch.eye(96), atol=1e-4)
+    one = torch.ones(1, 1, 1, 1)
+    errors = [float((c.g_s(v, one) - x).square().mean()) for c, v in ((small, y), (large, more))]
+    assert errors[1] < 0.8 * errors[0]
+    # Scales of the new latents fall as their deviations do.
+    found = now.log2_sigma[:, 48:].mean((0, 2, 3)) - large.prior.h_s[-1].bias[96 + 47]
+    assert found[0] > found[-1]
+
+
 def test_klt_needs_room_and_a_codec_that_has_it(folder: Path) -> None:
     with pytest.raises(ValueError, match="at most 768"):
         CodecConfig(4, 769, 4, klt=True)
@@ -169,3 +199,15 @@ def test_a_run_starts_from_the_weights_of_another(folder: Path, tmp_path: Path) 
     other = dataclasses.replace(second, codec=CodecConfig(4, 25, 4))
     with pytest.raises(TrainingError, match="architecture"):
         train(other, tmp_path / "other")
+
+
+def test_a_run_may_start_from_fewer_latents(folder: Path, tmp_path: Path) -> None:
+    config = TrainConfig(
+        data=(str(folder),), codec=CodecConfig(4, 40, 4, klt=True), steps=1, batch=1, crop=64
+    )
+    first = train(config, tmp_path / "first")
+    wider = dataclasses.replace(config, codec=CodecConfig(4, 56, 4, klt=True), start=str(first))
+    assert wf.load_codec(train(wider, tmp_path / "wider")).config.m == 56
+    narrower = dataclasses.replace(config, codec=CodecConfig(4, 36, 4, klt=True), start=str(first))
+    with pytest.raises(TrainingError, match="architecture"):
+        train(narrower, tmp_path / "narrower")

@@ -28,7 +28,7 @@ _FORMAT_KEY, _FORMAT = "waterfill.codec", "1"
 #: Architectures by name. ``table1`` is Table I of the rate–distortion limits paper; ``table1-high``
 #: has the wider bottleneck that the paper takes for high rates.
 PRESETS: dict[str, CodecConfig] = {
-    "default": CodecConfig(n=64, m=288, hyper=64, klt=True),
+    "default": CodecConfig(n=64, m=480, hyper=64, klt=True),
     "table1": CodecConfig(n=192, m=192, hyper=192),
     "table1-high": CodecConfig(n=192, m=320, hyper=192),
     "medium": CodecConfig(n=128, m=192, hyper=128),

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ from waterfill.training.checkpoint import (
 from waterfill.training.config import TrainConfig
 from waterfill.training.engine import keep_large_blocks, make_fabric
 from waterfill.training.folder import RunFolder
-from waterfill.training.klt import start_from_klt
+from waterfill.training.klt import grow_from, start_from_klt
 from waterfill.training.objectives import Batch, objective_of
 from waterfill.training.schedules import Schedule
 from waterfill.training.validation import split, to_pixels
@@ -149,7 +149,7 @@ class _Run:
         torch.manual_seed(config.seed)
         codec = Codec(config.codec)
         if config.start:
-            _start_from(codec, config.start)
+            _start_from(codec, config.start, training, config.seed)
         elif config.codec.klt:
             start_from_klt(codec, training, seed=config.seed)
         codec = codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -407,9 +407,14 @@ class _Run:
         self.progress(Report(self.step, self.config.steps, loss, bpp, psnr, validation, note))
 
 
-def _start_from(codec: Codec, name: str) -> None:
+def _start_from(codec: Codec, name: str, pictures: PictureSet, seed: int) -> None:
+    """Take over the weights of a codec by name, which may have fewer latents of a ``klt``."""
     other = load_codec(name)
-    if other.config != codec.config:
+    grown = replace(other.config, m=codec.config.m)
+    if other.config == codec.config:
+        codec.load_state_dict(other.state_dict())
+    elif grown == codec.config and grown.klt and other.config.m < codec.config.m:
+        grow_from(codec, other, pictures, seed=seed)
+    else:
         theirs, ours = other.config.to_dict(), codec.config.to_dict()
         raise TrainingError(f"{name}: has the architecture {theirs}, not {ours}")
-    codec.load_state_dict(other.state_dict())
