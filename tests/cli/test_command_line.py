@@ -615,6 +615,9 @@ def test_presets_are_listed(capsys):
         (["train", "--queue", "/nowhere"], "no experiments"),
         (["train", "--queue", "/nowhere", "--steps", "3"], "files alone"),
         (["train", "--out", "DIR", "--hand-back", "x"], "belongs to --queue"),
+        (["train", "x", "--out", "DIR", "--max-minutes", "nan"], "--max-minutes"),
+        (["data", "pack", "DIR", "--out", "DIR"], "folder of their own"),
+        (["data", "pack", "x", "--out", "DIR", "--seed", "-1"], "seed"),
     ],
 )
 def test_train_says_what_it_misses(tmp_path, capsys, arguments, what):

@@ -93,6 +93,26 @@ def test_straight_through_rounds_in_value_and_is_the_identity_in_gradient() -> N
     assert torch.equal(gradient, torch.ones_like(y))
 
 
+def test_straight_through_charges_and_trains_scales_by_what_is_coded() -> None:
+    # A latent that is all but certain to be zero: noise would charge a tenth of a bit for it.
+    y, mu = torch.zeros(1000), torch.zeros(1000)
+    y[::50] = 1.0
+    sigma = torch.full((1000,), 0.0625, requires_grad=True)
+    bits = StraightThrough()(y, mu, sigma, Noise(1)).bits
+    coded = Rounding()(y, mu, sigma, Noise(1)).bits
+    assert torch.equal(bits.detach(), coded.detach())
+    (mine,) = torch.autograd.grad(bits.sum(), sigma)
+    (theirs,) = torch.autograd.grad(coded.sum(), sigma)
+    assert torch.equal(mine, theirs)
+    noisy = UniformNoise()(torch.zeros(1000), mu, sigma, Noise(1)).bits.mean()
+    assert float(noisy.detach()) > 0.05
+    # The gradient in y is that of noise, which sees further than the bin it is in.
+    y.requires_grad_()
+    (gradient,) = torch.autograd.grad(StraightThrough()(y, mu, sigma, Noise(1)).bits.sum(), y)
+    (expected,) = torch.autograd.grad(UniformNoise()(y, mu, sigma, Noise(1)).bits.sum(), y)
+    assert torch.equal(gradient, expected)
+
+
 def test_noise_is_an_unbiased_stand_in_for_dithered_rate() -> None:
     y, mu, sigma = latents(1.0)
     noisy = UniformNoise()(y, mu, sigma, Noise(1)).bits.mean()
@@ -119,6 +139,17 @@ def test_bin_bits_stay_exact_and_keep_a_gradient_far_in_the_tail() -> None:
     (gradient,) = torch.autograd.grad(bits.sum(), r)
     assert gradient[0] > 10
     assert gradient[1] < -100
+
+
+@pytest.mark.parametrize("distance", [0.0, 3.0, 100.0, 1e3, 3e3, 1e5, 1e7])
+def test_the_slope_of_bin_bits_is_right_at_any_distance(distance: float) -> None:
+    r = torch.tensor([distance, -distance], requires_grad=True)
+    (gradient,) = torch.autograd.grad(gaussian_bin_bits(r, torch.ones(2)).sum(), r)
+    # Of the bits −log₂[Φ(a) − Φ(b)]: [φ(a) − φ(b)] / ln 2 / mass, and far out (d − ½) / ln 2.
+    exact = max(distance - 0.5, 0.0) / math.log(2)
+    tolerance = 0.2 if distance == 3.0 else 2e-3
+    assert float(gradient[0]) == pytest.approx(exact, rel=tolerance, abs=1e-3)
+    assert float(gradient[1]) == pytest.approx(-exact, rel=tolerance, abs=1e-3)
 
 
 def test_the_oracle_channel_charges_the_rate_that_theory_calls_genie_aided() -> None:

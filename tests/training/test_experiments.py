@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from waterfill.codec.registry import read_codec
 from waterfill.errors import TrainingError
 from waterfill.training import experiments, loop
+from waterfill.training.config import TrainConfig
 from waterfill.training.experiments import (
     Experiment,
     hand_back,
@@ -125,12 +127,33 @@ def test_one_that_fails_does_not_stop_the_others(
     assert good.finished
 
 
+def test_whatever_befalls_one_the_next_begins(
+    tmp_path: Path, photographs: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = queue(tmp_path, big="priority = 1", good="")
+    real = loop.train
+
+    def train(config: TrainConfig, out: Path, **options: Any) -> Path:
+        if out.name == "big":
+            raise MemoryError
+        return real(config, out, **options)
+
+    monkeypatch.setattr(experiments, "train", train)
+    big, good = work_through(load_experiments(folder), tmp_path / "runs", data=[photographs])
+    assert big.note == "failed: MemoryError"
+    assert good.finished
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [
         ("preset = 'none'", "no preset none"),
         ("priority = 'high'", "priority must be a number"),
+        ("priority = nan", "priority must be a number"),
         ("after = 3", "after must be a name"),
+        ("learning_rate = 1" + "0" * 400, "too large"),
+        ("batch = 100000000000", "batch can't be above"),
+        ("x = " + "[" * 4000, "not TOML"),
         ("after = 'nobody'", "waits for nobody"),
         ("steps = 0", "steps must be positive"),
         ("=", "not TOML"),
@@ -151,8 +174,9 @@ def test_an_empty_queue_is_an_error(tmp_path: Path) -> None:
 def test_pieces_are_small_and_join_to_the_weights(tmp_path: Path, photographs: str) -> None:
     out = tmp_path / "runs"
     work_through(load_experiments(queue(tmp_path, one="")), out, data=[photographs])
-    (tmp_path / "back").mkdir()
+    hand_back(out, tmp_path / "back", piece_bytes=2000)
     written = hand_back(out, tmp_path / "back", piece_bytes=5000)
+    assert set(written) == set((tmp_path / "back").iterdir())  # nothing left of smaller pieces
     pieces = sorted(p for p in written if ".safetensors." in p.name)
     assert len(pieces) > 1
     assert all(p.stat().st_size <= 5000 for p in pieces)
@@ -167,7 +191,6 @@ def test_a_loop_of_waiting_is_no_endless_loop(tmp_path: Path, photographs: str) 
     assert names(outcomes) == [("a", 0, "waits for b"), ("b", 0, "waits for a")]
     assert isinstance(load_experiments(folder)[0], Experiment)
     assert not (tmp_path / "runs").exists()
-    assert loop.train is experiments.train
 
 
 def test_the_repository_s_own_queue_is_one() -> None:

@@ -89,3 +89,19 @@ def test_a_batch_that_can_not_be_shared_is_refused(settings: Path, tmp_path: Pat
     assert done.stderr.strip() == (
         "error: a batch of 3 can't be shared equally by 2 processes in 1 pieces each"
     )
+
+
+def test_processes_train_what_leaves_a_prior_without_gradient(
+    settings: Path, tmp_path: Path
+) -> None:
+    said = train(settings, tmp_path / "run", "--objective", "oracle-test-channel", processes=2)
+    assert "step 6 of 6" in said
+
+
+def test_a_queue_is_no_work_for_several_processes(settings: Path) -> None:
+    command = [sys.executable, "-m", "waterfill", "train", "--queue", str(settings.parent)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, env={**os.environ, "WORLD_SIZE": "2"}
+    )
+    assert done.returncode == 2
+    assert "one process" in done.stderr

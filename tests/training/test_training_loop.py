@@ -493,6 +493,8 @@ def test_a_folder_that_cannot_be_is_refused(photographs, tmp_path, target):
         {"qualities": (math.nan, 8.0)},
         {"precision": "16-true"},
         {"accumulate": 0},
+        {"batch": 10**11},
+        {"crop": 64 << 10},
         {"accumulate": 3, "batch": 4},
         {"schedule": "sawtooth"},
         {"objective": "beauty"},
@@ -598,3 +600,48 @@ def test_compiling_without_a_compiler_is_one_line(photographs, tmp_path, monkeyp
     with pytest.raises(TrainingError, match=r"torch\.compile") as caught:
         run(photographs, tmp_path / "run", dataclasses.replace(CONFIG, crop=128), compile=True)
     assert "\n" not in str(caught.value)
+
+
+def test_going_on_needs_no_codec_to_start_from_and_keeps_its_record(photographs, tmp_path):
+    first = run(photographs, tmp_path / "first")
+    start = tmp_path / "start.safetensors"
+    start.write_bytes(first.read_bytes())
+    config = dataclasses.replace(CONFIG, start=str(start))
+    run(photographs, tmp_path / "run", config, steps=2)
+    start.unlink()
+    run(photographs, tmp_path / "run", config, resume=True)
+    starts = json.loads((tmp_path / "run" / "provenance.json").read_text())["starts"]
+    assert [one["step"] for one in starts] == [0, 2]
+    weights = wf.load_codec(first).weights_id.hex()
+    assert starts[0]["start"] == {"name": str(start), "weights": weights}
+    assert "start" not in starts[1]
+
+
+def test_time_to_get_ready_counts(photographs, tmp_path):
+    run(photographs, tmp_path / "run", max_minutes=0.0)
+    assert facts(tmp_path / "run")["step"] == 0
+
+
+def test_a_finished_checkpoint_has_its_weights(photographs, tmp_path, monkeypatch):
+    # Killed between the two files: the weights must not be the older ones.
+    real = loop.save_codec
+
+    def die(codec, path, provenance):
+        if provenance["steps"] == "6":
+            raise KilledError
+        real(codec, path, provenance)
+
+    monkeypatch.setattr(loop, "save_codec", die)
+    with pytest.raises(KilledError):
+        run(photographs, tmp_path / "run")
+    assert facts(tmp_path / "run")["step"] == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_name_that_toml_can_not_hold_is_refused(tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/ph\xff")
+    os.mkdir(folder)
+    picture(Path(folder) / "a.png")
+    with pytest.raises(TrainingError, match="UTF-8"):
+        run(folder, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

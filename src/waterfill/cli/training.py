@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -101,7 +102,11 @@ def train(
         return
     if json_file is not None:
         check_writable(json_file)
+    if not max_minutes >= 0:
+        raise TrainingError(f"--max-minutes can't be {max_minutes:g}")
     if queue is not None:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise TrainingError("a queue runs in one process; give torchrun its runs one by one")
         single = preset or config_file or codec or quality or resume
         if single or any(value is not None for value in fields.values()):
             raise TrainingError("--queue takes its settings from the experiments' files alone")
@@ -233,6 +238,12 @@ def _work_through(
     from waterfill.training.experiments import load_experiments, work_through
 
     experiments = load_experiments(queue)
+    if hand_back is not None:
+        try:
+            hand_back.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrainingError(f"{hand_back}: can't be created ({error.strerror})") from None
+        check_writable(hand_back / "results")
     last: dict[str, Any] = {}
     with progress_bar(TextColumn("{task.fields[state]}")) as bar:
         task = bar.add_task("starting", total=None, state="")

@@ -139,12 +139,16 @@ def pack(
     if not 0 < reduction <= 1:
         raise ValueError(f"the reduction must lie in (0, 1], not {reduction}")
     given = [value for value in (crop, crops, max_side, workers) if value is not None]
+    if seed < 0:
+        raise ValueError(f"the seed can't be negative, as {seed} is")
     if min(given) < 1:
         raise ValueError("crop, crops, max_side and workers must be positive")
     if crops > 1 and crop is None:
         raise ValueError("several crops of a picture need the side of a crop")
-    pictures = open_pictures(paths)
     folder = Path(out)
+    if folder.resolve() in {Path(path).resolve() for path in paths}:
+        raise WaterfillError(f"{folder}: shards need a folder of their own")
+    pictures = open_pictures(paths)
     settings: dict[str, Any] = {
         "source": pictures.fingerprint(),
         "shard_bytes": shard_bytes,

@@ -33,6 +33,9 @@ _FREE = frozenset(
     {"steps", "data", "start", "checkpoint_every", "validate_every", "skip_nonfinite"}
 )
 
+#: Beyond these a number is a slip: the first batch alone would outlast patience or memory.
+_MOST = {"steps": 10**9, "batch": 1 << 16, "crop": 1 << 12}
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -120,6 +123,9 @@ class TrainConfig:
         for name in (*positive, "checkpoint_every", "validate_every"):
             if not 0 < getattr(self, name) < math.inf:
                 raise TrainingError(f"{name} must be positive, not {getattr(self, name)}")
+        for name, most in _MOST.items():
+            if getattr(self, name) > most:
+                raise TrainingError(f"{name} can't be above {most}, not {getattr(self, name)}")
         if self.batch % self.accumulate:
             raise TrainingError(f"batch {self.batch} can't be cut in {self.accumulate} pieces")
         if self.linear_steps and not self.codec.klt:
@@ -185,14 +191,16 @@ class TrainConfig:
     def changed_from(self, other: Mapping[str, Any]) -> str | None:
         """The first field that differs from ``other``, and may not when a run goes on."""
         ours = self.to_dict()
-        return next((n for n in ours if n not in _FREE and ours[n] != other.get(n)), None)
+        # Of a plateau, what is looked at decides the outcome.
+        free = _FREE - ({"validate_every"} if self.schedule == "plateau" else set())
+        return next((n for n in ours if n not in free and ours[n] != other.get(n)), None)
 
 
 def parse_toml(text: str, label: str) -> dict[str, Any]:
     """Parse TOML, or raise ``TrainingError``."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise TrainingError(f"{label}: not TOML ({error})") from None
 
 
@@ -220,7 +228,7 @@ def _converted(value: Any, hint: Any, label: str) -> Any:
         CodecConfig: "a table",
     }[hint]
     if hint is float and _is_number(value):
-        return float(value)
+        return _float(value, label)
     if hint is int and _is_number(value) and isinstance(value, int):
         return value
     if hint in (bool, str, CodecConfig) and isinstance(value, hint):
@@ -229,8 +237,15 @@ def _converted(value: Any, hint: Any, label: str) -> Any:
         if hint == tuple[str, ...] and all(isinstance(v, str) for v in value):
             return tuple(value)
         if hint == tuple[float, float] and len(value) == 2 and all(map(_is_number, value)):
-            return (float(value[0]), float(value[1]))
+            return (_float(value[0], label), _float(value[1], label))
     raise TrainingError(f"{label} must be {wanted}, not {value!r}")
+
+
+def _float(value: Any, label: str) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise TrainingError(f"{label} is too large a number") from None
 
 
 def _is_number(value: Any) -> bool:

@@ -60,8 +60,10 @@ def make_fabric(config: TrainConfig) -> Fabric:
         )
     strategy: Any = "auto"
     if world > 1:
-        # Steps on the block transform alone leave parameters without a gradient.
-        strategy = DDPStrategy(find_unused_parameters=config.linear_steps > 0)
+        # Steps on the block transform alone, and a genie in the prior's place, leave parameters
+        # without a gradient.
+        partial = config.linear_steps > 0 or config.objective.startswith("oracle")
+        strategy = DDPStrategy(find_unused_parameters=partial)
     fabric = Fabric(
         accelerator="auto",
         devices=here,

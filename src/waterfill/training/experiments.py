@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import torch
 
 from waterfill.errors import TrainingError, WaterfillError
 from waterfill.files import write_whole
@@ -100,7 +103,8 @@ def _experiment(file: Path) -> Experiment:
     after = values.pop("after", None)
     if preset is not None and preset not in PRESETS:
         raise TrainingError(f"{file}: there is no preset {preset}")
-    if not isinstance(priority, int | float) or isinstance(priority, bool):
+    number = isinstance(priority, int | float) and not isinstance(priority, bool)
+    if not (number and abs(priority) < 2**53):
         raise TrainingError(f"{file}: priority must be a number, not {priority!r}")
     if after is not None and not isinstance(after, str):
         raise TrainingError(f"{file}: after must be a name, not {after!r}")
@@ -158,9 +162,8 @@ def work_through(
         experiment = next((e for e in waiting if ready(e)), None)
         if experiment is None:
             for left in waiting:
-                step = _stands_at(RunFolder(Path(out) / left.name))
                 note = f"waits for {left.after}"
-                outcomes[left.name] = Outcome(left.name, step, left.config.steps, note)
+                outcomes[left.name] = Outcome(left.name, 0, left.config.steps, note)
             break
         waiting.remove(experiment)
         folder = RunFolder(Path(out) / experiment.name)
@@ -188,8 +191,11 @@ def work_through(
                 step = _stands_at(folder)
                 # Ended early with time left: somebody asked for it.
                 stopped = step < config.steps and time.monotonic() < ends
-        except WaterfillError as error:
-            note = f"failed: {error}"
+        except (WaterfillError, OSError, MemoryError, RuntimeError) as error:
+            # Whatever befell this one, the next has its own data, start and size.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            note = f"failed: {reason}"
+            torch.cuda.empty_cache()
         outcomes[experiment.name] = Outcome(experiment.name, step, config.steps, note)
     return [outcomes[e.name] for e in experiments]
 
@@ -203,8 +209,14 @@ def hand_back(runs: str | Path, out: str | Path, *, piece_bytes: int = PIECE_BYT
     -------
     list of Path
         The files written.
+
+    Raises
+    ------
+    WaterfillError
+        If ``out`` can't be written to.
     """
     written = []
+    Path(out).mkdir(parents=True, exist_ok=True)
     for weights in sorted(Path(runs).glob("*/codec.safetensors")):
         folder = RunFolder(weights.parent)
         content = weights.read_bytes()
@@ -212,6 +224,9 @@ def hand_back(runs: str | Path, out: str | Path, *, piece_bytes: int = PIECE_BYT
             target = Path(out) / f"{folder.path.name}.safetensors.{k // piece_bytes:03d}"
             write_whole(target, content[k : k + piece_bytes])
             written.append(target)
+        for stale in Path(out).glob(f"{glob.escape(folder.path.name)}.safetensors.*"):
+            if stale not in written:  # of larger weights, handed back before
+                stale.unlink()
         for record in (folder.metrics, folder.config, folder.provenance):
             if record.exists():
                 target = Path(out) / f"{folder.path.name}.{record.name}"

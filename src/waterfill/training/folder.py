@@ -75,9 +75,22 @@ class RunFolder:
         except OSError as error:
             raise TrainingError(f"{self.path}: can't be created ({error.strerror})") from None
 
+    def check(self, config: TrainConfig) -> None:
+        """Check that the config can be written down.
+
+        Raises
+        ------
+        TrainingError
+            If a path in it is not UTF-8, as TOML is.
+        """
+        try:
+            config.to_toml().encode()
+        except UnicodeEncodeError:
+            raise TrainingError("paths that are not UTF-8 have no place in run.toml") from None
+
     def begin(self, config: TrainConfig, origin: Mapping[str, Any], step: int) -> None:
         """Write what the run is, and drop what it has not reached yet from the records."""
-        starts = self._starts() if step else []
+        starts = self._starts() if self.checkpoint.exists() else []
         self._rows = self._rows_until(step) if step else []
         write_whole(self.config, config.to_toml())
         text = json.dumps({"starts": [*starts, {"step": step, **origin}]}, indent=2)
@@ -86,7 +99,9 @@ class RunFolder:
         with self._dispensable():
             from tensorboardX import SummaryWriter
 
-            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step)
+            self._board = SummaryWriter(
+                str(self.path / "tensorboard"), purge_step=step + 1 if step else 0
+            )
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Add a row; ``values`` has one for each column but the first."""

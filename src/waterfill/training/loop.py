@@ -114,17 +114,18 @@ def train(
     ImageError
         If there is nothing to train on.
     """
+    until = time.monotonic() + 60 * max_minutes
     folder = RunFolder(Path(out))
+    folder.check(config)
     pictures = open_pictures(config.data)
     folder.claim(resume=resume)
     keep_large_blocks()
-    run = _Run(config, folder, pictures, make_fabric(config), progress)
+    run = _Run(config, folder, pictures, make_fabric(config), progress, fresh=not resume)
     try:
         if resume:
             run.go_on()
         run.begin()
         with _deferred_interrupt() as interrupted:
-            until = time.monotonic() + 60 * max_minutes
             run.steps_while(lambda: not interrupted() and time.monotonic() < until)
     finally:
         folder.close()
@@ -141,6 +142,8 @@ class _Run:
         pictures: PictureSet,
         fabric: Fabric,
         progress: Callable[[Report], None],
+        *,
+        fresh: bool,
     ) -> None:
         self.config, self.folder, self.fabric = config, folder, fabric
         self.progress = progress
@@ -148,9 +151,10 @@ class _Run:
         training, self.validate = split(pictures, config)
         torch.manual_seed(config.seed)
         codec = Codec(config.codec)
-        if config.start:
-            _start_from(codec, config.start, training, config.seed)
-        elif config.codec.klt:
+        self.started_from: str | None = None
+        if fresh and config.start:
+            self.started_from = _start_from(codec, config.start, training, config.seed)
+        elif fresh and config.codec.klt:
             start_from_klt(codec, training, seed=config.seed)
         codec = codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = objective_of(config, codec)
@@ -235,6 +239,8 @@ class _Run:
             "precision": self.fabric.strategy.precision.precision,
             "data": {"fingerprint": self.fingerprint, "pictures": len(self.source.pictures)},
         }
+        if self.started_from is not None:
+            origin["start"] = {"name": self.config.start, "weights": self.started_from}
         self.folder.begin(self.config, origin, self.step)
 
     def steps_while(self, wanted: Callable[[], bool]) -> None:
@@ -259,13 +265,13 @@ class _Run:
         if self._saved != self.step:
             self.save()
         unreadable = self.source.unreadable | self.validate.unreadable
+        self.fabric.barrier()  # what the first process writes is there when any of them returns
         notes = []
         if unreadable:
             notes.append(f"{len(unreadable)} unreadable pictures were skipped")
         if self.skipped:
             notes.append(f"{self.skipped} steps were skipped: not finite")
-        if notes:
-            self._tell(note="; ".join(notes))
+        self._tell(note="; ".join(notes) or None)
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
@@ -298,14 +304,19 @@ class _Run:
         norm = fabric.clip_gradients(
             self.model, self.optimiser, max_norm=config.clip, error_if_nonfinite=False
         )
-        # With a scaler, gradients overflow now and then, and it leaves those steps out by itself.
-        scaled = fabric.strategy.precision.precision == "16-mixed"
+        wrong = None
         if not math.isfinite(now[0]):
-            self._skip(f"the loss is {now[0]}")
-        elif norm is not None and not math.isfinite(float(norm)) and not scaled:
-            self._skip(f"the gradient is {float(norm)}")
-        else:
+            wrong = f"the loss is {now[0]}"
+        elif norm is not None and not math.isfinite(float(norm)):
+            wrong = f"the gradient is {float(norm)}"
+        # With a scaler, gradients overflow now and then: it leaves those steps out by itself, and
+        # must see them to find its scale.
+        scaled = fabric.strategy.precision.precision == "16-mixed"
+        if wrong is not None:
+            self._skip(wrong, forgivable=scaled and math.isfinite(now[0]))
+        if wrong is None or scaled:
             self.optimiser.step()
+        if wrong is None:
             self._skipped_in_a_row = 0
             self.recent = now if self.recent is None else 0.98 * self.recent + 0.02 * now
             if self.step < 2 * config.warmup:  # weights this young are not worth remembering
@@ -337,10 +348,10 @@ class _Run:
         assert isinstance(summed, torch.Tensor)
         return float(summed)
 
-    def _skip(self, what: str) -> None:
+    def _skip(self, what: str, *, forgivable: bool) -> None:
         self.skipped += 1
         self._skipped_in_a_row += 1
-        if not self.config.skip_nonfinite:
+        if not (self.config.skip_nonfinite or forgivable):
             raise self._diverged(what)
         if self._skipped_in_a_row > _MAX_SKIPPED_IN_A_ROW:
             raise self._diverged(f"{what}, as in {_MAX_SKIPPED_IN_A_ROW} steps before,")
@@ -390,7 +401,6 @@ class _Run:
             "data": self.fingerprint,
             "config": self.config.to_dict(),
         }
-        save_checkpoint(self.folder.checkpoint, tensors, facts)
         provenance = {
             "steps": str(self.step),
             "seconds": f"{self.seconds:.0f}",
@@ -398,7 +408,9 @@ class _Run:
             "data": self.fingerprint,
             "validation": json.dumps(self.shown),
         }
+        # The weights first: a run whose checkpoint says that it is finished has them.
         save_codec(self.averaged, self.folder.weights, provenance)
+        save_checkpoint(self.folder.checkpoint, tensors, facts)
 
     def _tell(self, *, validation: dict[str, float] | None = None, note: str | None = None) -> None:
         if not self.fabric.is_global_zero:
@@ -407,8 +419,11 @@ class _Run:
         self.progress(Report(self.step, self.config.steps, loss, bpp, psnr, validation, note))
 
 
-def _start_from(codec: Codec, name: str, pictures: PictureSet, seed: int) -> None:
-    """Take over the weights of a codec by name, which may have fewer latents of a ``klt``."""
+def _start_from(codec: Codec, name: str, pictures: PictureSet, seed: int) -> str:
+    """Take over the weights of a codec by name, and return their identity.
+
+    It may have fewer latents of a ``klt``.
+    """
     other = load_codec(name)
     grown = replace(other.config, m=codec.config.m)
     if other.config == codec.config:
@@ -418,3 +433,4 @@ def _start_from(codec: Codec, name: str, pictures: PictureSet, seed: int) -> Non
     else:
         theirs, ours = other.config.to_dict(), codec.config.to_dict()
         raise TrainingError(f"{name}: has the architecture {theirs}, not {ours}")
+    return other.weights_id.hex()
