@@ -76,8 +76,8 @@ def _mini(config: TrainConfig) -> TrainConfig:
     return replace(
         config,
         steps=2000,
-        batch=8,
-        crop=64,
+        batch=4,
+        crop=128,
         learning_rate=1e-3,
         warmup=100,
         schedule="linear",
