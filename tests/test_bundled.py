@@ -88,4 +88,4 @@ def test_bundled_codec_is_below_jpeg_on_kodak(bundled: Codec) -> None:
     if not folder or not Path(folder).is_dir():
         pytest.skip("WATERFILL_KODAK names no folder of the Kodak photographs")
     pictures = [load_picture(path) for path in find_images([folder])]
-    assert wf.bd_rate(jpeg_curve(pictures), code_everywhere(bundled, pictures)) < -5
+    assert wf.bd_rate(jpeg_curve(pictures), code_everywhere(bundled, pictures)) < -30

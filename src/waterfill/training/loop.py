@@ -181,6 +181,7 @@ class _Run:
         self._waited_before = 0.0
         self._began = time.monotonic()
         self._saved = -1
+        self._told = False
 
     @property
     def seconds(self) -> float:
@@ -271,7 +272,8 @@ class _Run:
             notes.append(f"{len(unreadable)} unreadable pictures were skipped")
         if self.skipped:
             notes.append(f"{self.skipped} steps were skipped: not finite")
-        self._tell(note="; ".join(notes) or None)
+        if notes or not self._told:
+            self._tell(note="; ".join(notes) or None)
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
@@ -415,6 +417,7 @@ class _Run:
     def _tell(self, *, validation: dict[str, float] | None = None, note: str | None = None) -> None:
         if not self.fabric.is_global_zero:
             return
+        self._told = True
         loss, bpp, psnr = (math.nan,) * 3 if self.recent is None else map(float, self.recent)
         self.progress(Report(self.step, self.config.steps, loss, bpp, psnr, validation, note))
 
