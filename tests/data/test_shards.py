@@ -159,6 +159,7 @@ def test_shards_are_read_once_while_they_are_held(ten_shards):
     shards = PictureShards(ten_shards, held=2)
     with ThreadPoolExecutor(8) as pool:  # all at once, and each read once
         list(pool.map(shards.pixels, [0, 1, 2, 3, 4, 5, 6] * 8))
+    shards.pixels(6)  # whichever thread came last, this one is the latest now
     assert shards.loads == 2
     shards.pixels(74)
     shards.pixels(6)
