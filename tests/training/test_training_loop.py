@@ -120,6 +120,10 @@ def killed_at(step: int, photographs: str, out: Path, config: TrainConfig = CONF
 
 def test_a_run_leaves_weights_that_load_and_what_they_came_from(whole):
     codec = wf.load_codec(whole / WEIGHTS)
+    with safetensors.safe_open(whole / WEIGHTS, "pt") as file:
+        told = json.loads(file.metadata()["training"])
+    assert told["steps"] == 6
+    assert not {"data", "start"} & set(told)  # weights are given away, paths are not
     assert codec.config == TINY
     assert codec.weights_id != bytes(8)
     data = codec.compress(np.zeros((9, 9, 3), np.uint8))

@@ -153,6 +153,10 @@ class TrainConfig:
         plain = asdict(self)
         return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
+    def without_places(self) -> dict[str, Any]:
+        """The same without paths."""
+        return {k: v for k, v in self.to_dict().items() if k not in ("data", "start")}
+
     def to_toml(self) -> str:
         """The config as a TOML file, every field spelled out."""
         return tomli_w.dumps(self.to_dict())

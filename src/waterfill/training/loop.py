@@ -406,7 +406,8 @@ class _Run:
         provenance = {
             "steps": str(self.step),
             "seconds": f"{self.seconds:.0f}",
-            "training": json.dumps(self.config.to_dict()),
+            # Weights are given away; where things lay on this machine is not.
+            "training": json.dumps(self.config.without_places()),
             "data": self.fingerprint,
             "validation": json.dumps(self.shown),
         }
