@@ -13,6 +13,7 @@ kind                    channel             prior        cost
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -87,7 +88,7 @@ def weighted_cost(passage: Passage, x: Tensor, quality: Tensor) -> Losses:
     return Losses((relative_step(quality) * cost).mean(), bpp, mse)
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, ABC):
     """A codec in training, with whatever networks its training needs besides.
 
     Parameters
@@ -100,13 +101,13 @@ class Objective(nn.Module):
         super().__init__()
         self.codec = codec
 
+    @abstractmethod
     def forward(self, batch: Batch) -> Losses:
         """Loss of a batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def for_validation(self, codec: Codec) -> Objective:
         """What ``codec`` is measured by on held-back pictures."""
-        raise NotImplementedError
 
 
 class RateDistortion(Objective):
