@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import features
 
 import waterfill as wf
@@ -40,9 +39,9 @@ def measure_codec(codec: Any, pictures: list[Any], similarity: list[SimilarityTo
             encoded = time.perf_counter()
             decoded = np.asarray(wf.decompress(data, codec=codec).convert("RGB"))
             finished = time.perf_counter()
-            symbols = latents.quantised()
+            symbols = latents.quantised
             ideal = (symbols.bits.sum() + latents.side_bits) / 8
-            y_hat = torch.from_numpy(symbols.symbols).float() + latents.mu
+            y_hat = symbols.y_hat
             seen = codec.synthesise(y_hat, quality, picture.height, picture.width)
             cells.append(
                 {

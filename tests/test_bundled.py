@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import waterfill as wf
 from waterfill.codec.model import Codec
@@ -32,11 +31,11 @@ def code_everywhere(codec: Codec, pictures: list[Picture]) -> list[tuple[float, 
         for picture in pictures:
             latents = codec.latents(picture, quality)
             data = codec.pack(picture, latents, quality)
-            symbols = latents.quantised()
+            symbols = latents.quantised
             ideal = (symbols.bits.sum() + latents.side_bits) / 8
             assert ideal <= len(data) <= 1.005 * ideal + 64
             decoded = np.asarray(wf.decompress(data, codec=codec))
-            y_hat = torch.from_numpy(symbols.symbols).float() + latents.mu
+            y_hat = symbols.y_hat
             seen = codec.synthesise(y_hat, quality, picture.height, picture.width)
             assert np.array_equal(decoded, seen)
             cells.append((8 * len(data) / picture.pixel_count, psnr(picture.pixels, decoded)))

@@ -9,6 +9,7 @@ from waterfill.errors import (
     BitstreamError,
     CodecError,
     ImageError,
+    QualityError,
     TrainingError,
     WaterfillError,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "CodecError",
     "ImageError",
     "Ladder",
+    "QualityError",
     "TrainingError",
     "WaterfillError",
     "bd_rate",

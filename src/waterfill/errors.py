@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["BitstreamError", "CodecError", "ImageError", "TrainingError", "WaterfillError"]
+__all__ = [
+    "BitstreamError",
+    "CodecError",
+    "ImageError",
+    "QualityError",
+    "TrainingError",
+    "WaterfillError",
+]
 
 
 class WaterfillError(Exception):
@@ -22,6 +29,10 @@ class ImageError(WaterfillError):
 
 class CodecError(WaterfillError):
     """Weights or a codec name that can't be used."""
+
+
+class QualityError(WaterfillError, ValueError):
+    """A quality out of range, or one that a codec doesn't cover."""
 
 
 class TrainingError(WaterfillError):

@@ -8,19 +8,19 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 import waterfill as wf
 from waterfill.bitstream import Container, Header, SymbolWriter
-from waterfill.bitstream.container import HEADER_BYTES
-from waterfill.codec.model import gaussian_tables
+from waterfill.bitstream.container import HEADER_BYTES, SIZES_BYTES
 from waterfill.data.images import MAX_PIXELS, MAX_SIDE, Picture
 
-LAYOUT = struct.Struct("<3sB8sBHIIIII")
+LAYOUT = struct.Struct("<3sB8sBHIIHI")
 FIELDS = ["magic", "version", "weights_id", "flags", "quality", "width", "height"]
-FIELDS += ["z_size", "y_size", "symbols_crc"]
+FIELDS += ["tile", "symbols_crc"]
 
 
 def forged(data: bytes, **changes) -> bytes:
@@ -56,13 +56,15 @@ def stream(codec) -> bytes:
     height=st.integers(1, 5000),
     grey=st.booleans(),
     crc=st.integers(0, 2**32 - 1),
-    z=st.binary(max_size=50),
-    y=st.binary(max_size=50),
+    tile=st.integers(1000, 2**16 - 1),
+    section=st.binary(max_size=50),
 )
-def test_what_is_packed_is_unpacked(weights, quality, width, height, grey, crc, z, y):
-    packed = Container(Header(weights, quality / 256, width, height, grey, crc), z, y)
+def test_what_is_packed_is_unpacked(weights, quality, width, height, grey, crc, tile, section):
+    header = Header(weights, quality / 256, width, height, grey, tile, crc)
+    sections = [(section[:k], section[k:]) for k in range(header.tile_count)]
+    packed = Container(header, sections)
     data = packed.pack()
-    assert len(data) == HEADER_BYTES + len(z) + len(y)
+    assert len(data) == HEADER_BYTES + len(sections) * (SIZES_BYTES + len(section))
     assert Container.unpack(data, max_pixels=MAX_PIXELS) == packed
 
 
@@ -88,7 +90,7 @@ def test_any_single_byte_altered_is_refused(stream):
 @given(st.binary(max_size=300))
 def test_foreign_bytes_are_refused(data):
     refused(data)
-    refused(b"WFL\x01" + data)
+    refused(b"WFL\x02" + data)
 
 
 CLAIMS = [
@@ -109,11 +111,11 @@ CLAIMS = [
     {"flags": 0x80},
     {"flags": 0xFF},
     {"version": 0},
-    {"version": 2},
-    {"z_size": 2**32 - 1},
-    {"y_size": 2**32 - 1},
-    {"z_size": 2**32 - 1, "y_size": 2**32 - 1},
-    {"z_size": 0},
+    {"version": 1},
+    {"version": 3},
+    {"tile": 0},
+    {"tile": 31},
+    {"width": 7000, "height": 7000, "tile": 64},
     {"magic": b"WFM"},
 ]
 
@@ -166,10 +168,10 @@ def test_a_header_of_another_picture_gives_an_error_or_the_same_latents(stream, 
 
 
 def test_sections_swapped_shortened_or_emptied_are_refused(stream, codec):
-    header, z, y = Container.unpack(stream, max_pixels=MAX_PIXELS)
-    for sections in ((y, z), (z, b""), (b"", y), (z, y[:-1]), (z[:-1], y), (b"\xff" * 40, y)):
+    header, ((z, y),) = Container.unpack(stream, max_pixels=MAX_PIXELS)
+    for section in ((y, z), (z, b""), (b"", y), (z, y[:-1]), (z[:-1], y), (b"\xff" * 40, y)):
         with pytest.raises(wf.BitstreamError):
-            wf.decompress(Container(header, *sections).pack(), codec=codec)
+            wf.decompress(Container(header, [section]).pack(), codec=codec)
 
 
 @settings(deadline=None, max_examples=25)
@@ -177,7 +179,7 @@ def test_sections_swapped_shortened_or_emptied_are_refused(stream, codec):
 def test_garbage_in_a_well_formed_container_is_refused(stream, codec, z, y):
     header = Container.unpack(stream, max_pixels=MAX_PIXELS).header
     with pytest.raises(wf.BitstreamError):
-        wf.decompress(Container(header, z, y).pack(), codec=codec)
+        wf.decompress(Container(header, [(z, y)]).pack(), codec=codec)
 
 
 @pytest.mark.parametrize("value", [np.iinfo(np.int32).min, np.iinfo(np.int32).max])
@@ -185,16 +187,19 @@ def test_the_most_extreme_symbols_still_decode_to_a_picture(codec, value):
     # No encoder writes these; someone who means harm can, with every checksum right.
     z_shape, y_shape = (16, 1, 1), (24, 4, 4)
     z, y = np.full(z_shape, value, np.int32), np.full(y_shape, value, np.int32)
-    _, rows = codec.prediction(z, 4.0)
-    channels = np.broadcast_to(np.arange(16)[:, None, None], z_shape)
-    sections = []
-    for plane in ((z, channels, codec.prior.z_tables(4.0)), (y, rows, gaussian_tables())):
-        writer = SymbolWriter()
-        writer.write(*plane)
-        sections.append(writer.to_bytes())
+    prior, main = codec.coded_prior(), SymbolWriter()
+
+    def exchange(part, predicted):
+        main.write(y, predicted.distribution)
+        return torch.from_numpy(y).double()
+
+    prior.walk(z, 4.0, y_shape, exchange)
+    side = SymbolWriter()
+    side.write(z, prior.z_distribution(z_shape, 4.0))
     crc = zlib.crc32(y.tobytes(), zlib.crc32(z.tobytes()))
-    header = Header(codec.weights_id, 4.0, 60, 50, False, crc)
-    decoded = wf.decompress(Container(header, *sections).pack(), codec=codec)
+    header = Header(codec.weights_id, 4.0, 60, 50, False, 1024, crc)
+    section = (side.to_bytes(), main.to_bytes())
+    decoded = wf.decompress(Container(header, [section]).pack(), codec=codec)
     assert (decoded.size, decoded.mode) == ((60, 50), "RGB")
 
 
@@ -212,10 +217,7 @@ def test_any_size_comes_back_as_the_encoder_saw_it(codec, size, mode):
     assert (decoded.size, decoded.mode) == (size, mode)
     # Decoding is what the encoder's own latents synthesise to.
     latents = codec.latents(image, 3.3)
-    import torch
-
-    y_hat = torch.from_numpy(latents.quantised().symbols).float() + latents.mu
-    pixels = codec.synthesise(y_hat, 3.3, height, width)
+    pixels = codec.synthesise(latents.quantised.y_hat, 3.3, height, width)
     if mode == "L":
         pixels = np.rint(pixels.mean(axis=2, dtype=np.float64)).astype(np.uint8)
     np.testing.assert_array_equal(np.asarray(decoded), pixels)

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from waterfill.bitstream import SymbolReader, SymbolWriter, Tables
+from waterfill.bitstream import Rows, SymbolReader, SymbolWriter, Tables, gaussian_tables
 from waterfill.bitstream.tables import ESCAPE_BITS, PRECISION, group_by_row
-from waterfill.codec.model import gaussian_tables
 from waterfill.errors import BitstreamError, CodecError
 
 INT32 = np.iinfo(np.int32)
@@ -17,7 +16,7 @@ INT32 = np.iinfo(np.int32)
 
 def coded(symbols, rows, tables) -> bytes:
     writer = SymbolWriter()
-    writer.write(symbols, rows, tables)
+    writer.write(symbols, Rows(tables, rows))
     return writer.to_bytes()
 
 
@@ -54,10 +53,10 @@ def test_any_planes_come_back(seed, rows, sizes, escapes):
     planes = [random_plane(rng, tables, size, escapes) for size in sizes]
     writer = SymbolWriter()
     for symbols, which in planes:
-        writer.write(symbols, which, tables)
+        writer.write(symbols, Rows(tables, which))
     reader = SymbolReader(writer.to_bytes())
     for symbols, which in planes:
-        np.testing.assert_array_equal(reader.read(which, tables), symbols)
+        np.testing.assert_array_equal(reader.read(Rows(tables, which)), symbols)
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 4, 4), (3, 0, 7)])
@@ -65,8 +64,8 @@ def test_an_empty_plane_costs_nothing_and_keeps_its_shape(shape):
     tables = gaussian_tables()
     empty, rows = np.zeros(shape, np.int32), np.zeros(shape, np.int64)
     assert coded(empty, rows, tables) == b""
-    assert SymbolReader(b"").read(rows, tables).shape == shape
-    assert tables.bits(empty, rows).shape == shape
+    assert SymbolReader(b"").read(Rows(tables, rows)).shape == shape
+    assert Rows(tables, rows).bits(empty).shape == shape
 
 
 def test_the_ends_of_int32_escape_from_every_kind_of_table():
@@ -76,14 +75,14 @@ def test_the_ends_of_int32_escape_from_every_kind_of_table():
     values = np.array([INT32.min, INT32.max, -1, 0, 1], np.int32)
     symbols, rows = np.tile(values, 3), np.repeat(np.arange(3), 5)
     data = coded(symbols, rows, tables)
-    np.testing.assert_array_equal(SymbolReader(data).read(rows, tables), symbols)
+    np.testing.assert_array_equal(SymbolReader(data).read(Rows(tables, rows)), symbols)
 
 
 def test_a_table_with_nothing_but_its_escape_costs_the_escape_alone():
     tables = Tables.from_masses(np.array([0]), [np.array([])])
     symbols = np.arange(-500, 500, dtype=np.int32)
     data = coded(symbols, np.zeros(1000, np.int64), tables)
-    assert tables.bits(symbols, np.zeros(1000, np.int64)).sum() == 1000 * ESCAPE_BITS
+    assert Rows(tables, np.zeros(1000, np.int64)).bits(symbols).sum() == 1000 * ESCAPE_BITS
     assert abs(8 * len(data) - 1000 * ESCAPE_BITS) <= 64
 
 
@@ -92,7 +91,7 @@ def test_certainty_is_free():
     symbols, rows = np.full((4000, 5), 7, np.int32), np.zeros((4000, 5), np.int64)
     data = coded(symbols, rows, tables)
     assert len(data) <= 1
-    np.testing.assert_array_equal(SymbolReader(data).read(rows, tables), symbols)
+    np.testing.assert_array_equal(SymbolReader(data).read(Rows(tables, rows)), symbols)
 
 
 def test_a_plane_of_thousands_of_rows():
@@ -100,7 +99,7 @@ def test_a_plane_of_thousands_of_rows():
     tables = random_tables(rng, 4000)
     symbols, rows = random_plane(rng, tables, 20_000, 0.01)
     np.testing.assert_array_equal(
-        SymbolReader(coded(symbols, rows, tables)).read(rows, tables), symbols
+        SymbolReader(coded(symbols, rows, tables)).read(Rows(tables, rows)), symbols
     )
 
 
@@ -113,7 +112,7 @@ def test_frequencies_are_positive_and_fill_the_precision():
 
 def test_an_escape_costs_its_frequency_and_32_bits():
     tables = Tables.from_masses(np.array([0]), [np.array([0.5, 0.25])])
-    bits = tables.bits(np.array([0, 1, 2, -9], np.int32), np.zeros(4, np.int64))
+    bits = Rows(tables, np.zeros(4, np.int64)).bits(np.array([0, 1, 2, -9], np.int32))
     np.testing.assert_allclose(bits, [1, 2, 2 + ESCAPE_BITS, 2 + ESCAPE_BITS], atol=1e-5)
 
 
@@ -130,7 +129,7 @@ def test_the_coder_uses_the_very_integers_that_the_estimate_uses(row):
         for quantile in (ends[index] - frequencies[index], ends[index] - 1):
             # The escape's value follows in the second word; any will do.
             words = np.array([(quantile << 8) | 0x80, 1 << 20, 0], dtype="<u4")
-            (symbol,) = SymbolReader(words.tobytes()).read(where, tables)
+            (symbol,) = SymbolReader(words.tobytes()).read(Rows(tables, where))
             found, escaped = tables.entries(row, np.array([symbol]))
             assert found[0] == index or (escaped[0] and index == len(ends) - 1)
 
@@ -143,11 +142,11 @@ def test_a_million_gaussians_cost_what_is_estimated(scales):
     rows = np.rint((octaves + 4.0) * 16).astype(np.int64)
     sigma = 2.0 ** (rows / 16 - 4.0)
     symbols = np.rint(rng.standard_normal(rows.size) * sigma).astype(np.int32)
-    ideal = tables.bits(symbols, rows).sum()
+    ideal = Rows(tables, rows).bits(symbols).sum()
     data = coded(symbols, rows, tables)
     # Trailing zeros are left out: a stream may end up to two words below its ideal length.
     assert ideal - 64 <= 8 * len(data) <= 1.001 * ideal + 64
-    np.testing.assert_array_equal(SymbolReader(data).read(rows, tables), symbols)
+    np.testing.assert_array_equal(SymbolReader(data).read(Rows(tables, rows)), symbols)
 
 
 @settings(deadline=None, max_examples=150)
@@ -157,7 +156,7 @@ def test_garbage_gives_symbols_or_a_bitstream_error(data, seed, size):
     tables = random_tables(rng, 8)
     rows = rng.integers(8, size=size)
     try:
-        symbols = SymbolReader(data).read(rows, tables)
+        symbols = SymbolReader(data).read(Rows(tables, rows))
     except BitstreamError:
         return
     assert symbols.shape == rows.shape

@@ -20,7 +20,7 @@ from rich.console import Console
 import waterfill as wf
 from waterfill.cli import run, shared
 from waterfill.codec import registry
-from waterfill.codec.model import CodecConfig
+from waterfill.codec.config import CodecConfig
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="devices and byte names of Linux")
 
@@ -678,7 +678,7 @@ def test_ctrl_c_elsewhere_is_one_line(tmp_path, picture, weights):
 def test_killed_outright_and_resumed_equals_uninterrupted(tmp_path, picture):
     code = """if True:
         import os, signal, sys
-        from waterfill.codec.model import CodecConfig
+        from waterfill.codec.config import CodecConfig
         from waterfill.training.config import TrainConfig
         from waterfill.training.loop import train
         config = TrainConfig(data=(sys.argv[1],), codec=CodecConfig(4, 6, 4), steps=5, batch=2,

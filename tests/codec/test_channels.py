@@ -18,8 +18,8 @@ from waterfill.codec.channels import (
     Rounding,
     StraightThrough,
     UniformNoise,
-    gaussian_bin_bits,
 )
+from waterfill.codec.densities import Gaussian, gaussian_bin_bits
 from waterfill.codec.noise import Noise
 
 SAMPLES = 400_000
@@ -35,7 +35,7 @@ def latents(variance: float, mean: float = 3.7) -> tuple[torch.Tensor, torch.Ten
 @pytest.mark.parametrize("variance", [0.2, 1.0, 16.0])
 def test_rounding_spends_the_entropy_of_the_quantiser(variance: float) -> None:
     y, mu, sigma = latents(variance, mean=0.0)
-    y_hat, bits = Rounding()(y, mu, sigma, Noise(1))
+    y_hat, bits = Rounding()(y, Gaussian(mu, sigma), Noise(1))
     assert bits.mean() == pytest.approx(theory.quantiser_entropy(variance), abs=0.01)
     assert (y - y_hat).square().mean() == pytest.approx(theory.quantiser_mse(variance), rel=0.01)
 
@@ -43,7 +43,7 @@ def test_rounding_spends_the_entropy_of_the_quantiser(variance: float) -> None:
 @pytest.mark.parametrize("variance", [0.2, 1.0, 16.0])
 def test_gaussian_test_channel_reaches_shannon(variance: float) -> None:
     y, mu, sigma = latents(variance)
-    y_hat, bits = GaussianTest()(y, mu, sigma, Noise(1))
+    y_hat, bits = GaussianTest()(y, Gaussian(mu, sigma), Noise(1))
     assert bits.mean() == pytest.approx(theory.gaussian_rate(variance, WATER_LEVEL), abs=0.01)
     assert (y - y_hat).square().mean() == pytest.approx(WATER_LEVEL, rel=0.01)
 
@@ -51,14 +51,14 @@ def test_gaussian_test_channel_reaches_shannon(variance: float) -> None:
 def test_gaussian_test_channel_without_mmse_scaling_errs_more() -> None:
     # Known answer: σ² = 2, D = .3 gives a raw error of .3122 (theorem 2).
     y, mu, sigma = latents(2.0)
-    y_hat, _ = GaussianTest(level=0.3, mmse=False)(y, mu, sigma, Noise(1))
+    y_hat, _ = GaussianTest(level=0.3, mmse=False)(y, Gaussian(mu, sigma), Noise(1))
     assert (y - y_hat).square().mean() == pytest.approx(0.3122, rel=0.01)
     assert (y_hat - mu).square().mean() == pytest.approx(2.0, rel=0.01)
 
 
 def test_below_the_water_level_nothing_is_sent_and_nothing_charged() -> None:
     y, mu, sigma = latents(0.9 * WATER_LEVEL)
-    y_hat, bits = GaussianTest()(y, mu, sigma, Noise(1))
+    y_hat, bits = GaussianTest()(y, Gaussian(mu, sigma), Noise(1))
     assert torch.equal(y_hat, mu)
     assert torch.equal(bits, torch.zeros_like(bits))
 
@@ -66,7 +66,7 @@ def test_below_the_water_level_nothing_is_sent_and_nothing_charged() -> None:
 @pytest.mark.parametrize("mmse", [False, True])
 def test_dither_makes_the_error_uniform_and_independent(mmse: bool) -> None:
     y, mu, sigma = latents(0.5)
-    y_hat, _ = Dithered(mmse=mmse)(y, mu, sigma, Noise(1))
+    y_hat, _ = Dithered(mmse=mmse)(y, Gaussian(mu, sigma), Noise(1))
     error = y_hat - y
     if mmse:  # linear MMSE of a signal in noise of variance 1/12
         assert error.square().mean() == pytest.approx(0.5 / 12 / (0.5 + 1 / 12), rel=0.01)
@@ -79,7 +79,7 @@ def test_dither_makes_the_error_uniform_and_independent(mmse: bool) -> None:
 def test_dithered_costs_more_than_the_test_channel_at_equal_error() -> None:
     # Both at their MMSE; the space-filling loss of a cube is at most ½log₂(2πe/12) = .2546 bit.
     y, mu, sigma = latents(4.0)
-    y_hat, bits = Dithered()(y, mu, sigma, Noise(1))
+    y_hat, bits = Dithered()(y, Gaussian(mu, sigma), Noise(1))
     shannon = theory.gaussian_rate(4.0, float((y - y_hat).square().mean()))
     assert shannon < float(bits.mean()) < shannon + theory.HIGH_RATE_GAP + 0.01
 
@@ -87,8 +87,8 @@ def test_dithered_costs_more_than_the_test_channel_at_equal_error() -> None:
 def test_straight_through_rounds_in_value_and_is_the_identity_in_gradient() -> None:
     y, mu, sigma = (t[:1000] for t in latents(4.0))
     y.requires_grad_()
-    y_hat, _ = StraightThrough()(y, mu, sigma, Noise(1))
-    assert torch.allclose(y_hat, Rounding()(y, mu, sigma, Noise(1)).y_hat, atol=1e-5)
+    y_hat, _ = StraightThrough()(y, Gaussian(mu, sigma), Noise(1))
+    assert torch.allclose(y_hat, Rounding()(y, Gaussian(mu, sigma), Noise(1)).y_hat, atol=1e-5)
     (gradient,) = torch.autograd.grad(y_hat.sum(), y)
     assert torch.equal(gradient, torch.ones_like(y))
 
@@ -98,26 +98,30 @@ def test_straight_through_charges_and_trains_scales_by_what_is_coded() -> None:
     y, mu = torch.zeros(1000), torch.zeros(1000)
     y[::50] = 1.0
     sigma = torch.full((1000,), 0.0625, requires_grad=True)
-    bits = StraightThrough()(y, mu, sigma, Noise(1)).bits
-    coded = Rounding()(y, mu, sigma, Noise(1)).bits
+    bits = StraightThrough()(y, Gaussian(mu, sigma), Noise(1)).bits
+    coded = Rounding()(y, Gaussian(mu, sigma), Noise(1)).bits
     assert torch.equal(bits.detach(), coded.detach())
     (mine,) = torch.autograd.grad(bits.sum(), sigma)
     (theirs,) = torch.autograd.grad(coded.sum(), sigma)
     assert torch.equal(mine, theirs)
-    noisy = UniformNoise()(torch.zeros(1000), mu, sigma, Noise(1)).bits.mean()
+    noisy = UniformNoise()(torch.zeros(1000), Gaussian(mu, sigma), Noise(1)).bits.mean()
     assert float(noisy.detach()) > 0.05
     # The gradient in y is that of noise, which sees further than the bin it is in.
     y.requires_grad_()
-    (gradient,) = torch.autograd.grad(StraightThrough()(y, mu, sigma, Noise(1)).bits.sum(), y)
-    (expected,) = torch.autograd.grad(UniformNoise()(y, mu, sigma, Noise(1)).bits.sum(), y)
+    (gradient,) = torch.autograd.grad(
+        StraightThrough()(y, Gaussian(mu, sigma), Noise(1)).bits.sum(), y
+    )
+    (expected,) = torch.autograd.grad(
+        UniformNoise()(y, Gaussian(mu, sigma), Noise(1)).bits.sum(), y
+    )
     assert torch.equal(gradient, expected)
 
 
 def test_noise_is_an_unbiased_stand_in_for_dithered_rate() -> None:
     y, mu, sigma = latents(1.0)
-    noisy = UniformNoise()(y, mu, sigma, Noise(1)).bits.mean()
+    noisy = UniformNoise()(y, Gaussian(mu, sigma), Noise(1)).bits.mean()
     assert noisy == pytest.approx(
-        float(Dithered(mmse=False)(y, mu, sigma, Noise(1)).bits.mean()), abs=0.01
+        float(Dithered(mmse=False)(y, Gaussian(mu, sigma), Noise(1)).bits.mean()), abs=0.01
     )
 
 
@@ -155,7 +159,7 @@ def test_the_slope_of_bin_bits_is_right_at_any_distance(distance: float) -> None
 def test_the_oracle_channel_charges_the_rate_that_theory_calls_genie_aided() -> None:
     # y ~ N(0, v): E ½log₂(1 + y²/θ) is below the Gaussian rate of v + θ, by the genie gain at most.
     y, mu, sigma = latents(4.0)
-    y_hat, bits = OracleGaussian()(y, mu, sigma, Noise(1))
+    y_hat, bits = OracleGaussian()(y, Gaussian(mu, sigma), Noise(1))
     assert (y_hat - y).square().mean() == pytest.approx(WATER_LEVEL, rel=0.01)
     told = float(theory.gaussian_rate(4.0 + WATER_LEVEL, WATER_LEVEL))
     gain = told - float(bits.mean())
@@ -163,12 +167,14 @@ def test_the_oracle_channel_charges_the_rate_that_theory_calls_genie_aided() -> 
     # One-hot over 65,536 positions at s²/D = 44 claims 2.75 bits in all, where it delivers 15.75.
     single = torch.zeros(65_536)
     single[7] = math.sqrt(44 * WATER_LEVEL)
-    claimed = OracleGaussian()(single, torch.zeros(65_536), torch.ones(65_536), Noise(1)).bits
+    claimed = OracleGaussian()(
+        single, Gaussian(torch.zeros(65_536), torch.ones(65_536)), Noise(1)
+    ).bits
     assert float(claimed.sum()) == pytest.approx(2.75, abs=0.01)
 
 
 def test_rounding_with_an_oracle_costs_less_than_with_the_true_variance() -> None:
     y, mu, sigma = latents(4.0)
-    free = OracleStraightThrough()(y, mu, sigma, Noise(1)).bits.mean()
-    honest = StraightThrough()(y, mu, sigma, Noise(1)).bits.mean()
+    free = OracleStraightThrough()(y, Gaussian(mu, sigma), Noise(1)).bits.mean()
+    honest = StraightThrough()(y, Gaussian(mu, sigma), Noise(1)).bits.mean()
     assert float(free) < float(honest) - 0.3

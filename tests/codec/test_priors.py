@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from waterfill.bitstream import gaussian_tables
 from waterfill.codec.bounds import bounded
 from waterfill.codec.fixed_point import ACTIVATION_BITS, FixedPointNetwork
-from waterfill.codec.model import gaussian_tables
 from waterfill.codec.priors import DeepFactorized, integer_symbols
 from waterfill.codec.transforms import hyper_synthesis
 from waterfill.errors import CodecError
@@ -75,7 +75,7 @@ def test_gaussian_tables_spend_the_entropy_of_their_gaussian() -> None:
 
 def network(seed: int = 0) -> torch.nn.Sequential:
     torch.manual_seed(seed)
-    return hyper_synthesis(6, 10)
+    return hyper_synthesis(6, 20)
 
 
 def integers(shape: tuple[int, ...], scale: float) -> torch.Tensor:

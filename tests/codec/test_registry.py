@@ -68,7 +68,7 @@ def test_files_that_are_no_codec_are_refused(tmp_path: Path, tiny: Codec) -> Non
 def test_wrong_shapes_and_nan_are_refused(tmp_path: Path, tiny: Codec) -> None:
     path = tmp_path / "codec.safetensors"
     state = tiny.state_dict()
-    metadata = {"waterfill.codec": "1", "config": '{"n": 16, "m": 24, "hyper": 16}'}
+    metadata = {"waterfill.codec": "2", "config": '{"n": 16, "m": 24, "hyper": 16}'}
 
     def write(**changes: torch.Tensor | None) -> None:
         tensors = {k: v.half() for k, v in {**state, **changes}.items() if v is not None}
@@ -85,5 +85,5 @@ def test_wrong_shapes_and_nan_are_refused(tmp_path: Path, tiny: Codec) -> None:
         wf.load_codec(path)
     metadata["config"] = '{"n": -3, "m": 24, "hyper": 16}'
     write()
-    with pytest.raises(wf.CodecError, match="widths"):
+    with pytest.raises(wf.CodecError, match="n must be"):
         wf.load_codec(path)

@@ -7,28 +7,48 @@ import math
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from waterfill import theory
+from waterfill.bitstream import Rows, gaussian_tables
 from waterfill.codec.channels import WATER_LEVEL, GaussianTest
-from waterfill.codec.model import Latents, Plane, gaussian_tables
+from waterfill.codec.coding import CodedPrior, Exchange, Prediction
+from waterfill.codec.densities import Gaussian
+from waterfill.codec.model import Latents
 from waterfill.codec.noise import Noise
+from waterfill.codec.priors import NoContext
 from waterfill.ladder.rungs import LADDER, Rung, Status, climb
-from waterfill.ladder.variances import SPREAD, Grouped, Oracle, Predicted
+from waterfill.ladder.variances import SPREAD, Grouped, Oracle
 
 RUNGS = {rung.name: rung for rung in LADDER}
 SHAPE = (16, 128, 128)
 COUNT = math.prod(SHAPE)
 
 
+class KnownScale(CodedPrior):
+    """A prior that knows the one scale of all latents, and needs not be told."""
+
+    def __init__(self, log2_sigma: float) -> None:
+        self.row = round((log2_sigma + 4) * 16)
+
+    def walk(
+        self,
+        z_symbols: NDArray[np.int32] | None,
+        quality: float,
+        shape: tuple[int, ...],
+        exchange: Exchange,
+    ) -> None:
+        zero = torch.zeros(shape, dtype=torch.float64)
+        rows = np.full(shape, self.row)
+        ((part, _),) = NoContext().coded().walk(zero, zero)
+        exchange(part, Prediction(zero, Rows(gaussian_tables(), rows), zero, rows))
+
+
 def gaussian_latents(log2_sigma: float, shape: tuple[int, int, int] = SHAPE) -> Latents:
     """Latents that are iid N(0, σ²), with a prior that knows σ and side information of no cost."""
     torch.manual_seed(11)
-    sigma = 2.0**log2_sigma
-    rows = np.full(shape, round((log2_sigma + 4) * 16))
-    nothing = np.zeros((0, 1, 1), dtype=np.int32)
-    z = Plane(nothing, nothing.astype(np.int64), gaussian_tables())
-    y = sigma * torch.randn(shape)
-    return Latents(y, torch.zeros(shape), torch.full(shape, sigma), rows, z)
+    y = 2.0**log2_sigma * torch.randn(shape)
+    return Latents(y, None, KnownScale(log2_sigma), 4.0)
 
 
 def shannon_bits(latents: Latents) -> float:
@@ -69,7 +89,7 @@ def test_oracle_falls_below_shannon_by_the_genies_gain(log2_sigma: float) -> Non
 @pytest.mark.parametrize("log2_sigma", [1.0, 4.0])
 def test_gain_and_price_close_the_gap_from_above(window: int | None, log2_sigma: float) -> None:
     latents = gaussian_latents(log2_sigma)
-    rung = Rung("grouped", Status.ACHIEVABLE, GaussianTest(), Grouped(window), False, "")
+    rung = Rung("grouped", Status.ACHIEVABLE, GaussianTest(), Grouped(window), "")
     members = window**2 if window else SHAPE[1] * SHAPE[2]
     excess = mean_bits(rung, latents) - shannon_bits(latents)
     assert excess > -1e-3
@@ -97,7 +117,7 @@ def test_oracle_never_pays_more_than_any_prior_with_the_same_mean(log2_sigma: fl
         y, zero = latents.y.double(), torch.zeros(SHAPE, dtype=torch.float64)
         for wrong in (0.5, 1.0, 3.0):
             sigma = torch.full_like(zero, wrong * 2.0**log2_sigma)
-            charged = GaussianTest(level)(y, zero, sigma, Noise(1)).bits
+            charged = GaussianTest(level)(y, Gaussian(zero, sigma), Noise(1)).bits
             # What the prior's own channel delivers in signal, an oracle would charge for as
             # ½log₂(1 + (αy)²/D): the KL minimised over the prior's variance.
             distortion = sigma.square().clamp_max(level)
@@ -116,7 +136,7 @@ def test_oracle_with_rounding_is_told_the_magnitude() -> None:
 @pytest.mark.parametrize("window", [1, 4, 16, None])
 def test_groups_cover_every_latent_once(shape: tuple[int, int, int], window: int | None) -> None:
     latents = gaussian_latents(3.0, shape)
-    sigma, price = Grouped(window)(latents, latents.y)
+    sigma, price = Grouped(window)(latents.y)
     channels, height, width = shape
     k = window or max(height, width)
     expected = 0.0
@@ -133,7 +153,7 @@ def test_groups_cover_every_latent_once(shape: tuple[int, int, int], window: int
 
 def test_only_rungs_that_use_z_pay_for_it() -> None:
     for rung in LADDER:
-        uses_z = isinstance(rung.variance, Predicted) or rung.predicted_mean
+        uses_z = rung.variance is None
         paid = "side information" in climb(rung, gaussian_latents(0.0, (2, 4, 4))).parts
         assert paid == uses_z
 

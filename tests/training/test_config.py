@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
+from waterfill.codec.config import CodecConfig
 from waterfill.codec.gains import LAMBDAS, lambda_of_quality
-from waterfill.codec.model import CodecConfig
 from waterfill.errors import TrainingError
 from waterfill.training.config import TrainConfig
 from waterfill.training.presets import PRESETS
@@ -24,17 +24,20 @@ def test_every_preset_has_a_small_version() -> None:
     assert len(papers) == 4 * 8 + 2 * 4
     for name in papers:
         full, mini = PRESETS[name], PRESETS[f"mini-{name}"]
-        assert (mini.objective, mini.qualities) == (full.objective, full.qualities)
+        assert (mini.objective, mini.codec.qualities) == (full.objective, full.codec.qualities)
         assert mini.steps * mini.batch * mini.crop**2 < full.steps * full.batch * full.crop**2 / 1e3
 
 
 def test_presets_of_one_rate_are_those_of_the_papers() -> None:
     found = [
-        lambda_of_quality(PRESETS[f"paper1-hyperprior-q{q}"].qualities[0]) for q in range(1, 9)
+        lambda_of_quality(PRESETS[f"paper1-hyperprior-q{q}"].codec.qualities[0])
+        for q in range(1, 9)
     ]
     assert found == pytest.approx(list(LAMBDAS))
     assert PRESETS["paper1-oracle-test-channel-q3"].steps == 200_000
-    assert PRESETS["paper1-oracle-test-channel-q3"].codec == CodecConfig(192, 192, 192)
+    assert PRESETS["paper1-oracle-test-channel-q3"].codec == CodecConfig(
+        192, 192, 192, qualities=(3.0, 3.0)
+    )
     assert PRESETS["paper1-hyperprior-q8"].codec.m == 320
     assert PRESETS["paper2-hyperprior-regularised-q1"].alpha == 0.1
     assert PRESETS["paper2-hyperprior-q1"].batch == 16
@@ -57,13 +60,18 @@ def test_fields_left_out_keep_their_values() -> None:
         ("steps = true", "whole number"),
         ("learning_rate = 'fast'", "a number"),
         ("data = 'folder'", "list of texts"),
-        ("qualities = [1]", "two numbers"),
-        ("qualities = [1, true]", "two numbers"),
+        ("[codec]\nqualities = [1]", "two numbers"),
+        ("[codec]\nqualities = [1, true]", "two numbers"),
         ("compile = 1", "true or false"),
         ("codec = 3", "a table"),
         ("[codec]\nwidth = 3", "no field width"),
-        ("[codec]\nn = 0", "widths"),
-        ("[codec]\nm = 900\nklt = true", "at most 768"),
+        ("[codec]\nn = 0", "n must be an integer"),
+        ("[codec]\nm = 900\ntransform = 'klt'", "at most 768"),
+        ("[codec]\ncontext = 'none such'", "context must be one of"),
+        ("[codec]\nqualities = [5, 4]", "low first"),
+        ("[codec]\nqualities = [0.5, 4]", "1 … 8"),
+        ("[codec]\nqualities = [nan, 4]", "1 … 8"),
+        ("[codec]\nmixtures = 3", "masked"),
         ("crop = 100", "multiple of 64"),
     ],
 )

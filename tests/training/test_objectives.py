@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 import torch
 
+from waterfill.codec.config import CodecConfig
 from waterfill.codec.gains import relative_step
-from waterfill.codec.model import Codec, CodecConfig
+from waterfill.codec.model import Codec
 from waterfill.training.config import OBJECTIVES, TrainConfig
 from waterfill.training.objectives import Batch, RateDistortion, Regularised, objective_of
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from waterfill.codec.model import CodecConfig
+from waterfill.codec.config import CodecConfig
 from waterfill.training.config import TrainConfig
 
 CONFIG = TrainConfig(

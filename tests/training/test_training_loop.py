@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import waterfill as wf
-from waterfill.codec.model import CodecConfig
+from waterfill.codec.config import CodecConfig
 from waterfill.errors import TrainingError, WaterfillError
 from waterfill.training import loop
 from waterfill.training.config import TrainConfig
@@ -253,7 +253,7 @@ def test_another_run_is_not_overwritten_and_nothing_is_not_resumed(whole, photog
         {"batch": 3},
         {"crop": 128},
         {"learning_rate": 2e-3},
-        {"qualities": (1.0, 7.0)},
+        {"codec": dataclasses.replace(TINY, qualities=(1.0, 7.0))},
         {"decay": 0.5},
     ],
     ids=lambda change: next(iter(change)),
@@ -492,9 +492,6 @@ def test_a_folder_that_cannot_be_is_refused(photographs, tmp_path, target):
         {"decay": 1.5},
         {"decay": math.nan},
         {"ema": 1.0},
-        {"qualities": (0.0, 8.0)},
-        {"qualities": (5.0, 4.0)},
-        {"qualities": (math.nan, 8.0)},
         {"precision": "16-true"},
         {"accumulate": 0},
         {"batch": 10**11},

@@ -1,11 +1,22 @@
 """Bytes ⇄ symbols: integer probability tables, range coding, and the container around them.
 
-This floor knows nothing of networks. It is given symbols and the row of the table that each is
-coded with, and gives them back.
+This floor knows nothing of networks. It is given symbols and the distribution that each is coded
+with, and gives them back.
 """
 
-from waterfill.bitstream.coder import SymbolReader, SymbolWriter
+from waterfill.bitstream.coder import Distribution, SymbolReader, SymbolWriter
 from waterfill.bitstream.container import Container, Header
-from waterfill.bitstream.tables import Tables
+from waterfill.bitstream.mixtures import Mixtures
+from waterfill.bitstream.tables import Rows, Tables, gaussian_tables
 
-__all__ = ["Container", "Header", "SymbolReader", "SymbolWriter", "Tables"]
+__all__ = [
+    "Container",
+    "Distribution",
+    "Header",
+    "Mixtures",
+    "Rows",
+    "SymbolReader",
+    "SymbolWriter",
+    "Tables",
+    "gaussian_tables",
+]

@@ -1,21 +1,39 @@
-"""Range coding of symbols by the rows of :class:`~waterfill.bitstream.tables.Tables`.
-
-Symbols that share a row are coded together, rows ascending: both ends know all rows of a plane
-before its first symbol, and the coder is called once for each row instead of once for each symbol.
-"""
+"""Range coding of planes of symbols, each by a distribution that both ends know."""
 
 from __future__ import annotations
+
+from typing import Any, Protocol
 
 import constriction
 import numpy as np
 from numpy.typing import NDArray
 
-from waterfill.bitstream.tables import Tables, group_by_row
 from waterfill.errors import BitstreamError
 
-__all__ = ["SymbolReader", "SymbolWriter"]
+__all__ = ["Distribution", "SymbolReader", "SymbolWriter"]
 
 _HALF_WORD = constriction.stream.model.Uniform(1 << 16)
+
+
+class Distribution(Protocol):
+    """Of a plane of symbols; a symbol that it has no place for is an escape, and sent in full."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the plane."""
+        ...
+
+    def bits(self, symbols: NDArray[np.int32]) -> NDArray[np.float64]:
+        """Ideal code length of each symbol in bits, escapes included; shape of ``symbols``."""
+        ...
+
+    def encode(self, encoder: Any, symbols: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Encode flat symbols; which of them are escapes, whose values are still to be sent."""
+        ...
+
+    def decode(self, decoder: Any) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Decode flat symbols, and which of them are escapes."""
+        ...
 
 
 class SymbolWriter:
@@ -24,16 +42,10 @@ class SymbolWriter:
     def __init__(self) -> None:
         self._encoder = constriction.stream.queue.RangeEncoder()
 
-    def write(self, symbols: NDArray[np.int32], rows: NDArray[np.int64], tables: Tables) -> None:
-        """Append a plane: ``symbols`` and, of the same shape, the row each is coded with."""
+    def write(self, symbols: NDArray[np.int32], distribution: Distribution) -> None:
+        """Append a plane of symbols of the distribution's shape."""
         flat = symbols.ravel()
-        escaped = np.zeros(flat.size, dtype=np.bool_)
-        for row, where in group_by_row(rows.ravel()):
-            index, outside = tables.entries(row, flat[where])
-            model = tables.model(row)
-            if model is not None:
-                self._encoder.encode(index, model)
-            escaped[where] = outside
+        escaped = distribution.encode(self._encoder, flat)
         words = flat[escaped].view(np.uint32)
         halves = np.stack([words >> 16, words & 0xFFFF], axis=1).astype(np.int32).ravel()
         if halves.size:
@@ -55,26 +67,20 @@ class SymbolReader:
             np.frombuffer(padded, dtype="<u4").astype(np.uint32)
         )
 
-    def read(self, rows: NDArray[np.int64], tables: Tables) -> NDArray[np.int32]:
-        """The next plane, int32 of the shape of ``rows``.
+    def read(self, distribution: Distribution) -> NDArray[np.int32]:
+        """The next plane, int32 of the distribution's shape.
 
         Raises
         ------
         BitstreamError
-            If the bytes can't have come from these tables.
+            If the bytes can't have come from this distribution.
         """
-        flat = np.empty(rows.size, dtype=np.int32)
-        escaped = np.zeros(rows.size, dtype=np.bool_)
         try:
-            for row, where in group_by_row(rows.ravel()):
-                model = tables.model(row)
-                index = 0 if model is None else self._decoder.decode(model, len(where))
-                flat[where] = index + tables.first[row]
-                escaped[where] = index == len(tables.frequencies[row]) - 1
+            flat, escaped = distribution.decode(self._decoder)
             count = int(escaped.sum())
             if count:
                 halves = self._decoder.decode(_HALF_WORD, 2 * count).astype(np.uint32)
                 flat[escaped] = ((halves[0::2] << 16) | halves[1::2]).view(np.int32)
         except (AssertionError, ValueError) as error:
             raise BitstreamError(f"the coded symbols are damaged ({error})") from None
-        return flat.reshape(rows.shape)
+        return flat.reshape(distribution.shape)

@@ -6,17 +6,17 @@ All integers are little-endian.
 offset  bytes  field
 ======  =====  =====================================================================
 0       3      ``WFL``
-3       1      version of the bitstream, 1
+3       1      version of the bitstream, 2
 4       8      identity of the codec's weights: the head of their SHA-256
 12      1      flags: bit 0, the picture is grey; the others are 0
 13      2      quality in 1/256, from 1 to 8
 15      4      width in pixels, 1 … 65,535
 19      4      height in pixels, 1 … 65,535
-23      4      bytes of the section of z
-27      4      bytes of the section of y
-31      4      CRC-32 of the decoded symbols of z and y, int32, in raster order
-35      4      CRC-32 of everything else in the file
-39             section of z, section of y
+23      2      side of a tile in pixels
+25      4      CRC-32 of the decoded symbols of z and y, int32, in raster order
+29      4      CRC-32 of everything else in the file
+33      8 n    bytes of the sections of z and of y, for each of the n tiles, row by row
+33+8n          section of z, section of y, for each tile
 ======  =====  =====================================================================
 """
 
@@ -24,23 +24,28 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from waterfill.data.images import MAX_SIDE
 from waterfill.errors import BitstreamError
 
-__all__ = ["HEADER_BYTES", "QUALITY_STEPS", "VERSION", "Container", "Header"]
+__all__ = ["HEADER_BYTES", "QUALITY_STEPS", "SIZES_BYTES", "VERSION", "Container", "Header"]
 
-VERSION = 1
+VERSION = 2
 #: A quality is carried in this fraction: the finest difference of two qualities is 1/256.
 QUALITY_STEPS = 256
 
 _MAGIC = b"WFL"
-_LAYOUT = struct.Struct("<3sB8sBHIIIII")
+_LAYOUT = struct.Struct("<3sB8sBHIIHI")
 _CRC = struct.Struct("<I")
+_SIZES = struct.Struct("<II")
+#: Bytes before the sizes of sections, of which there are two for each tile.
 HEADER_BYTES = _LAYOUT.size + _CRC.size
+SIZES_BYTES = _SIZES.size
 _GREY = 1
+_SMALLEST_TILE = 32
 _QUALITIES = (1 * QUALITY_STEPS, 8 * QUALITY_STEPS)
 
 
@@ -53,15 +58,20 @@ class Header:
     width: int
     height: int
     grey: bool
+    tile: int
     symbols_crc: int
+
+    @property
+    def tile_count(self) -> int:
+        """Number of tiles."""
+        return -(-self.width // self.tile) * -(-self.height // self.tile)
 
 
 class Container(NamedTuple):
-    """A stream taken apart: its header and the coded sections."""
+    """A stream taken apart: its header and the coded sections, of z and y for each tile."""
 
     header: Header
-    z: bytes
-    y: bytes
+    sections: Sequence[tuple[bytes, bytes]]
 
     def pack(self) -> bytes:
         """The stream as bytes."""
@@ -74,11 +84,11 @@ class Container(NamedTuple):
             round(header.quality * QUALITY_STEPS),
             header.width,
             header.height,
-            len(self.z),
-            len(self.y),
+            header.tile,
             header.symbols_crc,
         )
-        body = self.z + self.y
+        sizes = b"".join(_SIZES.pack(len(z), len(y)) for z, y in self.sections)
+        body = sizes + b"".join(part for pair in self.sections for part in pair)
         return fields + _CRC.pack(zlib.crc32(body, zlib.crc32(fields))) + body
 
     @classmethod
@@ -101,26 +111,46 @@ class Container(NamedTuple):
             raise BitstreamError("not a waterfill stream")
         if len(data) < HEADER_BYTES:
             raise BitstreamError(f"the stream is cut: {len(data)} bytes are less than a header")
-        (_, version, weights_id, flags, quality, width, height, z_size, y_size, symbols_crc) = (
-            _LAYOUT.unpack_from(data)
-        )
-        if version != VERSION:
-            raise BitstreamError(f"version {version} of the bitstream; this is version {VERSION}")
-        expected = HEADER_BYTES + z_size + y_size
+        fields = _LAYOUT.unpack_from(data)
+        if fields[1] != VERSION:
+            raise BitstreamError(f"version {fields[1]} of the bitstream; this is version {VERSION}")
+        (crc,) = _CRC.unpack_from(data, _LAYOUT.size)
+        damaged = crc != zlib.crc32(data[HEADER_BYTES:], zlib.crc32(data[: _LAYOUT.size]))
+        # The checksum is no proof of good will: these checks are for streams made to do harm, too.
+        header = _checked_header(fields, max_pixels, damaged=damaged)
+        sizes_end = HEADER_BYTES + SIZES_BYTES * header.tile_count
+        if len(data) < sizes_end:
+            raise BitstreamError(f"the stream is cut: {len(data)} bytes, not even its sizes")
+        sizes = list(_SIZES.iter_unpack(data[HEADER_BYTES:sizes_end]))
+        expected = sizes_end + sum(map(sum, sizes))
         if len(data) != expected:
             state = "cut" if len(data) < expected else "too long"
             raise BitstreamError(f"the stream is {state}: {len(data)} bytes, not {expected}")
-        (crc,) = _CRC.unpack_from(data, _LAYOUT.size)
-        if crc != zlib.crc32(data[HEADER_BYTES:], zlib.crc32(data[: _LAYOUT.size])):
-            raise BitstreamError("the stream is damaged: its checksum doesn't match")
-        # The checksum is no proof of good will: what follows is for streams made to do harm.
-        if flags & ~_GREY:
-            raise BitstreamError(f"the stream has flags this version doesn't know ({flags:#04x})")
-        if not _QUALITIES[0] <= quality <= _QUALITIES[1]:
-            raise BitstreamError(f"the stream claims quality {quality / QUALITY_STEPS:g}")
-        if not (0 < width * height <= max_pixels and max(width, height) <= MAX_SIDE):
-            raise BitstreamError(f"the stream claims {width}×{height} pixels, which can't be")
-        grey = bool(flags & _GREY)
-        header = Header(weights_id, quality / QUALITY_STEPS, width, height, grey, symbols_crc)
-        body = data[HEADER_BYTES:]
-        return cls(header, body[:z_size], body[z_size:])
+        if damaged:
+            raise BitstreamError(_DAMAGED)
+        sections, start = [], sizes_end
+        for z_size, y_size in sizes:
+            middle, end = start + z_size, start + z_size + y_size
+            sections.append((data[start:middle], data[middle:end]))
+            start = end
+        return cls(header, sections)
+
+
+_DAMAGED = "the stream is damaged: its checksum doesn't match"
+
+
+def _checked_header(fields: tuple[Any, ...], max_pixels: int, *, damaged: bool) -> Header:
+    _, _, weights_id, flags, quality, width, height, tile, symbols_crc = fields
+    reason = None
+    if flags & ~_GREY:
+        reason = f"the stream has flags this version doesn't know ({flags:#04x})"
+    elif not _QUALITIES[0] <= quality <= _QUALITIES[1]:
+        reason = f"the stream claims quality {quality / QUALITY_STEPS:g}"
+    elif not (0 < width * height <= max_pixels and max(width, height) <= MAX_SIDE):
+        reason = f"the stream claims {width}×{height} pixels, which can't be"
+    elif tile < _SMALLEST_TILE:
+        reason = f"the stream has tiles of {tile} pixels, which can't be"
+    if reason is not None:
+        raise BitstreamError(_DAMAGED if damaged else reason)
+    grey = bool(flags & _GREY)
+    return Header(weights_id, quality / QUALITY_STEPS, width, height, grey, tile, symbols_crc)

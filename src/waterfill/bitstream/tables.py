@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import constriction
 import numpy as np
 from numpy.typing import NDArray
 
+from waterfill.bitstream.normal import (
+    PHI_BITS,
+    POSITION_BITS,
+    ROWS,
+    cumulative,
+    reciprocal_scale,
+)
 from waterfill.errors import CodecError
 
-__all__ = ["ESCAPE_BITS", "PRECISION", "Tables"]
+__all__ = ["ESCAPE_BITS", "PRECISION", "Rows", "Tables", "gaussian_tables"]
 
 #: Frequencies of a table add up to 2^PRECISION, the precision of the range coder.
 PRECISION = 24
@@ -20,6 +28,7 @@ PRECISION = 24
 ESCAPE_BITS = 32
 
 _TOTAL = 1 << PRECISION
+_GAUSSIAN_REACH = 5.5  # deviations that a table covers: 2⁻²⁴ of the mass lies outside
 
 
 def _integer_frequencies(masses: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -28,10 +37,13 @@ def _integer_frequencies(masses: NDArray[np.float64]) -> NDArray[np.int64]:
         raise CodecError("no table can hold these probabilities: the weights are broken")
     share = np.maximum(masses, 0.0)
     room = _TOTAL - len(share)
-    frequencies = 1 + np.floor(share / share.sum() * room).astype(np.int64)
+    return _filled(1 + np.floor(share / share.sum() * room).astype(np.int64))
+
+
+def _filled(frequencies: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Give what is missing from the total to the most frequent symbol."""
     frequencies[np.argmax(frequencies)] += _TOTAL - frequencies.sum()
-    result: NDArray[np.int64] = frequencies
-    return result
+    return frequencies
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +78,34 @@ class Tables:
             rows.append(_integer_frequencies(np.append(mass, rest)))
         return cls(first, rows)
 
+    @classmethod
+    def from_flat(
+        cls, first: NDArray[np.int64], sizes: NDArray[np.int64], flat: NDArray[np.int64]
+    ) -> Tables:
+        """Tables from the frequencies of all rows, one behind the other.
+
+        Raises
+        ------
+        CodecError
+            If they are not those of tables.
+        """
+        fits = first.ndim == sizes.ndim == flat.ndim == 1 and len(first) == len(sizes)
+        if not fits or (sizes < 1).any() or sizes.sum() != len(flat) or (flat < 1).any():
+            raise CodecError("the stored probability tables are damaged")
+        rows = np.split(flat, np.cumsum(sizes)[:-1])
+        if any(int(row.sum()) != _TOTAL for row in rows):
+            raise CodecError("the stored probability tables are damaged")
+        return cls(first, rows)
+
+    def flat(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """First symbols, sizes, and frequencies of all rows, for :meth:`from_flat`."""
+        sizes = np.array([len(row) for row in self.frequencies], dtype=np.int64)
+        return self.first, sizes, np.concatenate(list(self.frequencies))
+
+    def rows(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
+        """First symbol and frequencies of each row."""
+        return zip((int(first) for first in self.first), self.frequencies, strict=True)
+
     def __len__(self) -> int:
         return len(self.frequencies)
 
@@ -92,14 +132,87 @@ class Tables:
             )
         return self._models[row]
 
-    def bits(self, symbols: NDArray[np.int32], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The distribution of a plane of symbols, each coded with a row of some tables.
+
+    Symbols that share a row are coded together, rows ascending: both ends know all rows of a plane
+    before its first symbol, and the coder is called once for each row instead of once for each
+    symbol.
+
+    Attributes
+    ----------
+    tables
+        The tables.
+    rows
+        Of each symbol, int64, in the shape of the plane.
+    """
+
+    tables: Tables
+    rows: NDArray[np.int64]
+
+    @classmethod
+    def by_channel(cls, tables: Tables, shape: tuple[int, ...]) -> Rows:
+        """One row for each channel of a plane (C, h, w)."""
+        rows = np.arange(shape[0], dtype=np.int64)[:, None, None]
+        return cls(tables, np.ascontiguousarray(np.broadcast_to(rows, shape)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the plane."""
+        return self.rows.shape
+
+    def bits(self, symbols: NDArray[np.int32]) -> NDArray[np.float64]:
         """Ideal code length of each symbol in bits, escapes included; shape of ``symbols``."""
         cost = np.empty(symbols.size, dtype=np.float64)
-        for row, where in group_by_row(rows.ravel()):
-            index, outside = self.entries(row, symbols.ravel()[where])
-            logs = PRECISION - np.log2(self.frequencies[row].astype(np.float64))
+        for row, where in group_by_row(self.rows.ravel()):
+            index, outside = self.tables.entries(row, symbols.ravel()[where])
+            logs = PRECISION - np.log2(self.tables.frequencies[row].astype(np.float64))
             cost[where] = logs[index] + ESCAPE_BITS * outside
         return cost.reshape(symbols.shape)
+
+    def encode(self, encoder: Any, symbols: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Encode flat symbols; which of them are escapes, whose values are still to be sent."""
+        escaped = np.zeros(symbols.size, dtype=np.bool_)
+        for row, where in group_by_row(self.rows.ravel()):
+            index, outside = self.tables.entries(row, symbols[where])
+            model = self.tables.model(row)
+            if model is not None:
+                encoder.encode(index, model)
+            escaped[where] = outside
+        return escaped
+
+    def decode(self, decoder: Any) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+        """Decode flat symbols, and which of them are escapes."""
+        symbols = np.empty(self.rows.size, dtype=np.int32)
+        escaped = np.zeros(self.rows.size, dtype=np.bool_)
+        for row, where in group_by_row(self.rows.ravel()):
+            model = self.tables.model(row)
+            index = 0 if model is None else decoder.decode(model, len(where))
+            symbols[where] = index + self.tables.first[row]
+            escaped[where] = index == len(self.tables.frequencies[row]) - 1
+        return symbols, escaped
+
+
+@cache
+def gaussian_tables() -> Tables:
+    """Tables of N(0, σ²) on unit bins, σ from 2⁻⁴ to 2⁸ in sixteenths of an octave.
+
+    In integers from the first to the last step: the same on every machine.
+    """
+    first, frequencies = [], []
+    for row in range(ROWS):
+        reciprocal = reciprocal_scale(row, POSITION_BITS - 1)  # of 2σ, in positions
+        reach = -int(-_GAUSSIAN_REACH * (1 << POSITION_BITS) // (2 * reciprocal))
+        edges = np.arange(-2 * reach - 1, 2 * reach + 2, 2, dtype=np.int64)
+        masses = np.diff(cumulative(edges * reciprocal))
+        outside = (1 << PHI_BITS) - masses.sum()
+        masses = np.append(masses, outside)
+        shares = masses * (_TOTAL - len(masses)) >> PHI_BITS
+        first.append(-reach)
+        frequencies.append(_filled(1 + shares))
+    return Tables(np.array(first, dtype=np.int64), frequencies)
 
 
 def group_by_row(rows: NDArray[np.int64]) -> list[tuple[int, NDArray[np.intp]]]:

@@ -14,7 +14,6 @@ from waterfill.cli.shared import (
     PATH,
     as_json,
     check_outputs,
-    checked_qualities,
     codec_option,
     json_option,
     read_file,
@@ -29,19 +28,20 @@ from waterfill.files import write_all
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
 @codec_option
-@click.option("--quality", "-q", type=float, default=4.0, show_default=True, help="1 … 8.")
+@click.option("--quality", "-q", type=float, help="1 … 8. [4, or the codec's only one]")
 @json_option
 def compress(
-    source: Path, target: Path, codec: str, quality: float, json_file: Path | None
+    source: Path, target: Path, codec: str, quality: float | None, json_file: Path | None
 ) -> None:
     """Compress the picture IN, RGB or grey, to the stream OUT."""
     from waterfill.codec.registry import load_codec
     from waterfill.data.images import load_picture
 
-    (chosen,) = checked_qualities([quality]) or [quality]
     check_outputs(source, target, json_file)
     picture = load_picture(source)
-    data = load_codec(codec).compress(picture, chosen)
+    model = load_codec(codec)
+    chosen = model.check_quality(quality)
+    data = model.compress(picture, chosen)
     bpp = 8 * len(data) / picture.pixel_count
     facts = {
         "source": str(source),
@@ -118,10 +118,10 @@ def info(file: Path, json_file: Path | None) -> None:
 
 def _stream_facts(data: bytes) -> dict[str, Any]:
     from waterfill.bitstream import Container
-    from waterfill.bitstream.container import HEADER_BYTES, VERSION
+    from waterfill.bitstream.container import HEADER_BYTES, SIZES_BYTES, VERSION
     from waterfill.data.images import MAX_PIXELS
 
-    header, z, y = Container.unpack(data, max_pixels=MAX_PIXELS)
+    header, sections = Container.unpack(data, max_pixels=MAX_PIXELS)
     return {
         "version": VERSION,
         "codec": header.weights_id.hex(),
@@ -130,9 +130,10 @@ def _stream_facts(data: bytes) -> dict[str, Any]:
         "height": header.height,
         "mode": "grey" if header.grey else "RGB",
         "bytes": len(data),
-        "header bytes": HEADER_BYTES,
-        "z bytes": len(z),
-        "y bytes": len(y),
+        "tiles": header.tile_count,
+        "header bytes": HEADER_BYTES + header.tile_count * SIZES_BYTES,
+        "z bytes": sum(len(z) for z, _ in sections),
+        "y bytes": sum(len(y) for _, y in sections),
         "bpp": 8 * len(data) / (header.width * header.height),
     }
 

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from waterfill.cli.shared import (
     PATH,
-    checked_qualities,
     codec_option,
     json_option,
     out_console,
@@ -30,7 +29,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("paths", nargs=-1, metavar="[PATH]...")
 @codec_option
-@click.option("--quality", "-q", type=float, multiple=True, help="1 … 8, repeatable. [all eight]")
+@click.option(
+    "--quality",
+    "-q",
+    type=float,
+    multiple=True,
+    help="1 … 8, repeatable. [all]",
+)
 @click.option(
     "--out",
     type=PATH,
@@ -54,9 +59,10 @@ def limits(
     from waterfill.data.images import find_images, sample_pictures
     from waterfill.ladder import limits as measure
 
-    chosen = checked_qualities(quality)
     images = list[Any](find_images(paths) if paths else sample_pictures())
     model = load_codec(codec)
+    for one in quality:
+        model.check_quality(one)
     if json_file is not None:
         check_writable(json_file)
     writable_folder(out)
@@ -66,7 +72,7 @@ def limits(
         def advance(done: int, total: int, what: str) -> None:
             bar.update(task, completed=done, total=total, description=what)
 
-        ladder = measure(model, images, chosen, seed=seed, progress=advance)
+        ladder = measure(model, images, quality or None, seed=seed, progress=advance)
     text = ladder.to_json()
     write_whole(out / "ladder.json", text)
     if json_file is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,16 +99,6 @@ def write_json(path: Path | None, data: dict[str, Any]) -> None:
 def say(text: str) -> None:
     """Print as it is: a file name may look like markup, and must not be broken into lines."""
     out_console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
-
-
-def checked_qualities(quality: Sequence[float]) -> list[float] | None:
-    """Qualities from an option; None if it was not given."""
-    from waterfill.codec.gains import check_quality
-
-    try:
-        return [check_quality(q) for q in quality] or None
-    except ValueError as error:
-        raise WaterfillError(str(error)) from None
 
 
 def read_file(path: Path) -> bytes:

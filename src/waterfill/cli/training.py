@@ -36,7 +36,7 @@ _FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("alpha", float, "Weight of the regulariser."),
     ("steps", int, "Optimiser steps in all."),
     ("batch", int, "Crops per step, over all processes."),
-    ("crop", int, "Side of a crop: 64, 128, …"),
+    ("crop", int, "Side of a crop in pixels."),
     ("accumulate", int, "Pieces that a share of a batch is cut into."),
     ("learning-rate", float, "Peak rate of Adam."),
     ("warmup", int, "Steps up to the peak rate."),
@@ -117,12 +117,13 @@ def train(
     if out is None:
         raise TrainingError("where to? name a folder for the run with --out")
     given = {name: value for name, value in fields.items() if value is not None}
-    if quality is not None:
-        given["qualities"] = list(quality)
     if paths:
         given["data"] = list(paths)
     if codec is not None:
         given["codec"] = _architecture(codec)
+    if quality is not None:
+        chosen = given["codec"].to_dict() if codec is not None else {}
+        given["codec"] = chosen | {"qualities": list(quality)}
     config = _base(preset, config_file, out, resume=resume)
     config = config.with_values(given, label="command line")
     if not config.data:
@@ -203,7 +204,7 @@ def _print_presets() -> None:
             stem, _, quality = name.rpartition("-q")
             families.setdefault(f"{stem}-q…" if quality.isdigit() else name, []).append(config)
     for name, members in families.items():
-        ends = (members[0].qualities[0], members[-1].qualities[1])
+        ends = (members[0].codec.qualities[0], members[-1].codec.qualities[1])
         widths = sorted({c.codec.m for c in members})
         table.add_row(
             name,

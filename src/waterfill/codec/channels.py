@@ -1,8 +1,8 @@
 """Channels: how y becomes ŷ, and what crossing costs.
 
-A channel takes latents y, the prior's mean μ and scale σ, and returns ŷ with the bits spent on
-each latent. Everything is in units of the quantisation step, so the step is 1 and the water level
-of a matching Gaussian channel is θ = 1/12. The codec that is shipped, the surrogate it is trained
+A channel takes latents y and what the prior says of them, and returns ŷ with the bits spent on each
+latent. Everything is in units of the quantisation step, so the step is 1 and the water level of a
+matching Gaussian channel is θ = 1/12. The codec that is shipped, the surrogate it is trained
 with and the idealised channels of the limits differ in nothing but the channel.
 
 ==============================  ===================  =========================================
@@ -22,12 +22,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from waterfill.codec.bounds import bounded
+from waterfill.codec.densities import Density, Gaussian
 from waterfill.codec.noise import Noise
 
 __all__ = [
@@ -41,7 +42,6 @@ __all__ = [
     "Rounding",
     "StraightThrough",
     "UniformNoise",
-    "gaussian_bin_bits",
 ]
 
 #: θ, the distortion of a unit-step uniform quantiser (paper 1, eq. 5).
@@ -56,73 +56,34 @@ class Crossing(NamedTuple):
 
 
 class Channel(Protocol):
-    """y, μ, σ → ŷ and bits per latent; all tensors of one shape, in quantisation steps.
+    """y and its density → ŷ and bits per latent; tensors of one shape, in quantisation steps.
 
     What a channel draws, it draws from the noise it is given.
     """
 
-    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
+    def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """Send ``y`` through."""
         ...
-
-
-class _LogNdtr(torch.autograd.Function):
-    """log Φ(x) with a slope that stays exact far out.
-
-    The slope is φ(x)/Φ(x); as exp(−x²/2 − log Φ(x)), which is what autograd knows, two numbers
-    near x²/2 cancel, and in single precision nothing is left of it at a few hundred deviations.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return cast(Tensor, torch.special.log_ndtr(x))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        scaled: Tensor = torch.special.erfcx(x * -math.sqrt(0.5))
-        return grad * (math.sqrt(2.0 / math.pi) / scaled)
-
-
-def _log_ndtr(x: Tensor) -> Tensor:
-    return cast(Tensor, _LogNdtr.apply(x))  # type: ignore[no-untyped-call]
-
-
-def gaussian_bin_bits(residual: Tensor, sigma: Tensor) -> Tensor:
-    """Bits of the unit bin around ``residual`` under N(0, σ²) (paper 1, eq. 4).
-
-    −log₂[Φ((r+½)/σ) − Φ((r−½)/σ)], by log-CDFs of the lower tail: exact, with useful gradients,
-    also where the probability itself underflows.
-    """
-    distance = residual.abs()
-    upper = _log_ndtr((0.5 - distance) / sigma)
-    lower = _log_ndtr((-0.5 - distance) / sigma)
-    # Φ(upper) − Φ(lower) = Φ(upper)(1 − e^(lower − upper)); the bound keeps log1p finite where a
-    # wide σ makes the two nearly equal.
-    ratio = (lower - upper).clamp_max(-1e-6)
-    bits: Tensor = (upper + torch.log1p(-torch.exp(ratio))) / -math.log(2.0)
-    return bits
 
 
 @dataclass(frozen=True)
 class Rounding:
     """Hard rounding of the residual, what the bitstream carries."""
 
-    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
+    def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """Round the residual."""
-        symbols = torch.round(y - mu)
-        return Crossing(symbols + mu, gaussian_bin_bits(symbols, sigma))
+        symbols = torch.round(y - density.centre)
+        return Crossing(symbols + density.centre, density.bits(symbols))
 
 
 @dataclass(frozen=True)
 class UniformNoise:
     """Additive uniform noise, the differentiable stand-in for rounding (Ballé 2017)."""
 
-    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
+    def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """Add the noise."""
         y_hat = y + noise.uniform(y)
-        return Crossing(y_hat, gaussian_bin_bits(y_hat - mu, sigma))
+        return Crossing(y_hat, density.bits(y_hat - density.centre))
 
 
 @dataclass(frozen=True)
@@ -135,14 +96,14 @@ class StraightThrough:
     with noise and nothing in a stream, and many of them can double the rate.
     """
 
-    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
+    def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """Round in the value, not in the gradient."""
-        residual = y - mu
+        residual = y - density.centre
         symbols = torch.round(residual).detach()
-        coded = gaussian_bin_bits(symbols, sigma)
-        noisy = gaussian_bin_bits(residual + noise.uniform(y), sigma.detach())
+        coded = density.bits(symbols)
+        noisy = density.frozen().bits(residual + noise.uniform(y))
         rounded = residual + (symbols - residual).detach()
-        return Crossing(rounded + mu, coded + (noisy - noisy.detach()))
+        return Crossing(rounded + density.centre, coded + (noisy - noisy.detach()))
 
 
 @dataclass(frozen=True)
@@ -161,16 +122,16 @@ class Dithered:
 
     mmse: bool = True
 
-    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
+    def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """Quantise with the dither, and take it off again."""
-        residual = y - mu
+        residual = y - density.centre
         dither = noise.uniform(y)
         noisy = torch.round(residual + dither) - dither
-        bits = gaussian_bin_bits(noisy, sigma)
+        bits = density.bits(noisy)
         if self.mmse:
-            variance = sigma * sigma
+            variance = density.gaussian().sigma.square()
             noisy = noisy * (variance / (variance + WATER_LEVEL))
-        return Crossing(noisy + mu, bits)
+        return Crossing(noisy + density.centre, bits)
 
 
 @dataclass(frozen=True)
@@ -192,10 +153,11 @@ class GaussianTest:
     level: float = WATER_LEVEL
     mmse: bool = True
 
-    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
+    def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """Scale, add Gaussian noise, charge the KL divergence."""
-        residual = y - mu
-        variance = sigma * sigma
+        known = density.gaussian()
+        residual = y - known.mu
+        variance = known.sigma.square()
         distortion = variance.clamp_max(self.level)
         # Where v ≤ θ this is exactly 0: nothing is sent, nothing is charged.
         alpha_squared = 1.0 - distortion / variance
@@ -210,7 +172,7 @@ class GaussianTest:
         )
         if self.mmse:
             received = received * alpha
-        return Crossing(received + mu, bits)
+        return Crossing(received + known.mu, bits)
 
 
 #: Stands for a residual of zero, whose square is no variance.
@@ -224,10 +186,10 @@ class OracleStraightThrough:
     The training form of paper 1's codec with perfect variance estimation (theorem 1, fig. 4a).
     """
 
-    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
+    def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """As :class:`StraightThrough` with σ = abs(y − μ)."""
-        told = bounded((y - mu).abs(), _SMALLEST_DEVIATION, math.inf)
-        return StraightThrough()(y, mu, told, noise)
+        told = bounded((y - density.centre).abs(), _SMALLEST_DEVIATION, math.inf)
+        return StraightThrough()(y, Gaussian(density.centre, told), noise)
 
 
 @dataclass(frozen=True)
@@ -247,8 +209,8 @@ class OracleGaussian:
 
     level: float = WATER_LEVEL
 
-    def __call__(self, y: Tensor, mu: Tensor, sigma: Tensor, noise: Noise) -> Crossing:
+    def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """Add Gaussian noise, charge the oracle's rate."""
-        residual = y - mu
+        residual = y - density.centre
         bits = 0.5 / math.log(2.0) * torch.log1p(residual * residual / self.level)
         return Crossing(y + math.sqrt(self.level) * noise.normal(y), bits)

@@ -8,13 +8,23 @@ and a fractional quality lies between two vectors.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from waterfill.bitstream.container import QUALITY_STEPS
+from waterfill.bitstream.normal import power_of_two
+from waterfill.errors import QualityError
+
 __all__ = [
+    "GAIN_BITS",
     "LAMBDAS",
     "QUALITIES",
+    "CodedGains",
     "Gains",
     "check_quality",
     "lambda_of_quality",
@@ -26,14 +36,17 @@ __all__ = [
 LAMBDAS = (0.0018, 0.0035, 0.0067, 0.0130, 0.0250, 0.0483, 0.0932, 0.1800)
 QUALITIES = tuple(range(1, len(LAMBDAS) + 1))
 
+#: Coding takes log₂ gains in whole numbers of 2^−GAIN_BITS.
+GAIN_BITS = 12
+
 _REFERENCE = 4  # the quality at which gains start at 1
 
 
 def check_quality(quality: float) -> float:
-    """Return ``quality`` as a float, or raise ``ValueError`` unless 1 ≤ quality ≤ 8."""
+    """Return ``quality`` as a float, or raise :class:`QualityError` unless 1 ≤ quality ≤ 8."""
     value = float(quality)
     if not QUALITIES[0] <= value <= QUALITIES[-1]:
-        raise ValueError(f"quality must lie in {QUALITIES[0]} … {QUALITIES[-1]}, not {quality}")
+        raise QualityError(f"quality must lie in {QUALITIES[0]} … {QUALITIES[-1]}, not {quality}")
     return value
 
 
@@ -49,7 +62,7 @@ def lambdas_of(quality: Tensor) -> Tensor:
 
 
 def lambda_of_quality(quality: float) -> float:
-    """λ of one quality; ``ValueError`` unless it lies from 1 to 8."""
+    """λ of one quality; ``QualityError`` unless it lies from 1 to 8."""
     return float(lambdas_of(torch.tensor(check_quality(quality), dtype=torch.float64)))
 
 
@@ -68,19 +81,28 @@ class Gains(nn.Module):
     exponent
         Initial gain is (λ/λ₄)^exponent: ½ for latents, whose distortion at the optimum goes as
         1/λ.
+    fixed
+        No gains, for a codec of one quality: the transforms find their own scale.
     """
 
-    def __init__(self, channels: int, *, exponent: float) -> None:
+    def __init__(self, channels: int, *, exponent: float, fixed: bool = False) -> None:
         super().__init__()
-        start = torch.tensor(
-            [exponent * math.log2(lam / LAMBDAS[_REFERENCE - 1]) for lam in LAMBDAS]
-        )
-        table = start[:, None].repeat(1, channels)
-        self.log2_gain = nn.Parameter(table.clone())
-        self.log2_inverse = nn.Parameter(-table)
+        self.channels = channels
+        self.log2_gain: nn.Parameter | None = None
+        self.log2_inverse: nn.Parameter | None = None
+        if not fixed:
+            start = torch.tensor(
+                [exponent * math.log2(lam / LAMBDAS[_REFERENCE - 1]) for lam in LAMBDAS]
+            )
+            table = start[:, None].repeat(1, channels)
+            self.log2_gain = nn.Parameter(table.clone())
+            self.log2_inverse = nn.Parameter(-table)
 
     def forward(self, quality: Tensor) -> tuple[Tensor, Tensor]:
         """log₂ gain and log₂ inverse gain, each (B, C, 1, 1), for qualities of shape (B,)."""
+        if self.log2_gain is None or self.log2_inverse is None:
+            zero = quality.new_zeros(len(quality), self.channels, 1, 1)
+            return zero, zero
         position = quality - QUALITIES[0]
         low = position.floor().clamp(0, len(LAMBDAS) - 2).long()
         share = (position - low)[:, None]
@@ -90,10 +112,51 @@ class Gains(nn.Module):
         )
 
     @torch.no_grad()
-    def at(self, quality: float) -> tuple[Tensor, Tensor]:
-        """log₂ gain and log₂ inverse gain at one quality, float64 (1, C, 1, 1), for coding."""
-        low = min(int(quality) - QUALITIES[0], len(LAMBDAS) - 2)
-        share = quality - QUALITIES[0] - low
-        tables = (self.log2_gain.double(), self.log2_inverse.double())
-        forward, inverse = (t[low] * (1.0 - share) + t[low + 1] * share for t in tables)
-        return forward[None, :, None, None], inverse[None, :, None, None]
+    def coded(self, quality: float) -> CodedGains:
+        """The gains at one quality as coding uses them, a function of integers alone."""
+        return CodedGains(
+            _interpolated(self.log2_gain, quality, self.channels),
+            _interpolated(self.log2_inverse, quality, self.channels),
+        )
+
+
+def _interpolated(table: Tensor | None, quality: float, channels: int) -> NDArray[np.int64]:
+    """Between the rows of a table of log₂ gains, in whole numbers of 2^−GAIN_BITS."""
+    if table is None:
+        return np.zeros(channels, dtype=np.int64)
+    position = round((quality - QUALITIES[0]) * QUALITY_STEPS)
+    low = min(position // QUALITY_STEPS, len(LAMBDAS) - 2)
+    share = position - low * QUALITY_STEPS
+    ends = torch.round(table[low : low + 2].double() * 2.0**GAIN_BITS).long().numpy()
+    mixed: NDArray[np.int64] = ends[0] * (QUALITY_STEPS - share) + ends[1] * share
+    return mixed // QUALITY_STEPS
+
+
+@dataclass(frozen=True)
+class CodedGains:
+    """Gains of one quality: log₂ gain and log₂ inverse gain, int64 (C,) in 2^−GAIN_BITS."""
+
+    log2_gain: NDArray[np.int64]
+    log2_inverse: NDArray[np.int64]
+
+    @cached_property
+    def gain(self) -> Tensor:
+        """Steps per unit, float64 (C,), to the last bit the same everywhere."""
+        return _powers(self.log2_gain)
+
+    @cached_property
+    def reciprocal(self) -> Tensor:
+        """Units per step, as context and hyper-networks see them, float64 (C,)."""
+        return _powers(-self.log2_gain)
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """What the synthesis multiplies ŷ by, float64 (C,)."""
+        return _powers(self.log2_inverse)
+
+
+def _powers(log2: NDArray[np.int64]) -> Tensor:
+    bits = 40
+    return torch.tensor(
+        [power_of_two(int(k), GAIN_BITS, bits) / 2.0**bits for k in log2], dtype=torch.float64
+    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import asdict, dataclass
-from functools import cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -13,72 +14,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from waterfill.bitstream import Container, Header, SymbolReader, SymbolWriter, Tables
+from waterfill.bitstream import Container, Distribution, Header, SymbolReader, SymbolWriter
 from waterfill.bitstream.container import QUALITY_STEPS
-from waterfill.codec.bounds import bounded
-from waterfill.codec.channels import Channel
-from waterfill.codec.fixed_point import ACTIVATION_BITS, FixedPointNetwork
+from waterfill.codec.channels import Channel, Crossing
+from waterfill.codec.coding import CodedPrior, Exchange, Prediction, StoredTables
+from waterfill.codec.config import CodecConfig
 from waterfill.codec.gains import Gains, check_quality, relative_step
 from waterfill.codec.noise import Noise
-from waterfill.codec.priors import MeanScaleHyperprior, NoSideInformation, integer_symbols
+from waterfill.codec.priors import NoSideInformation, Prior, integer_symbols
+from waterfill.codec.priors.context import Part
+from waterfill.codec.tiles import TILE, Tile, reach_of, tiles_of
 from waterfill.codec.transforms import (
-    BLOCK,
     FilteredAnalysis,
     FilteredSynthesis,
-    analysis,
-    synthesis,
+    residual,
+    table1,
+    table2,
 )
 from waterfill.data.images import ImageLike, Picture, as_picture
-from waterfill.errors import BitstreamError
-from waterfill.theory.normal import normal_interval
+from waterfill.errors import BitstreamError, ImageError, QualityError
 
-__all__ = [
-    "LOG2_SIGMA_MAX",
-    "LOG2_SIGMA_MIN",
-    "STRIDE",
-    "Codec",
-    "CodecConfig",
-    "Latents",
-    "Passage",
-    "Plane",
-]
+__all__ = ["Codec", "Latents", "Passage", "Plane"]
 
-#: A picture side is padded to a multiple of this: 16 for y, times 4 for z.
-STRIDE = 64
-#: Range of log₂ σ, in quantisation steps, that the tables of the bitstream cover.
-LOG2_SIGMA_MIN, LOG2_SIGMA_MAX = -4.0, 8.0
-#: Tables per octave of σ. The nearest one costs at most 1/3000 of a bit per latent.
-_ROWS_PER_OCTAVE = 16
-_ROWS = round((LOG2_SIGMA_MAX - LOG2_SIGMA_MIN) * _ROWS_PER_OCTAVE) + 1
-
-
-@dataclass(frozen=True)
-class CodecConfig:
-    """The architecture of a codec.
-
-    Attributes
-    ----------
-    n, m, hyper
-        Channels inside the transforms, of the latents, and of the hyper-networks and z.
-    klt
-        In place of Table I's g_a and g_s, a fixed Karhunen–Loève transform of 16×16 blocks between
-        two learned filters of ``n`` channels; at most 768 latents then.
-    """
-
-    n: int = 64
-    m: int = 160
-    hyper: int = 64
-    klt: bool = False
-
-    def __post_init__(self) -> None:
-        if not all(isinstance(w, int) and 0 < w <= 4096 for w in (self.n, self.m, self.hyper)):
-            raise ValueError(f"widths must be integers in 1 … 4096, not {asdict(self)}")
-        if not isinstance(self.klt, bool) or (self.klt and self.m > 3 * BLOCK**2):
-            raise ValueError(f"klt needs at most {3 * BLOCK**2} latents, not {asdict(self)}")
-
-    def to_dict(self) -> dict[str, int | bool]:
-        """The architecture as a JSON-able mapping."""
-        return asdict(self)
+#: No transform may look further than so many latents.
+_MOST_REACH = 32
 
 
 class Passage(NamedTuple):
@@ -90,16 +49,41 @@ class Passage(NamedTuple):
 
 
 class Plane(NamedTuple):
-    """Symbols, the row of the table that each is coded with, and the tables."""
+    """Symbols, and the distribution that they are coded with."""
 
     symbols: NDArray[np.int32]
-    rows: NDArray[np.int64]
-    tables: Tables
+    distribution: Distribution
 
     @property
     def bits(self) -> NDArray[np.float64]:
         """Ideal code length of each symbol, bits."""
-        return self.tables.bits(self.symbols, self.rows)
+        return self.distribution.bits(self.symbols)
+
+
+class Quantised(NamedTuple):
+    """Latents as they are coded.
+
+    Attributes
+    ----------
+    symbols
+        Of y, int32 (M, h, w).
+    y_hat
+        In steps, float32 (M, h, w).
+    planes
+        The symbols part by part, in the order of coding, with their distributions.
+    """
+
+    symbols: NDArray[np.int32]
+    y_hat: Tensor
+    planes: list[tuple[Part, Plane]]
+
+    @property
+    def bits(self) -> NDArray[np.float64]:
+        """Ideal code length of each symbol, bits, (M, h, w)."""
+        costs = torch.zeros(self.symbols.shape, dtype=torch.float64)
+        for part, plane in self.planes:
+            part.put(costs, torch.from_numpy(plane.bits))
+        return costs.numpy()
 
 
 @dataclass(frozen=True)
@@ -110,79 +94,99 @@ class Latents:
     ----------
     y
         What is to be coded, float32 (M, h, w).
-    mu, sigma
-        The prior's mean and scale, float32 (M, h, w); ``sigma`` is exactly the scale of the
-        table that the bitstream would use.
-    rows
-        The row of that table, int64 (M, h, w).
     z
-        The side information, as coded.
+        The side information, as coded; None where there is none.
+    prior
+        Integer twin of the codec's prior.
+    quality
+        Of the stream.
     """
 
     y: Tensor
-    mu: Tensor
-    sigma: Tensor
-    rows: NDArray[np.int64]
-    z: Plane
-
-    def quantised(self) -> Plane:
-        """⌊y − μ⌉ and its tables: the one place where symbols and probabilities come from."""
-        return Plane(integer_symbols(self.y - self.mu), self.rows, gaussian_tables())
+    z: Plane | None
+    prior: CodedPrior
+    quality: float
 
     @property
     def side_bits(self) -> float:
         """Ideal code length of the side information, bits."""
-        return float(self.z.bits.sum())
+        return 0.0 if self.z is None else float(self.z.bits.sum())
+
+    def walk(self, exchange: Exchange) -> None:
+        """Visit y part by part, in the order of coding."""
+        symbols = None if self.z is None else self.z.symbols
+        self.prior.walk(symbols, self.quality, tuple(self.y.shape), exchange)
+
+    @cached_property
+    def quantised(self) -> Quantised:
+        """The latents rounded: the one place where an encoder's symbols come from."""
+        symbols = torch.zeros(self.y.shape, dtype=torch.int32)
+        y_hat = torch.zeros(self.y.shape)
+        planes: list[tuple[Part, Plane]] = []
+
+        def exchange(part: Part, predicted: Prediction) -> Tensor:
+            rounded = integer_symbols(part.take(self.y).double() - predicted.centre)
+            planes.append((part, Plane(rounded, predicted.distribution)))
+            residual = torch.from_numpy(rounded)
+            part.put(symbols, residual)
+            part.put(y_hat, (residual.double() + predicted.centre).float())
+            return residual.double()
+
+        self.walk(exchange)
+        return Quantised(symbols.numpy(), y_hat, planes)
+
+    def through(self, channel: Channel, noise: Noise) -> Crossing:
+        """Another channel in place of rounding, and contexts made of what *it* delivers.
+
+        What the prior predicts, the channel takes for Gaussian: a density of another kind is stood
+        for by the Gaussian with its mean and variance.
+
+        Returns
+        -------
+        Crossing
+            ŷ in steps and bits per latent, (M, h, w).
+
+        """
+        y_hat, bits = torch.zeros(self.y.shape), torch.zeros(self.y.shape)
+
+        def exchange(part: Part, predicted: Prediction) -> Tensor:
+            crossing = channel(part.take(self.y), predicted.gaussian, noise)
+            part.put(y_hat, crossing.y_hat)
+            part.put(bits, crossing.bits)
+            return crossing.y_hat.double() - predicted.centre
+
+        self.walk(exchange)
+        return Crossing(y_hat, bits)
 
 
-@cache
-def gaussian_tables() -> Tables:
-    """Tables of N(0, σ²) on unit bins, σ from 2⁻⁴ to 2⁸ in sixteenths of an octave."""
-    first, masses = [], []
-    for row in range(_ROWS):
-        sigma = 2.0 ** (LOG2_SIGMA_MIN + row / _ROWS_PER_OCTAVE)
-        reach = int(np.ceil(5.5 * sigma))  # 2⁻²⁴ of the mass lies outside
-        edges = (np.arange(-reach, reach + 2) - 0.5) / sigma
-        first.append(-reach)
-        masses.append(np.asarray(normal_interval(edges[:-1], edges[1:])))
-    return Tables.from_masses(np.array(first, dtype=np.int64), masses)
-
-
-def _channel_rows(shape: tuple[int, ...]) -> NDArray[np.int64]:
-    rows = np.arange(shape[0], dtype=np.int64)[:, None, None]
-    return np.ascontiguousarray(np.broadcast_to(rows, shape))
-
-
-def _symbols_crc(z: NDArray[np.int32], y: NDArray[np.int32]) -> int:
-    return zlib.crc32(y.astype("<i4").tobytes(), zlib.crc32(z.astype("<i4").tobytes()))
-
-
-@dataclass(frozen=True)
-class _Derived:
-    """What coding needs besides the weights, and which state of the weights it came from."""
-
-    stamp: tuple[tuple[int, int], ...]
-    h_s: FixedPointNetwork
-    z_tables: dict[float, Tables]
+def _transforms(config: CodecConfig) -> tuple[nn.Module, nn.Module]:
+    n, m = config.n, config.m
+    if config.transform == "klt":
+        return FilteredAnalysis(n, m), FilteredSynthesis(n, m)
+    if config.transform == "table1":
+        return table1(n, m)
+    if config.transform == "table2":
+        return table2(n, m)
+    return residual(n, m, attention=config.transform == "attention")
 
 
 class Codec(nn.Module):
-    """A variable-rate transform codec with a mean-scale hyperprior.
+    """A transform codec.
 
     ::
 
-        x ──g_a──▶ y ──gain──▶ channel(y; μ, σ) ──inverse gain──▶ ŷ ──g_s──▶ x̂
+        x ──g_a──▶ y ──gain──▶ channel(y; density) ──inverse gain──▶ ŷ ──g_s──▶ x̂
                    │                   ▲
-                   └──h_a──▶ z ──h_s──▶ μ, σ (times gain)
+                   └─────── prior ─────┘
 
     :meth:`forward` is the differentiable pipeline for training. :meth:`latents` is the same for
     one picture with exact, integer-evaluated probabilities; estimating, compressing and
-    decompressing all go through it or through the :meth:`prediction` it is made of.
+    decompressing all walk through it by :meth:`~waterfill.codec.coding.CodedPrior.walk`.
 
     Parameters
     ----------
     config
-        The widths.
+        The architecture.
     """
 
     def __init__(self, config: CodecConfig) -> None:
@@ -191,14 +195,11 @@ class Codec(nn.Module):
         #: Identity of the weights, written into every stream; all zero for weights in training.
         self.weights_id = bytes(8)
         self.name = "unnamed"
-        self.g_a: nn.Module = analysis(config.n, config.m)
-        self.g_s: nn.Module = synthesis(config.n, config.m)
-        if config.klt:
-            self.g_a = FilteredAnalysis(config.n, config.m)
-            self.g_s = FilteredSynthesis(config.n, config.m)
-        self.prior = MeanScaleHyperprior(config.m, config.hyper)
-        self.gains = Gains(config.m, exponent=0.5)
-        self._derived: _Derived | None = None
+        self.g_a, self.g_s = _transforms(config)
+        self.prior = Prior(config)
+        self.gains = Gains(config.m, exponent=0.5, fixed=not config.variable_rate)
+        self._coded: tuple[tuple[tuple[int, int], ...], CodedPrior] | None = None
+        self._reach: tuple[int, int] | None = None
 
     def forward(
         self,
@@ -214,7 +215,7 @@ class Codec(nn.Module):
         Parameters
         ----------
         x
-            Pictures (B, 3, H, W) in [0, 1], sides multiples of 64.
+            Pictures (B, planes, H, W) in [0, 1], sides multiples of the config's alignment.
         quality
             One quality in 1 … 8 for each picture, shape (B,).
         channel
@@ -225,15 +226,10 @@ class Codec(nn.Module):
             In place of the codec's own.
         """
         y = self.g_a(x - 0.5).float()
-        prediction = (prior or self.prior)(y, quality, noise)
         log2_gain, log2_inverse = self.gains(quality)
-        gain = torch.exp2(log2_gain)
-        log2_sigma = bounded(prediction.log2_sigma + log2_gain, LOG2_SIGMA_MIN, LOG2_SIGMA_MAX)
-        crossing = channel(y * gain, prediction.mu * gain, torch.exp2(log2_sigma), noise)
-        x_hat = self._synthesis(crossing.y_hat * torch.exp2(log2_inverse), quality) + 0.5
-        return Passage(
-            x_hat.float(), crossing.bits.sum((1, 2, 3)), prediction.side_bits.sum((1, 2, 3))
-        )
+        sent = (prior or self.prior)(y, quality, log2_gain, channel, noise)
+        x_hat = self._synthesis(sent.y_hat * torch.exp2(log2_gain + log2_inverse), quality) + 0.5
+        return Passage(x_hat.float(), sent.y_bits.sum((1, 2, 3)), sent.z_bits.sum((1, 2, 3)))
 
     def _synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """g_s of ŷ (B, M, h, w) before gains; qualities of shape (B,)."""
@@ -241,77 +237,124 @@ class Codec(nn.Module):
             return self.g_s(y_hat, relative_step(quality)[:, None, None, None])  # type: ignore[no-any-return]
         return self.g_s(y_hat)  # type: ignore[no-any-return]
 
-    def _from_weights(self, quality: float) -> tuple[FixedPointNetwork, Tables]:
-        """What coding derives from the weights, made anew whenever the weights have changed."""
-        stamp = tuple((p.data_ptr(), p._version) for p in self.prior.parameters())
-        derived = self._derived
-        if derived is None or derived.stamp != stamp:
-            derived = self._derived = _Derived(stamp, self.prior.fixed_point(), {})
-        if quality not in derived.z_tables:
-            derived.z_tables[quality] = self.prior.z_tables(quality)
-        return derived.h_s, derived.z_tables[quality]
+    def coded_prior(self, stored: StoredTables | None = None) -> CodedPrior:
+        """What coding derives from the weights, made anew whenever the weights have changed.
 
-    def prediction(
-        self, z_symbols: NDArray[np.int32], quality: float
-    ) -> tuple[Tensor, NDArray[np.int64]]:
-        """μ (M, h, w) in steps and the table row of each latent, from the symbols of z.
-
-        Encoder and decoder both call this; all that decides a row is integer arithmetic.
+        Parameters
+        ----------
+        stored
+            Tables that belong to the weights as they are.
         """
-        network, _ = self._from_weights(quality)
-        mu, log2_sigma = self.prior.parameters_of(z_symbols, quality, network)
-        log2_gain, _ = self.gains.at(quality)
-        one = 2.0**ACTIVATION_BITS
-        shift = torch.round(log2_gain * one) - LOG2_SIGMA_MIN * one
-        rows = torch.round((log2_sigma + shift) * (_ROWS_PER_OCTAVE / one)).clamp(0, _ROWS - 1)
-        scaled = mu * (torch.exp2(log2_gain) / one)
-        return scaled[0].float(), rows[0].long().numpy()
+        parts = (*self.prior.parameters(), *self.gains.parameters())
+        stamp = tuple((p.data_ptr(), p._version) for p in parts)
+        if self._coded is None or self._coded[0] != stamp or stored is not None:
+            self._coded = (stamp, CodedPrior(self.prior, self.gains, stored))
+        return self._coded[1]
+
+    def check_quality(self, quality: float | None) -> float:
+        """The quality as a stream carries it; None is 4, or the codec's only one.
+
+        Raises
+        ------
+        QualityError
+            If the codec doesn't cover it.
+        """
+        low, high = self.config.qualities
+        if quality is None:
+            quality = min(max(4.0, low), high)
+        exact = round(check_quality(quality) * QUALITY_STEPS) / QUALITY_STEPS
+        if not low <= exact <= high:
+            covered = f"quality {low:g} alone" if low == high else f"qualities {low:g} … {high:g}"
+            raise QualityError(f"{self.name} covers {covered}, not {exact:g}")
+        return exact
 
     @torch.no_grad()
-    def latents(self, image: ImageLike, quality: float = 4) -> Latents:
-        """Latents of a picture, with the prior that the bitstream would use.
+    def latents(self, image: ImageLike, quality: float | None = None) -> Latents:
+        """Latents of a whole picture, with the prior that the bitstream would use.
 
         Parameters
         ----------
         image
             A picture of any size from 1×1.
         quality
-            1 … 8, fractions allowed.
+            1 … 8, fractions allowed; None for 4, or for the codec's only one.
 
         Raises
         ------
-        ImageError, ValueError, CodecError
+        ImageError, QualityError, CodecError
             For unsupported pictures, qualities out of range, and broken weights.
         """
-        picture, quality = as_picture(image), _coded_quality(quality)
-        bottom, right = -picture.height % STRIDE, -picture.width % STRIDE
-        x = torch.from_numpy(picture.pixels.astype(np.float32)).permute(2, 0, 1)[None] / 255.0 - 0.5
-        x = F.pad(x, (0, right, 0, bottom), mode="replicate")
-        y = self.g_a(x.contiguous(memory_format=torch.channels_last)).contiguous()
-        z_symbols = self.prior.z_symbols(y, quality)
-        _, z_tables = self._from_weights(quality)
-        mu, rows = self.prediction(z_symbols, quality)
-        log2_gain, _ = self.gains.at(quality)
-        scaled = (y.double() * torch.exp2(log2_gain))[0].float()
-        sigma = torch.from_numpy(
-            np.exp2(LOG2_SIGMA_MIN + rows / _ROWS_PER_OCTAVE).astype(np.float32)
-        )
-        z = Plane(z_symbols, _channel_rows(z_symbols.shape), z_tables)
-        return Latents(scaled, mu, sigma, rows, z)
+        picture = self._accepted(image)
+        whole = Tile(0, 0, picture.height, picture.width)
+        return self._latents_of(picture, whole, self.check_quality(quality))
+
+    def _accepted(self, image: ImageLike) -> Picture:
+        picture = as_picture(image)
+        if self.config.planes == 1 and not picture.grey:
+            raise ImageError(f"{picture.name}: {self.name} codes grey pictures alone")
+        return picture
+
+    def _latents_of(self, picture: Picture, tile: Tile, quality: float) -> Latents:
+        """Latents of a tile, analysed with its surroundings."""
+        cell, alignment = self.config.stride, self.config.alignment
+        whole = (tile.height, tile.width) == (picture.height, picture.width)
+        around = 0 if whole else self.reach[0] * cell
+        rows, columns = (_multiple(size, alignment) for size in (tile.height, tile.width))
+        spans = [
+            (max(0, start - around), min(start + length + around, _multiple(size, alignment)))
+            for start, length, size in (
+                (tile.top, rows, picture.height),
+                (tile.left, columns, picture.width),
+            )
+        ]
+        (top, bottom), (left, right) = spans
+        window = picture.pixels[top:bottom, left:right, : self.config.planes]
+        # Where the picture ends, its border is repeated.
+        missing = (0, right - left - window.shape[1], 0, bottom - top - window.shape[0])
+        x = torch.from_numpy(window.astype(np.float32)).permute(2, 0, 1)[None] / 255.0 - 0.5
+        x = F.pad(x, missing, mode="replicate")
+        y = self.g_a(x.contiguous(memory_format=torch.channels_last))
+        first, beside = (tile.top - top) // cell, (tile.left - left) // cell
+        y = y[:, :, first : first + rows // cell, beside : beside + columns // cell].contiguous()
+        prior = self.coded_prior()
+        z = None
+        if self.prior.side is not None:
+            symbols = self.prior.side.symbols(y, quality)
+            z = Plane(symbols, prior.z_distribution(symbols.shape, quality))
+        gain = self.gains.coded(quality).gain[:, None, None]
+        return Latents((y[0].double() * gain).float(), z, prior, quality)
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How many latents around it a latent of g_a, and a cell of pixels of g_s, depends on."""
+        if self._reach is None:
+            cell, planes, m = self.config.stride, self.config.planes, self.config.m
+            one = torch.ones(1)
+            self._reach = (
+                reach_of(self.g_a, planes, cell=cell, up=False, limit=_MOST_REACH),
+                reach_of(
+                    lambda y: self._synthesis(y, one), m, cell=cell, up=True, limit=_MOST_REACH
+                ),
+            )
+        return self._reach
 
     @torch.no_grad()
     def synthesise(
         self, y_hat: Tensor, quality: float, height: int, width: int
     ) -> NDArray[np.uint8]:
         """x̂ in 8-bit pixels (height, width, 3), from ŷ (M, h, w) in quantisation steps."""
-        _, log2_inverse = self.gains.at(_coded_quality(quality))
-        y_hat = (y_hat[None].double() * torch.exp2(log2_inverse)).float()
+        exact = self.check_quality(quality)
+        inverse = self.gains.coded(exact).inverse[:, None, None]
+        y_hat = (y_hat.double() * inverse)[None].float()
         y_hat = y_hat.contiguous(memory_format=torch.channels_last)
-        x_hat = self._synthesis(y_hat, torch.tensor([_coded_quality(quality)]))[0] + 0.5
+        x_hat = self._synthesis(y_hat, torch.tensor([exact]))[0] + 0.5
         pixels = torch.round(x_hat[:, :height, :width].clamp(0.0, 1.0) * 255.0)
-        return np.ascontiguousarray(pixels.to(torch.uint8).permute(1, 2, 0).numpy())
+        found = pixels.to(torch.uint8).permute(1, 2, 0).numpy()
+        if self.config.planes == 1:
+            found = np.repeat(found, 3, axis=2)
+        return np.ascontiguousarray(found)
 
-    def compress(self, image: ImageLike, quality: float = 4) -> bytes:
+    def compress(self, image: ImageLike, quality: float | None = None) -> bytes:
         """Code a picture.
 
         Parameters
@@ -319,37 +362,45 @@ class Codec(nn.Module):
         image
             A path, a PIL image or a uint8 array; RGB or grey, any size from 1×1.
         quality
-            1 … 8, fractions allowed; 1 ≙ λ = .0018, 8 ≙ λ = .18.
+            1 … 8, fractions allowed; 1 ≙ λ = .0018, 8 ≙ λ = .18. None for 4, or for the codec's
+            only one.
 
         Returns
         -------
         bytes
             A stream for :func:`waterfill.decompress`.
         """
-        picture = as_picture(image)
-        latents = self.latents(picture, quality)
-        return self.pack(picture, latents, quality)
+        picture, exact = self._accepted(image), self.check_quality(quality)
+        with torch.no_grad():
+            tiles = (
+                self._latents_of(picture, tile, exact)
+                for tile in tiles_of(picture.height, picture.width)
+            )
+            return self._packed(picture, tiles, exact)
 
     def pack(self, picture: Picture, latents: Latents, quality: float) -> bytes:
-        """The stream of a picture whose latents are known."""
-        y = latents.quantised()
-        sections = []
-        for plane in (latents.z, y):
-            writer = SymbolWriter()
-            writer.write(*plane)
-            sections.append(writer.to_bytes())
-        header = Header(
-            self.weights_id,
-            _coded_quality(quality),
-            picture.width,
-            picture.height,
-            picture.grey,
-            _symbols_crc(latents.z.symbols, y.symbols),
-        )
-        return Container(header, *sections).pack()
+        """The stream of a picture of one tile whose latents are known."""
+        return self._packed(picture, iter([latents]), self.check_quality(quality))
 
-    def unpack(self, container: Container) -> Tensor:
-        """ŷ (M, h, w) in quantisation steps, from a stream.
+    def _packed(self, picture: Picture, tiles: Iterator[Latents], quality: float) -> bytes:
+        sections: list[tuple[bytes, bytes]] = []
+        crc = 0
+        for latents in tiles:
+            side, main = SymbolWriter(), SymbolWriter()
+            if latents.z is not None:
+                side.write(*latents.z)
+                crc = _crc_of(latents.z.symbols, crc)
+            for _, plane in latents.quantised.planes:
+                main.write(*plane)
+            crc = _crc_of(latents.quantised.symbols, crc)
+            sections.append((side.to_bytes(), main.to_bytes()))
+        header = Header(
+            self.weights_id, quality, picture.width, picture.height, picture.grey, TILE, crc
+        )
+        return Container(header, sections).pack()
+
+    def unpack(self, container: Container) -> Iterator[Tensor]:
+        """ŷ (M, h, w) in quantisation steps of each tile, from a stream.
 
         Raises
         ------
@@ -357,30 +408,128 @@ class Codec(nn.Module):
             If the stream was made with other weights, or the symbols fail their checksum.
         """
         header = container.header
+        quality = self._quality_of(header)
+        prior, crc = self.coded_prior(), 0
+        for tile, (side, main) in zip(_tiles_in(header), container.sections, strict=True):
+            rows, columns = (
+                -(-size // self.config.alignment) for size in (tile.height, tile.width)
+            )
+            per = self.config.alignment // self.config.stride
+            shape = (self.config.m, rows * per, columns * per)
+            z = None
+            if self.prior.side is not None:
+                expected = prior.z_distribution((self.config.hyper, rows, columns), quality)
+                z = SymbolReader(side).read(expected)
+                crc = _crc_of(z, crc)
+            symbols, y_hat = _decoded(prior, z, quality, shape, SymbolReader(main))
+            crc = _crc_of(symbols, crc)
+            yield y_hat
+        if crc != header.symbols_crc:
+            raise BitstreamError("the decoded latents are not those that were encoded")
+
+    def _quality_of(self, header: Header) -> float:
+        """The quality of a stream that was made with these weights."""
         if header.weights_id != self.weights_id:
             raise BitstreamError(
                 f"the stream was made by the codec {header.weights_id.hex()}, "
                 f"not by {self.name} ({self.weights_id.hex()})"
             )
+        if header.tile % self.config.alignment:
+            raise BitstreamError(f"the stream has tiles of {header.tile} pixels, which can't be")
         try:
-            quality = check_quality(header.quality)
-        except ValueError as error:
+            return self.check_quality(header.quality)
+        except QualityError as error:
             raise BitstreamError(str(error)) from None
-        _, z_tables = self._from_weights(quality)
-        shape = (self.config.hyper, -(-header.height // STRIDE), -(-header.width // STRIDE))
-        z = SymbolReader(container.z).read(_channel_rows(shape), z_tables)
-        mu, rows = self.prediction(z, quality)
-        y = SymbolReader(container.y).read(rows, gaussian_tables())
-        if _symbols_crc(z, y) != header.symbols_crc:
-            raise BitstreamError("the decoded latents are not those that were encoded")
-        return torch.from_numpy(y).float() + mu
 
     def decompress(self, container: Container) -> Picture:
         """The picture of a stream made with these weights."""
         header = container.header
-        y_hat = self.unpack(container)
-        pixels = self.synthesise(y_hat, header.quality, header.height, header.width)
+        pixels = np.empty((header.height, header.width, 3), np.uint8)
+        tiles, latents = _tiles_in(header), self.unpack(container)
+        across = -(-header.width // header.tile)
+        rows = [tiles[start : start + across] for start in range(0, len(tiles), across)]
+        around = 0 if len(tiles) == 1 else self.reach[1]
+        above: list[Tensor] = []
+        current: list[Tensor] = []
+        for number, row in enumerate([*rows, []]):
+            below = [next(latents) for _ in row]
+            if not row:  # the checksum comes behind the last tile
+                assert next(latents, None) is None
+            if number:
+                canvas = _Surroundings(above, current, below)
+                for place, tile in enumerate(rows[number - 1]):
+                    y_hat, top, left = canvas.around(place, around)
+                    cell = self.config.stride
+                    shown = self.synthesise(
+                        y_hat,
+                        header.quality,
+                        top * cell + tile.height,
+                        left * cell + tile.width,
+                    )
+                    pixels[tile.top : tile.bottom, tile.left : tile.right] = shown[
+                        top * cell :, left * cell :
+                    ]
+            above, current = current, below
         return finish(pixels, grey=header.grey)
+
+
+class _Surroundings:
+    """Three rows of tiles, and cuts from them that cross their borders."""
+
+    def __init__(
+        self, above: Sequence[Tensor], current: Sequence[Tensor], below: Sequence[Tensor]
+    ) -> None:
+        self._rows = (above, current, below)
+
+    def around(self, place: int, margin: int) -> tuple[Tensor, int, int]:
+        """A tile with a margin wherever there are neighbours; the margin's rows and columns."""
+        bands = []
+        cuts = (slice(-margin, None), slice(None), slice(margin))
+        for row, cut in zip(self._rows, cuts, strict=True):
+            if not row or (margin == 0 and row is not self._rows[1]):
+                continue
+            pieces = [row[place][:, cut]]
+            if place > 0 and margin:
+                pieces.insert(0, row[place - 1][:, cut, -margin:])
+            if place + 1 < len(row) and margin:
+                pieces.append(row[place + 1][:, cut, :margin])
+            bands.append(torch.cat(pieces, 2))
+        top = min(margin, self._rows[0][place].shape[1]) if self._rows[0] else 0
+        left = min(margin, self._rows[1][place - 1].shape[2]) if place else 0
+        return torch.cat(bands, 1), top, left
+
+
+def _multiple(size: int, unit: int) -> int:
+    """The next multiple of ``unit`` from ``size`` up."""
+    return -(-size // unit) * unit
+
+
+def _tiles_in(header: Header) -> list[Tile]:
+    return tiles_of(header.height, header.width, header.tile)
+
+
+def _decoded(
+    prior: CodedPrior,
+    z: NDArray[np.int32] | None,
+    quality: float,
+    shape: tuple[int, ...],
+    reader: SymbolReader,
+) -> tuple[NDArray[np.int32], Tensor]:
+    """Symbols and ŷ in steps, read part by part."""
+    symbols, y_hat = torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
+
+    def exchange(part: Part, predicted: Prediction) -> Tensor:
+        residual = torch.from_numpy(reader.read(predicted.distribution))
+        part.put(symbols, residual)
+        part.put(y_hat, (residual.double() + predicted.centre).float())
+        return residual.double()
+
+    prior.walk(z, quality, shape, exchange)
+    return symbols.numpy(), y_hat
+
+
+def _crc_of(symbols: NDArray[np.int32], crc: int) -> int:
+    return zlib.crc32(symbols.astype("<i4").tobytes(), crc)
 
 
 def finish(pixels: NDArray[np.uint8], *, grey: bool, name: str = "decoded") -> Picture:
@@ -389,8 +538,3 @@ def finish(pixels: NDArray[np.uint8], *, grey: bool, name: str = "decoded") -> P
         mean = np.rint(pixels.mean(axis=2, dtype=np.float64)).astype(np.uint8)
         pixels = np.repeat(mean[..., None], 3, axis=2)
     return Picture(name, pixels, grey)
-
-
-def _coded_quality(quality: float) -> float:
-    """The quality as a stream carries it."""
-    return round(check_quality(quality) * QUALITY_STEPS) / QUALITY_STEPS

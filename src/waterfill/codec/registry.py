@@ -15,29 +15,85 @@ import torch
 from PIL import Image
 from safetensors.torch import load as tensors_from_bytes
 
-from waterfill.bitstream import Container
-from waterfill.codec.model import Codec, CodecConfig
+from waterfill.bitstream import Container, Tables
+from waterfill.codec.coding import StoredTables
+from waterfill.codec.config import CodecConfig
+from waterfill.codec.model import Codec
 from waterfill.data.images import MAX_PIXELS
 from waterfill.errors import CodecError
 from waterfill.files import write_whole
 
 __all__ = ["PRESETS", "decompress", "load_codec", "read_codec", "save_codec"]
 
-_FORMAT_KEY, _FORMAT = "waterfill.codec", "1"
+_FORMAT_KEY, _FORMAT = "waterfill.codec", "2"
+_TABLES = "coding."  # in front of the names of tensors that hold probability tables
 
 #: Architectures by name. ``table1`` is Table I of the rate–distortion limits paper; ``table1-high``
-#: has the wider bottleneck that the paper takes for high rates.
+#: has the wider bottleneck that the paper takes for high rates; ``table2`` is its net for MNIST.
 PRESETS: dict[str, CodecConfig] = {
-    "default": CodecConfig(n=64, m=480, hyper=64, klt=True),
+    "default": CodecConfig(n=64, m=480, hyper=64, transform="klt"),
     "table1": CodecConfig(n=192, m=192, hyper=192),
     "table1-high": CodecConfig(n=192, m=320, hyper=192),
+    "table1-context": CodecConfig(n=192, m=192, hyper=192, context="masked"),
+    "table2": CodecConfig(n=36, m=36, hyper=36, transform="table2"),
+    "factorized": CodecConfig(n=128, m=192, side="none", qualities=(4.0, 4.0)),
+    "scale-hyperprior": CodecConfig(n=128, m=192, hyper=128, side="scale"),
+    "mean-scale": CodecConfig(n=128, m=192, hyper=128, side="mean-scale-wide"),
+    "autoregressive": CodecConfig(
+        n=192, m=192, hyper=192, side="mean-scale-wide", context="masked"
+    ),
+    "attention": CodecConfig(
+        n=192, m=192, hyper=192, transform="attention", side="residual", context="masked"
+    ),
+    "attention-mixture": CodecConfig(
+        n=192,
+        m=192,
+        hyper=192,
+        transform="attention",
+        side="residual",
+        context="masked",
+        mixtures=3,
+    ),
+    "space-channel": CodecConfig(
+        n=192, m=320, hyper=192, transform="attention", context="space-channel"
+    ),
     "medium": CodecConfig(n=128, m=192, hyper=128),
     "tiny": CodecConfig(n=16, m=24, hyper=16),
 }
 
 
+_TABLE_PARTS = ("first", "sizes", "frequencies")
+
+
+def _stored_tables(tensors: dict[str, torch.Tensor]) -> StoredTables:
+    """Take the probability tables out of the tensors of a file.
+
+    Raises
+    ------
+    CodecError, KeyError
+        If they are damaged, or not all there.
+    """
+    flat = {k: tensors.pop(k).long().numpy() for k in list(tensors) if k.startswith(_TABLES)}
+    names = {key.removeprefix(_TABLES).rpartition(".")[0] for key in flat}
+    return {
+        name: Tables.from_flat(*(flat[f"{_TABLES}{name}.{part}"] for part in _TABLE_PARTS))
+        for name in names
+    }
+
+
+def _holding(config: CodecConfig, tensors: Mapping[str, torch.Tensor]) -> Codec:
+    """A codec that holds tensors; ``RuntimeError`` if they don't fit."""
+    with torch.device("meta"):  # shapes alone: a lying header must not cost memory
+        codec = Codec(config)
+    codec.load_state_dict({name: t.float() for name, t in tensors.items()}, assign=True)
+    return codec
+
+
 def save_codec(codec: Codec, path: str | os.PathLike[str], facts: Mapping[str, str]) -> None:
     """Write a codec's weights as float16 safetensors, whole or not at all.
+
+    Beside the weights lie the probability tables that are made of them by exponentials: whoever
+    loads the file codes with these, to the last bit.
 
     Parameters
     ----------
@@ -50,6 +106,11 @@ def save_codec(codec: Codec, path: str | os.PathLike[str], facts: Mapping[str, s
     """
     tensors = {k: v.detach().cpu().half().contiguous() for k, v in codec.state_dict().items()}
     metadata = {_FORMAT_KEY: _FORMAT, "config": json.dumps(codec.config.to_dict()), **facts}
+    # Tables are those of the weights as they are stored.
+    prior = _holding(codec.config, tensors).coded_prior()
+    for name in prior.table_names():
+        for part, values in zip(_TABLE_PARTS, prior.tables(name).flat(), strict=True):
+            tensors[f"{_TABLES}{name}.{part}"] = torch.from_numpy(values).int()
     write_whole(path, safetensors.torch.save(tensors, metadata))
 
 
@@ -74,19 +135,23 @@ def read_codec(data: bytes, label: str) -> tuple[Codec, dict[str, str]]:
         if metadata.get(_FORMAT_KEY) != _FORMAT:
             raise CodecError(f"{label}: not the weights of a waterfill codec")
         config = CodecConfig(**json.loads(metadata["config"]))
+        tables = _stored_tables(tensors)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CodecError(f"{label}: not the weights of a waterfill codec ({error})") from None
-    with torch.device("meta"):  # shapes alone: a lying header must not cost memory
-        codec = Codec(config)
     try:
-        floats = {name: t.float() for name, t in tensors.items()}
-        codec.load_state_dict(floats, assign=True)
+        codec = _holding(config, tensors)
     except RuntimeError as error:
         reason = str(error).replace("\n", " ")
         raise CodecError(f"{label}: the weights don't fit the codec ({reason})") from None
     broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
     if broken:
         raise CodecError(f"{label}: {broken[0]} holds values that are not finite")
+    prior = codec.coded_prior(tables)
+    widths = {"y": config.m} if config.side == "none" else {}
+    if set(tables) != set(prior.table_names()) or any(
+        len(table) != widths.get(name, config.hyper) for name, table in tables.items()
+    ):
+        raise CodecError(f"{label}: the probability tables don't fit the codec")
     codec.weights_id = hashlib.sha256(data).digest()[:8]
     codec.name = label
     facts = {k: v for k, v in metadata.items() if k not in (_FORMAT_KEY, "config")}

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from waterfill.codec.gains import QUALITIES, check_quality
+from waterfill.codec.gains import QUALITIES
 from waterfill.codec.model import Codec, Latents, finish
 from waterfill.data.images import ImageLike, Picture, as_picture
 from waterfill.errors import ImageError
@@ -205,8 +205,9 @@ def limits(
     images
         Paths, PIL images, uint8 arrays or :class:`~waterfill.data.images.Picture`.
     quality
-        One quality from 1 to 8, several, or ``None`` for all eight. The table is at the middle
-        one; with a single quality, rates at equal PSNR are first-order estimates.
+        One quality from 1 to 8, several, or ``None`` for all whole ones that the codec covers. The
+        table is at the middle one; with a single quality, rates at equal PSNR are first-order
+        estimates.
     seed
         Of the noise of channels.
     progress
@@ -216,15 +217,16 @@ def limits(
     ------
     ImageError
         If there is no picture, or one can't be used.
-    ValueError
+    QualityError
         If a quality is out of range.
     """
     if quality is None:
-        chosen = [float(q) for q in QUALITIES]
+        low, high = codec.config.qualities
+        chosen = [float(q) for q in QUALITIES if low <= q <= high] or [low]
     elif isinstance(quality, int | float):
-        chosen = [check_quality(quality)]
+        chosen = [codec.check_quality(quality)]
     else:
-        chosen = sorted({check_quality(q) for q in quality})
+        chosen = sorted({codec.check_quality(q) for q in quality})
     if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Picture):
         images = [images]
     items = list(images)

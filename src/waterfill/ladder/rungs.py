@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from waterfill.codec.channels import Channel, Dithered, GaussianTest, Rounding
+from waterfill.codec.densities import Gaussian
 from waterfill.codec.model import Latents
 from waterfill.codec.noise import Noise
-from waterfill.ladder.variances import Grouped, Oracle, Predicted, VarianceSource
+from waterfill.ladder.variances import Grouped, Oracle, VarianceSource
 
 __all__ = ["BITSTREAM", "LADDER", "Climb", "Rung", "Status", "climb"]
 
@@ -35,8 +36,9 @@ class Rung:
         Short name, the key in JSON.
     status
         What the number is: a genie-aided rung is told something no decoder can know.
-    channel, variance, predicted_mean
-        How y becomes ŷ, where σ comes from, and whether μ is the prior's or 0.
+    channel, variance
+        How y becomes ŷ, and where σ comes from, with μ = 0; None for the prior's own μ and σ,
+        contexts included.
     meaning
         One line for the report.
     """
@@ -44,8 +46,7 @@ class Rung:
     name: str
     status: Status
     channel: Channel
-    variance: VarianceSource
-    predicted_mean: bool
+    variance: VarianceSource | None
     meaning: str
 
 
@@ -58,32 +59,28 @@ LADDER: tuple[Rung, ...] = (
         BITSTREAM,
         Status.ACHIEVED,
         Rounding(),
-        Predicted(),
-        True,
+        None,
         "the file: rounding, range coding, header",
     ),
     Rung(
         "ideal coder",
         Status.ACHIEVED_IDEAL,
         Rounding(),
-        Predicted(),
-        True,
+        None,
         "the same symbols at −log₂ p each, z included",
     ),
     Rung(
         "dithered",
         Status.ACHIEVABLE,
         Dithered(),
-        Predicted(),
-        True,
+        None,
         "universal quantisation: shared uniform dither, MMSE-scaled",
     ),
     Rung(
         "test channel",
         Status.ACHIEVABLE,
         GaussianTest(),
-        Predicted(),
-        True,
+        None,
         "Gaussian test channel at the KL divergence, MMSE-scaled",
     ),
     Rung(
@@ -91,7 +88,6 @@ LADDER: tuple[Rung, ...] = (
         Status.ACHIEVABLE,
         GaussianTest(),
         Grouped(None),
-        False,
         "test channel, one second moment per channel instead of z, price paid",
     ),
     Rung(
@@ -99,7 +95,6 @@ LADDER: tuple[Rung, ...] = (
         Status.ACHIEVABLE,
         GaussianTest(),
         Grouped(16),
-        False,
         "test channel, one second moment per 16×16 latents instead of z, price paid",
     ),
     Rung(
@@ -107,7 +102,6 @@ LADDER: tuple[Rung, ...] = (
         Status.ACHIEVABLE,
         GaussianTest(),
         Grouped(4),
-        False,
         "test channel, one second moment per 4×4 latents instead of z, price paid",
     ),
     Rung(
@@ -115,7 +109,6 @@ LADDER: tuple[Rung, ...] = (
         Status.ACHIEVABLE,
         GaussianTest(),
         Grouped(1),
-        False,
         "test channel, y² of every latent instead of z, price paid",
     ),
     Rung(
@@ -123,7 +116,6 @@ LADDER: tuple[Rung, ...] = (
         Status.GENIE,
         Rounding(),
         Oracle(),
-        False,
         "rounding, y² of every latent told for free (paper 1, fig. 4a)",
     ),
     Rung(
@@ -131,7 +123,6 @@ LADDER: tuple[Rung, ...] = (
         Status.GENIE,
         GaussianTest(),
         Oracle(),
-        False,
         "test channel, y² of every latent told for free, MMSE-scaled (paper 1, fig. 4a)",
     ),
 )
@@ -164,15 +155,18 @@ def climb(rung: Rung, latents: Latents, *, seed: int = 0) -> Climb:
     seed
         Of the channel's noise, the same for every rung.
     """
-    mu = latents.mu if rung.predicted_mean else torch.zeros_like(latents.mu)
-    sigma, price_bits = rung.variance(latents, latents.y - mu)
-    y_hat, bits = rung.channel(latents.y, mu, sigma, Noise(seed))
-    if isinstance(rung.channel, Rounding) and isinstance(rung.variance, Predicted):
-        # These symbols have tables: what is estimated is what gets coded.
-        bits = torch.from_numpy(latents.quantised().bits)
-    parts = {"latents": float(bits.double().sum())}
-    if rung.variance.needs_side_information or rung.predicted_mean:
-        parts["side information"] = latents.side_bits
-    if price_bits:
-        parts["variance price"] = price_bits
+    if rung.variance is None:
+        parts = {"latents": 0.0, "side information": latents.side_bits}
+        if isinstance(rung.channel, Rounding):
+            # These symbols have tables: what is estimated is what gets coded.
+            coded = latents.quantised
+            y_hat, bits = coded.y_hat, torch.from_numpy(coded.bits)
+        else:
+            y_hat, bits = latents.through(rung.channel, Noise(seed))
+    else:
+        sigma, price_bits = rung.variance(latents.y)
+        density = Gaussian(torch.zeros_like(latents.y), sigma)
+        y_hat, bits = rung.channel(latents.y, density, Noise(seed))
+        parts = {"latents": 0.0} | ({"variance price": price_bits} if price_bits else {})
+    parts["latents"] = float(bits.double().sum())
     return Climb(y_hat, bits, parts)

@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from waterfill.codec.channels import WATER_LEVEL
-from waterfill.codec.model import Latents
 from waterfill.theory import clamped_variance_price
 
-__all__ = ["Grouped", "Oracle", "Predicted", "VarianceSource", "Variances"]
+__all__ = ["Grouped", "Oracle", "VarianceSource", "Variances"]
 
 #: b/a of the scales a price covers: σ from the water level's square root to a thousand times it.
 SPREAD = 1000.0
@@ -31,38 +30,20 @@ class Variances(NamedTuple):
 
 
 class VarianceSource(Protocol):
-    """Latents and the residual r = y − μ, both (M, h, w), to the scales a rung works with."""
+    """Latents (M, h, w) to the scales that a rung works with in place of the prior's."""
 
-    @property
-    def needs_side_information(self) -> bool:
-        """Whether z must be paid for."""
-        ...
-
-    def __call__(self, latents: Latents, residual: Tensor) -> Variances:
+    def __call__(self, y: Tensor) -> Variances:
         """The scales, and their price."""
         ...
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """σ from the codec's own prior: what it really knows."""
-
-    needs_side_information = True
-
-    def __call__(self, latents: Latents, residual: Tensor) -> Variances:
-        """The prior's own."""
-        return Variances(latents.sigma, 0.0)
-
-
-@dataclass(frozen=True)
 class Oracle:
-    """σ² = r², told for free element by element: genie-aided (paper 1, theorem 1)."""
+    """σ² = y², told for free element by element: genie-aided (paper 1, theorem 1)."""
 
-    needs_side_information = False
-
-    def __call__(self, latents: Latents, residual: Tensor) -> Variances:
-        """The magnitude of the residual."""
-        return Variances(residual.abs().clamp_min(math.sqrt(_TINY)), 0.0)
+    def __call__(self, y: Tensor) -> Variances:
+        """The magnitude of y."""
+        return Variances(y.abs().clamp_min(math.sqrt(_TINY)), 0.0)
 
 
 @dataclass(frozen=True)
@@ -80,24 +61,20 @@ class Grouped:
 
     window: int | None
 
-    needs_side_information = False
-
-    def __call__(self, latents: Latents, residual: Tensor) -> Variances:
+    def __call__(self, y: Tensor) -> Variances:
         """The second moments, spread over their groups."""
-        _, height, width = residual.shape
+        _, height, width = y.shape
         size = (min(self.window or height, height), min(self.window or width, width))
-        power = F.avg_pool2d(
-            (residual * residual)[None].double(), size, ceil_mode=True, count_include_pad=False
-        )
+        power = F.avg_pool2d((y * y)[None].double(), size, ceil_mode=True, count_include_pad=False)
         # The code has no word for scales outside [√θ, 1000 √θ]: those take the nearest end; the
         # lower one a hair below θ, so that float32 can't lift a silent group above it.
         power = power.clamp(WATER_LEVEL * (1 - 1e-6), WATER_LEVEL * SPREAD**2)
         spread = power.repeat_interleave(size[0], 2).repeat_interleave(size[1], 3)
-        sigma = torch.sqrt(spread[0, :, :height, :width]).to(residual.dtype)
+        sigma = torch.sqrt(spread[0, :, :height, :width]).to(y.dtype)
         members = np.outer(_extents(height, size[0]), _extents(width, size[1]))
         counts, repeats = np.unique(members, return_counts=True)
         price = np.sum(np.asarray(clamped_variance_price(counts, SPREAD)) * counts * repeats)
-        return Variances(sigma, float(price) * residual.shape[0])
+        return Variances(sigma, float(price) * y.shape[0])
 
 
 def _extents(length: int, size: int) -> list[int]:

@@ -11,8 +11,7 @@ from typing import Any, get_type_hints
 
 import tomli_w
 
-from waterfill.codec.gains import QUALITIES
-from waterfill.codec.model import CodecConfig
+from waterfill.codec.config import CodecConfig
 from waterfill.errors import TrainingError
 
 __all__ = ["OBJECTIVES", "PRECISIONS", "SCHEDULES", "TrainConfig"]
@@ -50,14 +49,15 @@ class TrainConfig:
         Name or file of a codec of the same architecture whose weights to start from; empty for
         fresh ones.
     codec
-        The architecture.
+        The architecture, and the qualities that are trained: drawn uniformly, fractions included.
     objective
         What a step minimises, one of :data:`OBJECTIVES`.
     alpha
         Weight of the regulariser, of the objective ``regularised`` alone (paper 2).
     steps, batch, crop
-        Optimiser steps, crops per step over all processes, side of a crop (a multiple of 64). With
-        128 nearly every hyper-latent touches a border, and a prior learns that: 256 is better.
+        Optimiser steps, crops per step over all processes, side of a crop (a multiple of 64; of 32
+        for ``table2``). With 128 nearly every hyper-latent touches a border, and a prior learns
+        that: 256 is better.
     accumulate
         Pieces that a process cuts its share of a batch into, to save memory. Up to the order of
         sums the outcome doesn't depend on it.
@@ -70,15 +70,12 @@ class TrainConfig:
     patience
         Validations without a better loss that make a plateau.
     linear_steps
-        Of a codec with ``klt``: so many steps at the start train the prior and the gains alone,
-        on the block transform. They cost a fraction of the others.
+        Of a codec with the transform ``klt``: so many steps at the start train the prior and the
+        gains alone, on the block transform. They cost a fraction of the others.
     clip
         Largest gradient norm.
     ema
         Decay of the averaged weights, which are the ones validated and kept.
-    qualities
-        Lowest and highest quality trained, drawn uniformly, fractions included. With one number
-        twice, this is a codec for one λ.
     precision
         ``32-true``, ``bf16-mixed``, ``16-mixed``, or ``auto``: bfloat16 where the processor
         multiplies it natively.
@@ -108,7 +105,6 @@ class TrainConfig:
     linear_steps: int = 0
     clip: float = 1.0
     ema: float = 0.999
-    qualities: tuple[float, float] = (float(QUALITIES[0]), float(QUALITIES[-1]))
     precision: str = "auto"
     compile: bool = False
     skip_nonfinite: bool = False
@@ -118,8 +114,9 @@ class TrainConfig:
     codec: CodecConfig = field(default_factory=CodecConfig)
 
     def __post_init__(self) -> None:
-        if self.crop < 64 or self.crop % 64:
-            raise TrainingError(f"crop must be a multiple of 64, not {self.crop}")
+        cell = self.codec.alignment
+        if self.crop < cell or self.crop % cell:
+            raise TrainingError(f"crop must be a multiple of {cell}, not {self.crop}")
         positive = ("steps", "batch", "accumulate", "learning_rate", "clip", "patience")
         for name in (*positive, "checkpoint_every", "validate_every"):
             if not 0 < getattr(self, name) < math.inf:
@@ -129,7 +126,7 @@ class TrainConfig:
                 raise TrainingError(f"{name} can't be above {most}, not {getattr(self, name)}")
         if self.batch % self.accumulate:
             raise TrainingError(f"batch {self.batch} can't be cut in {self.accumulate} pieces")
-        if self.linear_steps and not self.codec.klt:
+        if self.linear_steps and self.codec.transform != "klt":
             raise TrainingError("linear_steps need a codec with a block transform (klt)")
         if not 0 <= self.seed < 1 << 32:
             raise TrainingError(f"seed must lie in 0 … 2^32 − 1, not {self.seed}")
@@ -145,12 +142,10 @@ class TrainConfig:
             if getattr(self, name) not in known:
                 listed = ", ".join(known)
                 raise TrainingError(f"{name} must be one of {listed}, not {getattr(self, name)}")
-        if not QUALITIES[0] <= self.qualities[0] <= self.qualities[1] <= QUALITIES[-1]:
-            raise TrainingError(f"qualities must lie in 1 … 8, low first, not {self.qualities}")
 
     def to_dict(self) -> dict[str, Any]:
         """The config as a JSON-able mapping."""
-        plain = asdict(self)
+        plain = asdict(self) | {"codec": self.codec.to_dict()}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
     def without_places(self) -> dict[str, Any]:

@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from waterfill.bitstream.normal import LOG2_SIGMA_MIN
 from waterfill.codec.gains import LAMBDAS
-from waterfill.codec.model import LOG2_SIGMA_MIN, Codec
+from waterfill.codec.model import Codec
+from waterfill.codec.priors import HyperLatent
 from waterfill.codec.transforms import BLOCK, FilteredAnalysis, FilteredSynthesis
 from waterfill.data.crops import CropSource
 from waterfill.data.sets import PictureSet
@@ -74,7 +76,7 @@ def start_from_klt(codec: Codec, pictures: PictureSet, *, seed: int) -> None:
     Parameters
     ----------
     codec
-        A codec with ``klt`` in its config, just made.
+        A codec with the transform ``klt``, just made.
     pictures
         Photographs to take statistics from.
     seed
@@ -86,9 +88,10 @@ def start_from_klt(codec: Codec, pictures: PictureSet, *, seed: int) -> None:
     _set_blocks(codec, basis[:m], colour)
     # h_a meets latents whose deviations span four decades: let it see whitened ones.
     deviations = _in_steps(variances[:m])
-    first = _conv(codec.prior.h_a[0])
+    side = _side(codec)
+    first = _conv(side.h_a[0])
     first.weight.mul_(1.0 / deviations.clamp_min(0.1)[None, :, None, None])
-    last = _conv(codec.prior.h_s[-1])
+    last = _conv(side.h_s[-1])
     last.weight.mul_(0.1)
     assert last.bias is not None
     last.bias.copy_(torch.cat([torch.zeros(m), _log2_scale(deviations)]))
@@ -105,7 +108,7 @@ def grow_from(codec: Codec, other: Codec, pictures: PictureSet, *, seed: int) ->
     Parameters
     ----------
     codec
-        A codec with ``klt`` in its config, just made.
+        A codec with the transform ``klt``, just made.
     other
         The codec to take over.
     pictures, seed
@@ -125,9 +128,10 @@ def grow_from(codec: Codec, other: Codec, pictures: PictureSet, *, seed: int) ->
     near = slice(max(0, k - _NEIGHBOURS), k)
     near_variance = float((whole @ (axes.reshape(len(axes), -1) @ kept[near].T) ** 2).mean())
     _set_blocks(codec, np.concatenate([old, basis[: m - k]]), other.g_s.blocks.bias)
-    _conv(codec.prior.h_a[0]).weight.zero_()
-    last = _conv(codec.prior.h_s[-1])
-    known_last = _conv(other.prior.h_s[-1])
+    side = _side(codec)
+    _conv(side.h_a[0]).weight.zero_()
+    last = _conv(side.h_s[-1])
+    known_last = _conv(_side(other).h_s[-1])
     assert last.bias is not None
     assert known_last.bias is not None
     last.weight.zero_()
@@ -139,8 +143,10 @@ def grow_from(codec: Codec, other: Codec, pictures: PictureSet, *, seed: int) ->
         (codec.gains.log2_gain, other.gains.log2_gain),
         (codec.gains.log2_inverse, other.gains.log2_inverse),
     ):
+        assert gains is not None
+        assert known is not None
         gains.copy_(known[:, near].mean(1, keepdim=True).expand_as(gains))
-    pairs = {f"prior.h_s.{len(codec.prior.h_s) - 1}.{name}" for name in ("weight", "bias")}
+    pairs = {f"prior.side.h_s.{len(side.h_s) - 1}.{name}" for name in ("weight", "bias")}
     state = codec.state_dict()
     for name, tensor in other.state_dict().items():
         target = state[name]
@@ -160,6 +166,12 @@ def _in_steps(variances: NDArray[np.float64]) -> Tensor:
 
 def _log2_scale(deviations: Tensor) -> Tensor:
     return torch.log2(deviations).clamp_min(LOG2_SIGMA_MIN + 1)
+
+
+def _side(codec: Codec) -> HyperLatent:
+    if codec.prior.side is None:
+        raise ValueError("this codec has no side information to start")
+    return codec.prior.side
 
 
 def _conv(layer: nn.Module) -> nn.Conv2d:

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from waterfill.codec.model import Codec
-from waterfill.codec.registry import load_codec, save_codec
+from waterfill.codec.registry import save_codec
 from waterfill.codec.transforms import FilteredAnalysis, FilteredSynthesis
 from waterfill.data.crops import CropSource
 from waterfill.data.sets import PictureSet, open_pictures
@@ -34,9 +34,10 @@ from waterfill.training.checkpoint import (
 from waterfill.training.config import TrainConfig
 from waterfill.training.engine import keep_large_blocks, make_fabric
 from waterfill.training.folder import RunFolder
-from waterfill.training.klt import grow_from, start_from_klt
+from waterfill.training.klt import start_from_klt
 from waterfill.training.objectives import Batch, objective_of
 from waterfill.training.schedules import Schedule
+from waterfill.training.start import start_from
 from waterfill.training.validation import split, to_pixels
 
 __all__ = ["Report", "train"]
@@ -153,8 +154,8 @@ class _Run:
         codec = Codec(config.codec)
         self.started_from: str | None = None
         if fresh and config.start:
-            self.started_from = _start_from(codec, config.start, training, config.seed)
-        elif fresh and config.codec.klt:
+            self.started_from = start_from(codec, config.start, training, seed=config.seed)
+        elif fresh and config.codec.transform == "klt":
             start_from_klt(codec, training, seed=config.seed)
         codec = codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = objective_of(config, codec)
@@ -335,7 +336,7 @@ class _Run:
         """
         config = self.config
         rng = np.random.default_rng([config.seed, self.step, 1])
-        low, high = config.qualities
+        low, high = config.codec.qualities
         quality = low + (high - low) * rng.random(config.batch)
         seeds = rng.integers(1 << 32, size=config.batch)
         rows = slice(self.rows.start, self.rows.stop)
@@ -421,20 +422,3 @@ class _Run:
         self._told = True
         loss, bpp, psnr = (math.nan,) * 3 if self.recent is None else map(float, self.recent)
         self.progress(Report(self.step, self.config.steps, loss, bpp, psnr, validation, note))
-
-
-def _start_from(codec: Codec, name: str, pictures: PictureSet, seed: int) -> str:
-    """Take over the weights of a codec by name, and return their identity.
-
-    It may have fewer latents of a ``klt``.
-    """
-    other = load_codec(name)
-    grown = replace(other.config, m=codec.config.m)
-    if other.config == codec.config:
-        codec.load_state_dict(other.state_dict())
-    elif grown == codec.config and grown.klt and other.config.m < codec.config.m:
-        grow_from(codec, other, pictures, seed=seed)
-    else:
-        theirs, ours = other.config.to_dict(), codec.config.to_dict()
-        raise TrainingError(f"{name}: has the architecture {theirs}, not {ours}")
-    return other.weights_id.hex()

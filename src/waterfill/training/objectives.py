@@ -38,6 +38,10 @@ from waterfill.training.sources import ReconstructionSource
 __all__ = ["Batch", "Losses", "Objective", "RateDistortion", "Regularised", "objective_of"]
 
 
+#: ITU-R BT.601, as picture libraries turn colours into grey.
+_LUMA = (0.299, 0.587, 0.114)
+
+
 class Batch:
     """What an objective is computed on.
 
@@ -61,9 +65,11 @@ class Batch:
         self.quality = quality
         self.noise = Noise(seeds, pixels.device)
 
-    def pictures(self) -> Tensor:
-        """The pixels as float32 in [0, 1], channels last in memory."""
+    def pictures(self, planes: int = 3) -> Tensor:
+        """The pixels as float32 in [0, 1], channels last in memory; one plane is their luma."""
         x = self.pixels.float() / 255.0
+        if planes == 1:
+            x = (x * x.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
         return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -132,7 +138,7 @@ class RateDistortion(Objective):
 
     def passage(self, batch: Batch) -> tuple[Tensor, Passage]:
         """The pictures of a batch, and their way through the codec."""
-        x = batch.pictures()
+        x = batch.pictures(self.codec.config.planes)
         return x, self.codec(x, batch.quality, self.channel, batch.noise, prior=self.prior)
 
     def forward(self, batch: Batch) -> Losses:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
+from waterfill.codec.config import CodecConfig
 from waterfill.codec.gains import QUALITIES
-from waterfill.codec.model import CodecConfig
 from waterfill.codec.registry import PRESETS as ARCHITECTURES
 from waterfill.training.config import TrainConfig
 
@@ -31,7 +31,10 @@ RECONSTRUCTED: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_FIXED_RATE = {q: (float(q), float(q)) for q in QUALITIES}
+
+def _at(architecture: str, quality: int) -> CodecConfig:
+    """A codec for the one λ of a quality."""
+    return replace(ARCHITECTURES[architecture], qualities=(float(quality), float(quality)))
 
 
 def _paper1(objective: str, quality: int) -> TrainConfig:
@@ -45,8 +48,7 @@ def _paper1(objective: str, quality: int) -> TrainConfig:
         learning_rate=1e-4,
         warmup=0,
         schedule="constant",
-        qualities=_FIXED_RATE[quality],
-        codec=ARCHITECTURES["table1" if quality <= 4 else "table1-high"],
+        codec=_at("table1" if quality <= 4 else "table1-high", quality),
         checkpoint_every=1000,
         validate_every=5000,
     )
@@ -64,8 +66,7 @@ def _paper2(objective: str, quality: int) -> TrainConfig:
         warmup=0,
         schedule="plateau",
         patience=20,
-        qualities=_FIXED_RATE[quality],
-        codec=CodecConfig(n=128, m=192, hyper=128),
+        codec=_at("mean-scale", quality),
         checkpoint_every=1000,
         validate_every=5000,
     )

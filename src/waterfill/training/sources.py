@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from waterfill.codec.bounds import bounded
-from waterfill.codec.channels import gaussian_bin_bits
+from waterfill.codec.densities import gaussian_bin_bits
 
 __all__ = ["ReconstructionSource"]
 

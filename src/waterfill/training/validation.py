@@ -44,7 +44,8 @@ class Validation:
     """
 
     def __init__(self, pictures: PictureSet, config: TrainConfig, count: int = _PICTURES) -> None:
-        low, high = config.qualities
+        low, high = config.codec.qualities
+        cell = config.codec.alignment
         self.qualities = sorted({low, 0.5 * (low + high), high})
         self.crops: list[Tensor] = []
         self.unreadable: set[str] = set()
@@ -52,11 +53,11 @@ class Validation:
             if len(self.crops) == count:
                 break
             try:
-                pixels = grown(pictures.pixels(index), 64)
+                pixels = grown(pictures.pixels(index), cell)
             except ImageError:
                 self.unreadable.add(pictures.name(index))
                 continue
-            height, width = (min(_SIDE, s // 64 * 64) for s in pixels.shape[:2])
+            height, width = (min(_SIDE, s // cell * cell) for s in pixels.shape[:2])
             top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
             self.crops.append(to_pixels(pixels[None, top : top + height, left : left + width]))
 

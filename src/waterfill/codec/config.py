@@ -1,0 +1,119 @@
+"""The architecture of a codec: which transform, which prior, how wide."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from waterfill.codec.gains import QUALITIES
+from waterfill.codec.transforms.blocks import BLOCK
+
+__all__ = ["CONTEXTS", "SIDES", "TRANSFORMS", "CodecConfig"]
+
+#: g_a and g_s; the side in pixels of a latent's cell, and the planes of the pictures.
+TRANSFORMS = {
+    "table1": (16, 3),
+    "table2": (8, 1),
+    "klt": (16, 3),
+    "residual": (16, 3),
+    "attention": (16, 3),
+}
+SIDES = ("none", "scale", "mean-scale", "mean-scale-wide", "residual")
+CONTEXTS = ("none", "masked", "space-channel")
+#: Sides of a latent plane are multiples of this: two strides of 2 in the hyper-networks.
+HYPER_STRIDE = 4
+
+
+@dataclass(frozen=True)
+class CodecConfig:
+    """The architecture of a codec.
+
+    Attributes
+    ----------
+    n, m, hyper
+        Channels inside the transforms, of the latents, and of the hyper-networks and z.
+    transform
+        g_a and g_s: ``table1`` and ``table2`` of the rate–distortion limits paper (the latter for
+        one plane, at an eighth of the resolution), ``residual`` and ``attention`` of Cheng et al.
+        2020, or ``klt``, a fixed Karhunen–Loève transform of 16×16 blocks between two learned
+        filters (at most 768 latents).
+    side
+        What is sent ahead of y: ``none`` (a factorised prior, Ballé 2017), or z for the ``scale``
+        of each latent (Ballé 2018), or for mean and scale by Table I's networks (``mean-scale``),
+        those of Minnen 2018 (``mean-scale-wide``) or of Cheng 2020 (``residual``).
+    context
+        What is known of latents from others that are decoded already: ``none``; ``masked``, a 5×5
+        causal neighbourhood and 1×1 layers (Minnen 2018); ``space-channel``, uneven groups of
+        channels with a checkerboard in each (as ELIC, He 2022).
+    mixtures
+        Gaussians in a latent's density; more than one needs a context ``masked`` (Cheng 2020).
+    linear_scale
+        The prior's networks give σ, at least .11, instead of log₂ σ. For weights made elsewhere.
+    qualities
+        Lowest and highest quality that the codec covers. One number twice makes a codec for one λ,
+        which has no gains.
+    """
+
+    n: int = 64
+    m: int = 160
+    hyper: int = 64
+    transform: str = "table1"
+    side: str = "mean-scale"
+    context: str = "none"
+    mixtures: int = 1
+    linear_scale: bool = False
+    qualities: tuple[float, float] = (float(QUALITIES[0]), float(QUALITIES[-1]))
+
+    def __post_init__(self) -> None:
+        for name in ("n", "m", "hyper"):
+            width = getattr(self, name)
+            if not isinstance(width, int) or not 0 < width <= 4096:
+                raise ValueError(f"{name} must be an integer in 1 … 4096, not {width!r}")
+        for name, known in (("transform", TRANSFORMS), ("side", SIDES), ("context", CONTEXTS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}"
+                )
+        if self.transform == "klt" and self.m > 3 * BLOCK**2:
+            raise ValueError(f"klt needs at most {3 * BLOCK**2} latents, not {self.m}")
+        if self.transform == "attention" and (self.n % 2 or self.m % 2):
+            raise ValueError(f"attention needs even widths, not n = {self.n}, m = {self.m}")
+        if self.context != "none" and self.side in ("none", "scale"):
+            raise ValueError(f"a context needs side information of means, not {self.side!r}")
+        if not isinstance(self.linear_scale, bool):
+            raise ValueError(f"linear_scale must be true or false, not {self.linear_scale!r}")
+        if not isinstance(self.mixtures, int) or not 1 <= self.mixtures <= 8:
+            raise ValueError(f"mixtures must be an integer in 1 … 8, not {self.mixtures!r}")
+        if self.mixtures > 1 and self.context != "masked":
+            raise ValueError("mixtures need the context 'masked'")
+        try:
+            low, high = (float(quality) for quality in self.qualities)
+        except (TypeError, ValueError):
+            raise ValueError(f"qualities must be two numbers, not {self.qualities!r}") from None
+        if not QUALITIES[0] <= low <= high <= QUALITIES[-1]:
+            raise ValueError(f"qualities must lie in 1 … 8, low first, not {self.qualities}")
+        object.__setattr__(self, "qualities", (low, high))
+
+    @property
+    def variable_rate(self) -> bool:
+        """Whether one set of weights covers a range of qualities."""
+        return self.qualities[0] < self.qualities[1]
+
+    @property
+    def stride(self) -> int:
+        """Side in pixels of a latent's cell."""
+        return TRANSFORMS[self.transform][0]
+
+    @property
+    def planes(self) -> int:
+        """Planes of the pictures: 3, or 1 for a codec of grey ones."""
+        return TRANSFORMS[self.transform][1]
+
+    @property
+    def alignment(self) -> int:
+        """Sides of a picture are padded to multiples of this."""
+        return self.stride * HYPER_STRIDE
+
+    def to_dict(self) -> dict[str, Any]:
+        """The architecture as a JSON-able mapping."""
+        return asdict(self) | {"qualities": list(self.qualities)}

@@ -1,0 +1,56 @@
+"""Tables I and II of the rate–distortion limits paper: strided 5×5 convolutions with GDN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from waterfill.codec.transforms.gdn import GDN
+
+__all__ = ["down", "table1", "table2", "up"]
+
+
+def down(inputs: int, outputs: int, stride: int = 2) -> nn.Conv2d:
+    """A 5×5 convolution that keeps or halves the sides."""
+    return nn.Conv2d(inputs, outputs, 5, stride=stride, padding=2)
+
+
+def up(inputs: int, outputs: int, stride: int = 2) -> nn.ConvTranspose2d:
+    """A 5×5 deconvolution that keeps or doubles the sides."""
+    return nn.ConvTranspose2d(
+        inputs, outputs, 5, stride=stride, padding=2, output_padding=stride - 1
+    )
+
+
+def _chain(
+    layer: Callable[[int, int, int], nn.Module],
+    widths: tuple[int, ...],
+    strides: tuple[int, ...],
+    *,
+    inverse: bool,
+) -> nn.Sequential:
+    """Layers from each width to the next, and GDN between them."""
+    layers: list[nn.Module] = []
+    for inputs, outputs, stride in zip(widths[:-1], widths[1:], strides, strict=True):
+        if layers:
+            layers.append(GDN(inputs, inverse=inverse))
+        layers.append(layer(inputs, outputs, stride))
+    return nn.Sequential(*layers)
+
+
+def table1(n: int, m: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """g_a and g_s of Table I, 3 → n → n → n → m at a sixteenth of the resolution, and back."""
+    strides = (2, 2, 2, 2)
+    return (
+        _chain(down, (3, n, n, n, m), strides, inverse=False),
+        _chain(up, (m, n, n, n, 3), strides, inverse=True),
+    )
+
+
+def table2(n: int, m: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """g_a and g_s of Table II for digits of one plane, at an eighth of the resolution."""
+    return (
+        _chain(down, (1, n, n, n, m), (1, 2, 2, 2), inverse=False),
+        _chain(up, (m, n, n, n, 1), (2, 2, 2, 1), inverse=True),
+    )
