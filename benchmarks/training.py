@@ -22,11 +22,12 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from waterfill.allocator import keep_large_blocks
 from waterfill.codec.model import Codec
 from waterfill.codec.registry import PRESETS
 from waterfill.provenance import environment
 from waterfill.training.config import OBJECTIVES, TrainConfig
-from waterfill.training.engine import keep_large_blocks, make_fabric
+from waterfill.training.engine import make_fabric
 from waterfill.training.objectives import Batch, objective_of
 
 

@@ -8,6 +8,7 @@ import sys
 import click
 
 from waterfill import __version__
+from waterfill.allocator import keep_large_blocks
 from waterfill.errors import WaterfillError
 
 __all__ = ["app", "main"]
@@ -23,6 +24,7 @@ _NO_MEMORY = "not enough memory"
 
 def main() -> None:
     """Entry point: turns every expected failure into one line and exit code 2."""
+    keep_large_blocks()
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names hold what the terminal may not know
             stream.reconfigure(errors="backslashreplace")

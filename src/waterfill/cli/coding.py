@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -16,12 +17,13 @@ from waterfill.cli.shared import (
     check_outputs,
     codec_option,
     json_option,
+    progress_bar,
     read_file,
     say,
     write_json,
 )
 from waterfill.errors import ImageError, WaterfillError
-from waterfill.files import write_all
+from waterfill.files import check_writable, write_all, write_whole
 
 
 @click.command()
@@ -33,26 +35,35 @@ from waterfill.files import write_all
 def compress(
     source: Path, target: Path, codec: str, quality: float | None, json_file: Path | None
 ) -> None:
-    """Compress the picture IN, RGB or grey, to the stream OUT."""
+    """Compress the picture IN, RGB or grey, to the stream OUT; or a folder to a folder."""
     from waterfill.codec.registry import load_codec
-    from waterfill.data.images import load_picture
+    from waterfill.data.images import find_images, load_picture
 
-    check_outputs(source, target, json_file)
-    picture = load_picture(source)
+    folder = source.is_dir()
+    if not folder:
+        check_outputs(source, target, json_file)
     model = load_codec(codec)
     chosen = model.check_quality(quality)
-    data = model.compress(picture, chosen)
-    bpp = 8 * len(data) / picture.pixel_count
-    facts = {
-        "source": str(source),
-        "width": picture.width,
-        "height": picture.height,
-        "quality": chosen,
-        "bytes": len(data),
-        "bpp": bpp,
-    }
-    write_all({target: data} | ({json_file: as_json(facts)} if json_file else {}))
-    say(f"{target}: {len(data)} bytes, {bpp:.4f} bpp")
+
+    def one(path: Path, to: Path) -> _Work:
+        picture = load_picture(path)
+        data = model.compress(picture, chosen)
+        facts = {
+            "source": str(path),
+            "width": picture.width,
+            "height": picture.height,
+            "quality": chosen,
+            "bytes": len(data),
+            "bpp": 8 * len(data) / picture.pixel_count,
+            "lost": list(picture.losses),
+        }
+        lost = "".join(f"; without its {what}" for what in picture.losses)
+        return _Work(data, facts, f"{to}: {len(data)} bytes, {facts['bpp']:.4f} bpp{lost}")
+
+    if folder:
+        _in_folder(one, source, find_images([source]), target, ".wfl", json_file)
+    else:
+        _alone(one, source, target, json_file)
 
 
 @click.command()
@@ -61,25 +72,105 @@ def compress(
 @codec_option
 @json_option
 def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -> None:
-    """Decompress the stream IN to the picture OUT, in the format of its suffix."""
+    """Decompress the stream IN to the picture OUT, in the format of its suffix.
+
+    A folder of streams becomes a folder of PNG pictures.
+    """
     from waterfill.codec.registry import decompress as decode
     from waterfill.codec.registry import load_codec
 
-    data = read_file(source)
-    kind = _picture_format(target)
-    check_outputs(source, target, json_file)
+    folder = source.is_dir()
+    kind = "PNG" if folder else _picture_format(target)
+    if not folder:
+        check_outputs(source, target, json_file)
+        read_file(source)
     model = load_codec(codec)
-    with _named(source):
-        image = decode(data, codec=model)
-    buffer = BytesIO()
-    try:
-        image.save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}))
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{target}: can't be written as {kind} ({error})") from None
-    facts: dict[str, Any] = {"source": str(source), "target": str(target)}
-    facts |= {"width": image.width, "height": image.height, "mode": image.mode}
-    write_all({target: buffer.getvalue()} | ({json_file: as_json(facts)} if json_file else {}))
-    say(f"{target}: {image.width}×{image.height}, {image.mode}")
+
+    def one(path: Path, to: Path) -> _Work:
+        with _named(path):
+            image = decode(read_file(path), codec=model)
+        buffer = BytesIO()
+        try:
+            image.save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}))
+        except (OSError, ValueError) as error:
+            raise ImageError(f"{to}: can't be written as {kind} ({error})") from None
+        facts: dict[str, Any] = {"source": str(path), "target": str(to)}
+        facts |= {"width": image.width, "height": image.height, "mode": image.mode}
+        return _Work(buffer.getvalue(), facts, f"{to}: {image.width}×{image.height}, {image.mode}")
+
+    if folder:
+        streams = sorted(path for path in source.rglob("*.wfl") if path.is_file())
+        if not streams:
+            raise WaterfillError(f"{source}: no streams (.wfl) in this folder")
+        _in_folder(one, source, streams, target, ".png", json_file)
+    else:
+        _alone(one, source, target, json_file)
+
+
+class _Work(NamedTuple):
+    """What became of a file: the bytes to write, facts for programs, a line for people."""
+
+    data: bytes
+    facts: dict[str, Any]
+    line: str
+
+
+def _alone(
+    work: Callable[[Path, Path], _Work], source: Path, target: Path, json_file: Path | None
+) -> None:
+    """One file to one file."""
+    done = work(source, target)
+    write_all({target: done.data} | ({json_file: as_json(done.facts)} if json_file else {}))
+    say(done.line)
+
+
+def _in_folder(
+    work: Callable[[Path, Path], _Work],
+    folder: Path,
+    sources: list[Path],
+    target: Path,
+    suffix: str,
+    json_file: Path | None,
+) -> None:
+    """All files of a folder to files of the same names in another, on all cores.
+
+    A file that can't be used is named, and the others are done all the same.
+    """
+    from waterfill.parallel import side_by_side
+
+    targets = [(target / path.relative_to(folder)).with_suffix(suffix) for path in sources]
+    twice = next((name for name, count in Counter(targets).items() if count > 1), None)
+    if twice is not None:
+        raise WaterfillError(f"{twice}: two files of {folder} would get this name")
+    for path in targets:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    if json_file is not None:
+        check_writable(json_file)
+
+    def one(index: int, check: Callable[[], None]) -> _Work | WaterfillError:
+        check()
+        try:
+            done = work(sources[index], targets[index])
+        except WaterfillError as error:
+            return error
+        check()
+        write_whole(targets[index], done.data)
+        return done
+
+    facts, failures = [], 0
+    with progress_bar() as bar:
+        task = bar.add_task(folder.name, total=len(sources))
+        for done in side_by_side(one, len(sources)):
+            if isinstance(done, WaterfillError):
+                failures += 1
+                bar.console.print(f"error: {done}", markup=False, highlight=False, soft_wrap=True)
+            else:
+                facts.append(done.facts)
+                say(done.line)
+            bar.advance(task)
+    write_json(json_file, {"files": facts})
+    if failures:
+        raise WaterfillError(f"{failures} of {len(sources)} files could not be used")
 
 
 @contextmanager

@@ -49,6 +49,9 @@ class CodecConfig:
         Gaussians in a latent's density; more than one needs a context ``masked`` (Cheng 2020).
     linear_scale
         The prior's networks give σ, at least .11, instead of log₂ σ. For weights made elsewhere.
+    centred
+        The transforms see pixels in [−½, ½], and grey beyond a picture's edges; otherwise in [0, 1]
+        and black, as weights made elsewhere do.
     qualities
         Lowest and highest quality that the codec covers. One number twice makes a codec for one λ,
         which has no gains.
@@ -62,6 +65,7 @@ class CodecConfig:
     context: str = "none"
     mixtures: int = 1
     linear_scale: bool = False
+    centred: bool = True
     qualities: tuple[float, float] = (float(QUALITIES[0]), float(QUALITIES[-1]))
 
     def __post_init__(self) -> None:
@@ -80,8 +84,9 @@ class CodecConfig:
             raise ValueError(f"attention needs even widths, not n = {self.n}, m = {self.m}")
         if self.context != "none" and self.side in ("none", "scale"):
             raise ValueError(f"a context needs side information of means, not {self.side!r}")
-        if not isinstance(self.linear_scale, bool):
-            raise ValueError(f"linear_scale must be true or false, not {self.linear_scale!r}")
+        for name in ("linear_scale", "centred"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}")
         if not isinstance(self.mixtures, int) or not 1 <= self.mixtures <= 8:
             raise ValueError(f"mixtures must be an integer in 1 … 8, not {self.mixtures!r}")
         if self.mixtures > 1 and self.context != "masked":
@@ -92,6 +97,10 @@ class CodecConfig:
             raise ValueError(f"qualities must be two numbers, not {self.qualities!r}") from None
         if not QUALITIES[0] <= low <= high <= QUALITIES[-1]:
             raise ValueError(f"qualities must lie in 1 … 8, low first, not {self.qualities}")
+        if self.side == "none" and low < high:
+            raise ValueError("a factorised prior covers one quality: its tables are stored")
+        if self.context == "space-channel" and self.linear_scale:
+            raise ValueError("a space-channel context corrects log₂ σ, not a linear scale")
         object.__setattr__(self, "qualities", (low, high))
 
     @property

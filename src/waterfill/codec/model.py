@@ -200,6 +200,7 @@ class Codec(nn.Module):
         self.gains = Gains(config.m, exponent=0.5, fixed=not config.variable_rate)
         self._coded: tuple[tuple[tuple[int, int], ...], CodedPrior] | None = None
         self._reach: tuple[int, int] | None = None
+        self._middle = 0.5 if config.centred else 0.0
 
     def forward(
         self,
@@ -225,10 +226,11 @@ class Codec(nn.Module):
         prior
             In place of the codec's own.
         """
-        y = self.g_a(x - 0.5).float()
+        y = self.g_a(x - self._middle).float()
         log2_gain, log2_inverse = self.gains(quality)
         sent = (prior or self.prior)(y, quality, log2_gain, channel, noise)
-        x_hat = self._synthesis(sent.y_hat * torch.exp2(log2_gain + log2_inverse), quality) + 0.5
+        x_hat = self._synthesis(sent.y_hat * torch.exp2(log2_gain + log2_inverse), quality)
+        x_hat = x_hat + self._middle
         return Passage(x_hat.float(), sent.y_bits.sum((1, 2, 3)), sent.z_bits.sum((1, 2, 3)))
 
     def _synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
@@ -311,7 +313,10 @@ class Codec(nn.Module):
         window = picture.pixels[top:bottom, left:right, : self.config.planes]
         # Where the picture ends, its border is repeated.
         missing = (0, right - left - window.shape[1], 0, bottom - top - window.shape[0])
-        x = torch.from_numpy(window.astype(np.float32)).permute(2, 0, 1)[None] / 255.0 - 0.5
+        x = (
+            torch.from_numpy(window.astype(np.float32)).permute(2, 0, 1)[None] / 255.0
+            - self._middle
+        )
         x = F.pad(x, missing, mode="replicate")
         y = self.g_a(x.contiguous(memory_format=torch.channels_last))
         first, beside = (tile.top - top) // cell, (tile.left - left) // cell
@@ -347,7 +352,7 @@ class Codec(nn.Module):
         inverse = self.gains.coded(exact).inverse[:, None, None]
         y_hat = (y_hat.double() * inverse)[None].float()
         y_hat = y_hat.contiguous(memory_format=torch.channels_last)
-        x_hat = self._synthesis(y_hat, torch.tensor([exact]))[0] + 0.5
+        x_hat = self._synthesis(y_hat, torch.tensor([exact]))[0] + self._middle
         pixels = torch.round(x_hat[:, :height, :width].clamp(0.0, 1.0) * 255.0)
         found = pixels.to(torch.uint8).permute(1, 2, 0).numpy()
         if self.config.planes == 1:

@@ -18,6 +18,13 @@ from safetensors.torch import load as tensors_from_bytes
 from waterfill.bitstream import Container, Tables
 from waterfill.codec.coding import StoredTables
 from waterfill.codec.config import CodecConfig
+from waterfill.codec.foreign import (
+    DEFAULT_QUALITY,
+    from_compressai,
+    is_checkpoint,
+    is_compressai,
+    read_checkpoint,
+)
 from waterfill.codec.model import Codec
 from waterfill.data.images import MAX_PIXELS
 from waterfill.errors import CodecError
@@ -158,38 +165,87 @@ def read_codec(data: bytes, label: str) -> tuple[Codec, dict[str, str]]:
     return codec.eval(), facts
 
 
+def _foreign_tensors(data: bytes, label: str, *, unpickle: bool) -> dict[str, torch.Tensor] | None:
+    """Tensors of weights that were made elsewhere; None if the file says that they weren't."""
+    if is_checkpoint(data):
+        if not unpickle:
+            raise CodecError(
+                f"{label}: a PyTorch checkpoint, which can run code when it is read; write its "
+                "tensors with safetensors.torch.save_file, or read no more than tensors of it "
+                "by load_codec(…, unpickle=True)"
+            )
+        return read_checkpoint(data, label)
+    # Anything that is wrong with the file, reading it as a codec of our own will say.
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        if _FORMAT_KEY in header.pop("__metadata__", {}) or not is_compressai(header):
+            return None
+        return tensors_from_bytes(data)
+    except (safetensors.SafetensorError, ValueError, AttributeError, TypeError, RecursionError):
+        return None
+
+
 def load_codec(
-    name_or_path: str | os.PathLike[str] = "default", *, pretrained: bool = True
+    name_or_path: str | os.PathLike[str] = "default",
+    *,
+    pretrained: bool = True,
+    quality: float | None = None,
+    unpickle: bool = False,
 ) -> Codec:
     """Load a codec by name or from a file.
 
     Parameters
     ----------
     name_or_path
-        A name of :data:`PRESETS`, or a safetensors file that ``waterfill train`` wrote.
+        A name of :data:`PRESETS`, a safetensors file that ``waterfill train`` wrote, or a state
+        dict of one of CompressAI's classic codecs (see
+        :func:`~waterfill.codec.foreign.from_compressai`).
     pretrained
         ``False`` gives any architecture with seeded random weights.
+    quality
+        Of weights that were made elsewhere, which don't say it themselves: 4 unless given.
+    unpickle
+        Also read PyTorch checkpoints (``.pth``, ``.pt``, ``.tar``), by the loader that is
+        restricted to tensors.
 
     Raises
     ------
     CodecError
-        If the name is unknown, nothing is bundled under it, or the file is not a codec's.
+        If the name is unknown, nothing is bundled under it, the file is not a codec's, or a quality
+        is given for a codec that says its own.
+    QualityError
+        If the quality doesn't lie in 1 … 8.
     """
     name = os.fspath(name_or_path)
     if name in PRESETS:
-        if not pretrained:
-            codec = _seeded(PRESETS[name])
-            codec.name = f"{name} (untrained)"
-            return codec.eval()
-        bundled = resources.files("waterfill.codec") / "weights" / f"{name}.safetensors"
-        if not bundled.is_file():
-            raise CodecError(f"{name}: no weights are bundled; train it, or ask pretrained=False")
-        return read_codec(bundled.read_bytes(), name)[0]
+        _no_quality(name, quality)
+        return _preset(name, pretrained=pretrained)
     path = Path(name)
     if not path.is_file():
         known = ", ".join(PRESETS)
         raise CodecError(f"{name}: neither a file nor a codec's name ({known})")
-    return read_codec(path.read_bytes(), name)[0]
+    data = path.read_bytes()
+    tensors = _foreign_tensors(data, name, unpickle=unpickle)
+    if tensors is None:
+        _no_quality(name, quality)
+        return read_codec(data, name)[0]
+    return from_compressai(tensors, name, quality=DEFAULT_QUALITY if quality is None else quality)
+
+
+def _no_quality(name: str, quality: float | None) -> None:
+    if quality is not None:
+        raise CodecError(f"{name}: says itself which qualities it covers; none can be given")
+
+
+def _preset(name: str, *, pretrained: bool) -> Codec:
+    if not pretrained:
+        codec = _seeded(PRESETS[name])
+        codec.name = f"{name} (untrained)"
+        return codec.eval()
+    bundled = resources.files("waterfill.codec") / "weights" / f"{name}.safetensors"
+    if not bundled.is_file():
+        raise CodecError(f"{name}: no weights are bundled; train it, or ask pretrained=False")
+    return read_codec(bundled.read_bytes(), name)[0]
 
 
 def decompress(data: bytes, *, codec: Codec | None = None) -> Image.Image:

@@ -9,13 +9,13 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from waterfill.errors import ImageError
 
@@ -38,10 +38,10 @@ IMAGE_SUFFIXES = frozenset(
 )
 # Pillow's names of the same. Other readers stay shut: one of them runs programs on its input.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-#: Pictures above this many pixels are refused: a transform holds the whole picture at once.
-MAX_PIXELS = 50_000_000
-#: Longest side: what JPEG holds. A transform pads sides to multiples of 64, so a line of 50 million
-#: pixels would become 3 billion.
+#: Pictures above this many pixels, 16,384², are refused.
+MAX_PIXELS = 1 << 28
+#: Longest side: what JPEG holds. A transform pads sides to multiples of 64, so that a line of so
+#: many pixels would take the memory of 64.
 MAX_SIDE = 65_535
 
 _SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
@@ -59,11 +59,14 @@ class Picture:
         uint8 (H, W, 3), RGB. A grey picture has three equal planes.
     grey
         The original has one plane.
+    losses
+        What of the original is not in the pixels, for people to be told.
     """
 
     name: str
     pixels: NDArray[np.uint8]
     grey: bool = False
+    losses: tuple[str, ...] = ()
 
     @property
     def height(self) -> int:
@@ -171,26 +174,42 @@ def to_picture(image: Picture | Image.Image | NDArray[np.uint8], name: str = "im
             raise ImageError(f"{name}: has transparency, which can't be coded; flatten it first")
     grey = image.mode in ("1", "L", "LA")
     pixels = np.array(image.convert("L" if grey else "RGB"))
-    return to_picture(pixels, name)
+    return replace(to_picture(pixels, name), losses=_losses(image))
+
+
+def _losses(image: Image.Image) -> tuple[str, ...]:
+    """What a stream doesn't carry of this image, beside metadata."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or not profile:
+        return ()
+    try:
+        described = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        title = " ".join(ImageCms.getProfileDescription(described).split())
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        title = "damaged"
+    # Pixels without a profile are taken for sRGB wherever they are shown.
+    return () if title.startswith("sRGB") else (f"colour profile ({title[:80]})",)
 
 
 _quiet_lock = threading.Lock()
 _quiet_users = 0
 _quiet_filter: Any = None
+_pillows_limit: int | None = None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Pillow's warnings ignored for as long as any thread is in here.
+    """Pillow's warnings ignored, and its limit of pixels ours, while any thread is in here.
 
     ``warnings.catch_warnings`` swaps the filters of the whole process: two threads that leave in
     the order in which they entered would bring back each other's.
     """
-    global _quiet_users, _quiet_filter
+    global _quiet_users, _quiet_filter, _pillows_limit
     with _quiet_lock:
         if _quiet_users == 0:
             warnings.filterwarnings("ignore", module=r"PIL\.")
             _quiet_filter = warnings.filters[0]
+            _pillows_limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, MAX_PIXELS
         _quiet_users += 1
     try:
         yield
@@ -198,8 +217,10 @@ def _quiet() -> Iterator[None]:
         with _quiet_lock:
             _quiet_users -= 1
             filters: Any = warnings.filters
-            if _quiet_users == 0 and _quiet_filter in filters:
-                filters.remove(_quiet_filter)
+            if _quiet_users == 0:
+                Image.MAX_IMAGE_PIXELS = _pillows_limit
+                if _quiet_filter in filters:
+                    filters.remove(_quiet_filter)
 
 
 def _read(source: Path | io.BytesIO, name: str) -> Picture:

@@ -8,15 +8,14 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from waterfill.codec.gains import QUALITIES
 from waterfill.codec.model import Codec, Latents, finish
@@ -26,11 +25,13 @@ from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error
 from waterfill.ladder.decompose import decompose, rates_at_equal_psnr
 from waterfill.ladder.result import Exhibit, Ladder, Point, RungResult
 from waterfill.ladder.rungs import BITSTREAM, LADDER, Climb, climb
+from waterfill.parallel import side_by_side
 from waterfill.provenance import environment
 
 __all__ = ["limits"]
 
 _MAX_EXHIBITS = 4
+_MOST_PIXELS = 50_000_000
 #: PSNR of a perfect copy, so that means stay finite: one 8-bit step in one sample of a megapixel.
 _PSNR_CEILING = 110.0
 
@@ -58,7 +59,7 @@ class _Viewer:
         self.similarity = similarity
         self._known: dict[bytes, tuple[NDArray[np.uint8], float, float]] = {}
 
-    def __call__(self, y_hat: torch.Tensor) -> tuple[NDArray[np.uint8], float, float]:
+    def __call__(self, y_hat: Tensor) -> tuple[NDArray[np.uint8], float, float]:
         """Pixels, MSE and MS-SSIM."""
         key = hashlib.sha256(y_hat.numpy().tobytes()).digest()
         if key not in self._known:
@@ -113,38 +114,27 @@ def _measure_all(
     exhibit_at: float,
     progress: Callable[[int, int, str], None],
 ) -> list[_Measurement]:
-    """Pictures side by side, each on one core: two do more than one picture on two cores."""
     total = len(items) * len(qualities) * len(LADDER)
     done = itertools.count(1)
     one_by_one = threading.Lock()
-    abandoned = threading.Event()
     progress(0, total, "")
 
-    def advance(what: str) -> None:
-        if abandoned.is_set():
-            raise CancelledError
-        with one_by_one:
-            progress(next(done), total, what)
+    def one(index: int, check: Callable[[], None]) -> _Measurement:
+        def advance(what: str) -> None:
+            check()
+            with one_by_one:
+                progress(next(done), total, what)
 
-    def one(index: int) -> _Measurement:
         picture = as_picture(items[index], f"image {index + 1}")
+        if picture.pixel_count > _MOST_PIXELS:
+            raise ImageError(
+                f"{picture.name}: has {picture.pixel_count:,} pixels; a ladder holds all of its "
+                f"latents at once, and takes at most {_MOST_PIXELS:,}"
+            )
         shown = exhibit_at if index < _MAX_EXHIBITS else None
         return _measure(codec, picture, qualities, seed, shown, advance)
 
-    threads = torch.get_num_threads()
-    if len(items) == 1 or threads == 1:
-        return [one(index) for index in range(len(items))]
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            waiting = [pool.submit(one, index) for index in range(len(items))]
-            try:
-                return [future.result() for future in waiting]
-            except BaseException:  # Ctrl-C, or a picture that can't be used: leave at the next rung
-                abandoned.set()
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        torch.set_num_threads(threads)
+    return list(side_by_side(one, len(items)))
 
 
 def _exhibit(

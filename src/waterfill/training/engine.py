@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +13,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from waterfill.errors import TrainingError
 from waterfill.training.config import TrainConfig
 
-__all__ = ["keep_large_blocks", "make_fabric", "resolved_precision"]
+__all__ = ["make_fabric", "resolved_precision"]
 
 
 def _native_bfloat16() -> bool:
@@ -73,20 +71,3 @@ def make_fabric(config: TrainConfig) -> Fabric:
     )
     fabric.launch()
     return fabric
-
-
-def keep_large_blocks() -> None:
-    """Ask glibc to reuse the blocks of large tensors instead of returning them to the kernel.
-
-    Fresh pages are zeroed by the kernel at every step otherwise: a quarter of a step's time.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        libc = ctypes.CDLL(None)
-        trim, top_pad, mmap_threshold = -1, -2, -3
-        libc.mallopt(mmap_threshold, 32 << 20)
-        libc.mallopt(trim, (1 << 31) - 1)
-        libc.mallopt(top_pad, 256 << 20)
-    except (OSError, AttributeError):  # another libc: slower, not wrong
-        return

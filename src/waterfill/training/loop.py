@@ -17,6 +17,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from waterfill.allocator import keep_large_blocks
 from waterfill.codec.model import Codec
 from waterfill.codec.registry import save_codec
 from waterfill.codec.transforms import FilteredAnalysis, FilteredSynthesis
@@ -32,7 +33,7 @@ from waterfill.training.checkpoint import (
     trained,
 )
 from waterfill.training.config import TrainConfig
-from waterfill.training.engine import keep_large_blocks, make_fabric
+from waterfill.training.engine import make_fabric
 from waterfill.training.folder import RunFolder
 from waterfill.training.klt import start_from_klt
 from waterfill.training.objectives import Batch, objective_of

@@ -13,13 +13,24 @@ from waterfill.codec.bounds import bounded
 __all__ = ["GDN"]
 
 
+#: Numbers that a processor is given at a time: what they become stays in its cache.
+_AT_ONCE = 1 << 18
+
+
+def _blocks(flat: Tensor) -> list[slice]:
+    """Rows of a matrix that are worked on at a time; all of them, but on a processor."""
+    rows, channels = flat.shape
+    size = rows if flat.device.type != "cpu" else max(64, _AT_ONCE // channels)
+    return [slice(start, start + size) for start in range(0, rows, size)]
+
+
 class _Normalise(torch.autograd.Function):
     """x · n^(∓1/2) with n = β + γ x² at each place, differentiated by hand.
 
     Left to autograd, the element-wise steps around the matrix product are a third of a training
-    step on a CPU: each is one more pass over the largest tensors of the network. Written out,
-    half of the passes go, and the rest work in place. With channels last in memory, the product
-    is one of matrices; asked for as a convolution, it takes a slower way.
+    step on a CPU: each is one more pass over the largest tensors of the network. Written out, most
+    of the passes go, and the rest run over blocks that stay in the cache. With channels last in
+    memory, the product is one of matrices; asked for as a convolution, it takes a slower way.
     """
 
     @staticmethod
@@ -29,33 +40,47 @@ class _Normalise(torch.autograd.Function):
         flat = x.movedim(1, -1).reshape(-1, channels)
         ctx.dtype = gamma.dtype
         gamma, beta = gamma.to(x.dtype), beta.to(x.dtype)
-        norm = torch.addmm(beta, flat * flat, gamma.T)
-        root = norm.sqrt_() if inverse else norm.rsqrt_()
-        if any(ctx.needs_input_grad):
-            y = flat * root
-            ctx.save_for_backward(flat, gamma, root)
+        learns = any(ctx.needs_input_grad)
+        y = torch.empty_like(flat)
+        roots = torch.empty_like(flat) if learns else None
+        for block in _blocks(flat):
+            part = flat[block]
+            # Into the result, which is written once more, or beside it where it is needed again.
+            root = y[block] if roots is None else roots[block]
+            torch.addmm(beta, part * part, gamma.T, out=root)
+            torch.mul(root.sqrt_() if inverse else root.rsqrt_(), part, out=y[block])
+        if learns:
+            ctx.save_for_backward(flat, gamma, roots)
             ctx.inverse = inverse
-        else:  # a large picture has no memory to spare
-            y = root.mul_(flat)
         return y.view(ctx.shape).movedim(-1, 1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        flat, gamma, root = ctx.saved_tensors
+        flat, gamma, roots = ctx.saved_tensors
         grad = grad.to(flat.dtype).movedim(1, -1).reshape(flat.shape)
-        # dL/dn: for y = x √n it is g x / (2 √n), for y = x / √n it is −g x / (2 n^{3/2}).
-        through_norm = grad * flat
-        if ctx.inverse:
-            through_norm.div_(root)
-        else:
-            through_norm.mul_(root).mul_(root).mul_(root).neg_()
-        # The ½ of dL/dn and the 2 of d(x²)/dx cancel in the gradient of x.
-        grad_x = torch.mm(through_norm, gamma).mul_(flat).addcmul_(grad, root)
-        grad_gamma = grad_beta = None
-        if ctx.needs_input_grad[1]:
-            grad_gamma = torch.mm(through_norm.T, flat * flat).to(ctx.dtype).mul_(0.5)
-            grad_beta = through_norm.to(ctx.dtype).sum(0).mul_(0.5)
-        return grad_x.view(ctx.shape).movedim(-1, 1), grad_gamma, grad_beta, None
+        grad_x = torch.empty_like(flat)
+        grad_gamma = torch.zeros(gamma.shape, dtype=ctx.dtype, device=flat.device)
+        grad_beta = torch.zeros(len(gamma), dtype=ctx.dtype, device=flat.device)
+        for block in _blocks(flat):
+            part, root, given = flat[block], roots[block], grad[block]
+            # dL/dn: for y = x √n it is g x / (2 √n), for y = x / √n it is −g x / (2 n^{3/2}).
+            through = given * part
+            if ctx.inverse:
+                through.div_(root)
+            else:
+                through.mul_(root).mul_(root).mul_(root).neg_()
+            # The ½ of dL/dn and the 2 of d(x²)/dx cancel in the gradient of x.
+            torch.mm(through, gamma, out=grad_x[block])
+            grad_x[block].mul_(part).addcmul_(given, root)
+            if ctx.needs_input_grad[1]:
+                grad_gamma += torch.mm(through.T, part * part).to(ctx.dtype)
+                grad_beta += through.to(ctx.dtype).sum(0)
+        return (
+            grad_x.view(ctx.shape).movedim(-1, 1),
+            grad_gamma.mul_(0.5),
+            grad_beta.mul_(0.5),
+            None,
+        )
 
 
 class GDN(nn.Module):
@@ -91,6 +116,16 @@ class GDN(nn.Module):
         gamma = torch.full((channels, channels), self._OFF_DIAGONAL)
         gamma.fill_diagonal_(0.1**0.5)
         self.root_gamma = nn.Parameter(gamma)
+
+    @classmethod
+    def root_of_gamma(cls, gamma: Tensor) -> Tensor:
+        """The ``root_gamma`` that stands for γ; of what is below 0, that of 0."""
+        return torch.sqrt(gamma.clamp_min(0.0) + cls._ROOT_FLOOR**2)
+
+    @classmethod
+    def root_of_beta(cls, beta: Tensor) -> Tensor:
+        """The ``root_beta`` that stands for β; of what is below its floor, that of the floor."""
+        return torch.sqrt((beta - cls._BETA_FLOOR).clamp_min(0.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x`` (B, C, H, W)."""

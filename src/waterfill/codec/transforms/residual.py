@@ -69,7 +69,7 @@ class ResidualUp(nn.Module):
         return cast(Tensor, self.norm(self.second(inner)) + self.skip(x))
 
 
-class _Bottleneck(nn.Module):
+class Bottleneck(nn.Module):
     """1×1, 3×3 and 1×1 convolutions at half the width, beside the identity."""
 
     def __init__(self, n: int) -> None:
@@ -89,8 +89,8 @@ class Attention(nn.Module):
 
     def __init__(self, n: int) -> None:
         super().__init__()
-        self.trunk = nn.Sequential(*(_Bottleneck(n) for _ in range(3)))
-        self.mask = nn.Sequential(*(_Bottleneck(n) for _ in range(3)), nn.Conv2d(n, n, 1))
+        self.trunk = nn.Sequential(*(Bottleneck(n) for _ in range(3)))
+        self.mask = nn.Sequential(*(Bottleneck(n) for _ in range(3)), nn.Conv2d(n, n, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Of ``x`` (B, n, H, W)."""

@@ -1,0 +1,47 @@
+"""Decode the golden streams and print the CRC-32 of each one's symbols, as JSON."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from pathlib import Path
+
+import torch
+
+import waterfill as wf
+from waterfill.bitstream import Container, SymbolReader
+from waterfill.codec.model import Codec, _decoded
+from waterfill.data.images import MAX_PIXELS
+
+HERE = Path(__file__).parent
+
+
+def symbols_crc(codec: Codec, data: bytes) -> int:
+    """Of z and y, decoded without a look at the checksum that the stream claims."""
+    container = Container.unpack(data, max_pixels=MAX_PIXELS)
+    quality, crc = codec.check_quality(container.header.quality), 0
+    prior, config = codec.coded_prior(), codec.config
+    rows, columns = (
+        -(-side // config.alignment) for side in (container.header.height, container.header.width)
+    )
+    ((side_section, main_section),) = container.sections
+    z = None
+    if codec.prior.side is not None:
+        shape = (config.hyper, rows, columns)
+        z = SymbolReader(side_section).read(prior.z_distribution(shape, quality))
+        crc = zlib.crc32(z.astype("<i4").tobytes())
+    shape = (config.m, 4 * rows, 4 * columns)
+    y, _ = _decoded(prior, z, quality, shape, SymbolReader(main_section))
+    return zlib.crc32(y.astype("<i4").tobytes(), crc)
+
+
+def decode_all() -> dict[str, int]:
+    found = {}
+    for weights in sorted(HERE.glob("*.safetensors")):
+        codec = wf.load_codec(weights)
+        found[weights.stem] = symbols_crc(codec, weights.with_suffix(".wfl").read_bytes())
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps({"capability": torch.backends.cpu.get_cpu_capability()} | decode_all()))
