@@ -2,10 +2,10 @@
 
     python benchmarks/kodak.py FOLDER [--codec NAME|FILE] [--out results.json]
 
-Prints mean (bpp, PSNR, MS-SSIM) per quality, BD-rates, the time that coding and a ladder at one
-rate take, and checks for every picture at every quality that the file lies between its ideal code
-length and 1.005 × it + 64 bytes, and that the decoder's pixels equal the encoder's. Means of
-per-picture figures throughout.
+Prints mean (bpp, PSNR, MS-SSIM) per quality, BD-rates, what integer networks and tables cost in
+rate, the time that coding and a ladder at one rate take, and checks for every picture at every
+quality that the file lies between its ideal code length and 1.005 × it + 64 bytes, and that the
+decoder's pixels equal the encoder's. Means of per-picture figures throughout.
 """
 
 from __future__ import annotations
@@ -17,15 +17,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import features
 
 import waterfill as wf
+from waterfill.codec.channels import Rounding
 from waterfill.codec.gains import QUALITIES
+from waterfill.codec.model import Codec, Latents
+from waterfill.codec.noise import Noise
 from waterfill.codec.registry import load_codec
 from waterfill.data.images import find_images, load_picture
 from waterfill.evaluation.conventional import CONVENTIONAL
 from waterfill.evaluation.metrics import SimilarityTo, psnr
 from waterfill.provenance import environment
+
+
+@torch.no_grad()
+def float_bits(codec: Codec, latents: Latents) -> float:
+    """Bits of y by the prior in floating point, which integers stand for in a stream."""
+    quality = torch.tensor([latents.quality])
+    log2_gain, _ = codec.gains(quality)
+    y = latents.y[None] / torch.exp2(log2_gain)
+    sent = codec.prior(y, quality, log2_gain, Rounding(), Noise(0))
+    return float(sent.y_bits.double().sum())
 
 
 def measure_codec(codec: Any, pictures: list[Any], similarity: list[SimilarityTo]) -> list[Any]:
@@ -51,6 +65,7 @@ def measure_codec(codec: Any, pictures: list[Any], similarity: list[SimilarityTo
                     "ms_ssim": similar(decoded),
                     "bytes": len(data),
                     "ideal_bytes": ideal,
+                    "float_bytes": (float_bits(codec, latents) + latents.side_bits) / 8,
                     "within_bounds": bool(ideal <= len(data) <= 1.005 * ideal + 64),
                     "pixels_equal": bool((decoded == seen).all()),
                     "encode_seconds": encoded - began,
@@ -106,7 +121,13 @@ def main() -> None:
     equal = sum(cell["pixels_equal"] for cell in cells)
     encode = float(np.median([cell["encode_seconds"] for cell in cells]))
     decode = float(np.median([cell["decode_seconds"] for cell in cells]))
-    print(f"\nideal ≤ file ≤ 1.005 × ideal + 64 bytes: {bounded} of {len(cells)}")
+    integers = [
+        100 * (np.mean([c["ideal_bytes"] / c["float_bytes"] for c in row["images"]]) - 1)
+        for row in rows
+    ]
+    shown = ", ".join(f"{cost:+.3f}" for cost in integers)
+    print(f"\nintegers instead of floating point, % of rate by quality: {shown}")
+    print(f"ideal ≤ file ≤ 1.005 × ideal + 64 bytes: {bounded} of {len(cells)}")
     print(f"decoder's pixels equal the encoder's:     {equal} of {len(cells)}")
     print(f"median seconds per picture: encode {encode:.3f}, decode {decode:.3f}")
     began = time.perf_counter()
@@ -120,6 +141,7 @@ def main() -> None:
             "curve": curve,
             "anchors": anchors,
             "bd_rate_percent": rates,
+            "integer_cost_percent": integers,
             "encode_seconds": encode,
             "decode_seconds": decode,
             "ladder_seconds": ladder,

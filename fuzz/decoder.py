@@ -1,22 +1,27 @@
-"""Coverage-guided fuzzing of the decoder: ``python fuzz/decoder.py -runs=1000000 -timeout=30``.
+"""Coverage-guided fuzzing of the decoder: ``python fuzz/decoder.py -runs=1000000 -timeout=60``.
 
-Half of the inputs are taken as streams as they are; of the others, a header with fitting checksums
-is made, so that damage reaches the symbols. Whatever comes, a decoder answers with a picture of the
-size that the header claims or with a ``BitstreamError``: anything else is a crash. Pictures are
-limited to 96 pixels a side, and memory to what the smallest codecs of each kind need for those.
+Of twenty inputs one becomes the sections of a well-formed stream, so that it reaches the symbols;
+twelve are taken as streams with their checksum mended, and seven as they are. Whatever comes, a
+decoder answers with a picture of the size that the header claims or with a ``BitstreamError``:
+anything else is a crash. Pictures of more than 40 pixels a side are not decoded, to save time. How
+many inputs came how far is printed on the way.
 
 Needs ``pip install atheris``.
 """
 
 from __future__ import annotations
 
+import struct
 import sys
+import zlib
+from collections import Counter
 
 import atheris
 
 with atheris.instrument_imports(include=["waterfill.bitstream", "waterfill.codec"]):
     import waterfill as wf
     from waterfill.bitstream import Container, Header
+    from waterfill.bitstream.container import _LAYOUT, VERSION
     from waterfill.codec.config import CodecConfig
     from waterfill.codec.model import Codec
 
@@ -34,7 +39,7 @@ KINDS = (
     CodecConfig(2, 8, 2, context="space-channel"),
     CodecConfig(2, 4, 2, transform="table2"),
 )
-LARGEST = 96
+LARGEST = 40
 
 
 def codecs() -> list[Codec]:
@@ -49,32 +54,49 @@ def codecs() -> list[Codec]:
 
 
 CODECS = codecs()
+reached: Counter[str] = Counter()
 
 
 def decoded(data: bytes, codec: Codec) -> None:
     try:
         header = Container.unpack(data, max_pixels=MAX_PIXELS).header
+        reached["containers"] += 1
         if max(header.width, header.height) > LARGEST:
             return
+        reached["decoders"] += 1
         image = wf.decompress(data, codec=codec)
     except wf.BitstreamError:
         return
+    reached["pictures"] += 1
     assert image.size == (header.width, header.height)
 
 
+def mended(data: bytes) -> bytes:
+    """Some bytes as a stream whose magic, version and checksum are right."""
+    head = _LAYOUT.size
+    data = b"WFL" + bytes([VERSION]) + data
+    fields, body = data[:head].ljust(head, b"\0"), data[head:]
+    return fields + struct.pack("<I", zlib.crc32(body, zlib.crc32(fields))) + body
+
+
 def one_input(data: bytes) -> None:
+    reached["inputs"] += 1
+    if reached["inputs"] % 100_000 == 0:
+        print(dict(reached), file=sys.stderr)
     fuzzed = atheris.FuzzedDataProvider(data)
     codec = CODECS[fuzzed.ConsumeIntInRange(0, len(CODECS) - 1)]
-    if fuzzed.ConsumeBool():
-        decoded(fuzzed.ConsumeBytes(len(data)), codec)
+    kind = fuzzed.ConsumeIntInRange(0, 19)
+    if kind > 0:
+        rest = fuzzed.ConsumeBytes(len(data))
+        decoded(mended(rest) if kind > 7 else rest, codec)
         return
     header = Header(
-        codec.weights_id if fuzzed.ConsumeProbability() < 0.95 else fuzzed.ConsumeBytes(8).ljust(8),
+        codec.weights_id,
         fuzzed.ConsumeIntInRange(256, 2048) / 256,
         fuzzed.ConsumeIntInRange(1, LARGEST),
         fuzzed.ConsumeIntInRange(1, LARGEST),
         fuzzed.ConsumeBool(),
-        fuzzed.PickValueInList([32, 64, 128, 1024, 33]),
+        fuzzed.PickValueInList([32, 64, 1024, 33]),
         fuzzed.ConsumeInt(4) & 0xFFFFFFFF,
     )
     sections = []

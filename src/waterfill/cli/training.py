@@ -196,7 +196,7 @@ def _print_presets() -> None:
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("preset", no_wrap=True)
-    for column in ("N, M", "quality", "steps", "crops", "rate"):
+    for column in ("N, M", "quality", "steps", "crops"):
         table.add_column(column, no_wrap=True, justify="right")
     families: dict[str, list[TrainConfig]] = {}
     for name, config in PRESETS.items():
@@ -206,13 +206,13 @@ def _print_presets() -> None:
     for name, members in families.items():
         ends = (members[0].codec.qualities[0], members[-1].codec.qualities[1])
         widths = sorted({c.codec.m for c in members})
+        steps = members[0].steps
         table.add_row(
             name,
             f"{members[0].codec.n}, {'/'.join(map(str, widths))}",
             "…".join(f"{q:g}" for q in ends),
-            f"{members[0].steps // 1000} k",
+            f"{steps // 1000:,} k" if steps < 10**6 else f"{steps // 10**6} M",
             f"{members[0].batch}×{members[0].crop}²",
-            f"{members[0].learning_rate:.0e}".replace("e-0", "e-"),
         )
     out_console.print(table)
     out_console.print(

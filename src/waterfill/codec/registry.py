@@ -35,12 +35,11 @@ __all__ = ["PRESETS", "decompress", "load_codec", "read_codec", "save_codec"]
 _FORMAT_KEY, _FORMAT = "waterfill.codec", "2"
 _TABLES = "coding."  # in front of the names of tensors that hold probability tables
 
-#: Architectures by name. ``table1`` is Table I of the rate–distortion limits paper; ``table1-high``
-#: has the wider bottleneck that the paper takes for high rates; ``table2`` is its net for MNIST.
+#: Architectures by name. ``table1`` is Table I of the rate–distortion limits paper, without
+#: and with its context; ``table2`` its net for MNIST.
 PRESETS: dict[str, CodecConfig] = {
     "default": CodecConfig(n=64, m=480, hyper=64, transform="klt"),
     "table1": CodecConfig(n=192, m=192, hyper=192),
-    "table1-high": CodecConfig(n=192, m=320, hyper=192),
     "table1-context": CodecConfig(n=192, m=192, hyper=192, context="masked"),
     "table2": CodecConfig(n=36, m=36, hyper=36, transform="table2"),
     "factorized": CodecConfig(n=128, m=192, side="none", qualities=(4.0, 4.0)),
@@ -50,12 +49,12 @@ PRESETS: dict[str, CodecConfig] = {
         n=192, m=192, hyper=192, side="mean-scale-wide", context="masked"
     ),
     "attention": CodecConfig(
-        n=192, m=192, hyper=192, transform="attention", side="residual", context="masked"
+        n=128, m=128, hyper=128, transform="attention", side="residual", context="masked"
     ),
     "attention-mixture": CodecConfig(
-        n=192,
-        m=192,
-        hyper=192,
+        n=128,
+        m=128,
+        hyper=128,
         transform="attention",
         side="residual",
         context="masked",
@@ -127,14 +126,32 @@ def _seeded(config: CodecConfig, seed: int = 0) -> Codec:
         return Codec(config)
 
 
-def read_codec(data: bytes, label: str) -> tuple[Codec, dict[str, str]]:
-    """A codec and its provenance from the bytes of a file that :func:`save_codec` wrote.
+def read_codec(
+    data: bytes, label: str, *, quality: float | None = None, unpickle: bool = False
+) -> tuple[Codec, dict[str, str]]:
+    """A codec and what is known of its provenance, from the bytes of a file of weights.
+
+    Parameters
+    ----------
+    data
+        What :func:`save_codec` wrote, or a state dict made elsewhere.
+    label
+        Name of the codec, and of the file in messages.
+    quality, unpickle
+        As for :func:`load_codec`.
 
     Raises
     ------
     CodecError
-        If the bytes are not a codec's, don't fit together, or hold values that are not finite.
+        If the bytes are not a codec's, don't fit together, or hold values that are not finite; if a
+        quality is given for a codec that says its own.
     """
+    foreign = _foreign_tensors(data, label, unpickle=unpickle)
+    if foreign is not None:
+        at = DEFAULT_QUALITY if quality is None else quality
+        return from_compressai(foreign, label, quality=at), {}
+    if quality is not None:
+        raise CodecError(f"{label}: says itself which qualities it covers; none can be given")
     try:
         tensors = tensors_from_bytes(data)
         header_size = int.from_bytes(data[:8], "little")
@@ -217,35 +234,20 @@ def load_codec(
         If the quality doesn't lie in 1 … 8.
     """
     name = os.fspath(name_or_path)
+    if name in PRESETS and not pretrained:
+        codec = _seeded(PRESETS[name])
+        codec.name = f"{name} (untrained)"
+        return codec.eval()
     if name in PRESETS:
-        _no_quality(name, quality)
-        return _preset(name, pretrained=pretrained)
+        bundled = resources.files("waterfill.codec") / "weights" / f"{name}.safetensors"
+        if not bundled.is_file():
+            raise CodecError(f"{name}: no weights are bundled; train it, or ask pretrained=False")
+        return read_codec(bundled.read_bytes(), name, quality=quality)[0]
     path = Path(name)
     if not path.is_file():
         known = ", ".join(PRESETS)
         raise CodecError(f"{name}: neither a file nor a codec's name ({known})")
-    data = path.read_bytes()
-    tensors = _foreign_tensors(data, name, unpickle=unpickle)
-    if tensors is None:
-        _no_quality(name, quality)
-        return read_codec(data, name)[0]
-    return from_compressai(tensors, name, quality=DEFAULT_QUALITY if quality is None else quality)
-
-
-def _no_quality(name: str, quality: float | None) -> None:
-    if quality is not None:
-        raise CodecError(f"{name}: says itself which qualities it covers; none can be given")
-
-
-def _preset(name: str, *, pretrained: bool) -> Codec:
-    if not pretrained:
-        codec = _seeded(PRESETS[name])
-        codec.name = f"{name} (untrained)"
-        return codec.eval()
-    bundled = resources.files("waterfill.codec") / "weights" / f"{name}.safetensors"
-    if not bundled.is_file():
-        raise CodecError(f"{name}: no weights are bundled; train it, or ask pretrained=False")
-    return read_codec(bundled.read_bytes(), name)[0]
+    return read_codec(path.read_bytes(), name, quality=quality, unpickle=unpickle)[0]
 
 
 def decompress(data: bytes, *, codec: Codec | None = None) -> Image.Image:

@@ -6,9 +6,11 @@ marked as reconstructions in :data:`RECONSTRUCTED`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.gains import QUALITIES
@@ -32,9 +34,25 @@ RECONSTRUCTED: Mapping[str, str] = MappingProxyType(
 )
 
 
+#: Widths at the higher qualities, from the first of them up; as the field's models have them.
+_WIDER: Mapping[str, tuple[int, dict[str, Any]]] = MappingProxyType(
+    {
+        "factorized": (6, {"n": 192, "m": 320}),
+        "scale-hyperprior": (6, {"n": 192, "m": 320, "hyper": 192}),
+        "mean-scale": (5, {"n": 192, "m": 320, "hyper": 192}),
+        "autoregressive": (5, {"m": 320}),
+        "attention": (4, {"n": 192, "m": 192, "hyper": 192}),
+        "attention-mixture": (4, {"n": 192, "m": 192, "hyper": 192}),
+        "table1": (5, {"m": 320}),
+    }
+)
+
+
 def _at(architecture: str, quality: int) -> CodecConfig:
     """A codec for the one λ of a quality."""
-    return replace(ARCHITECTURES[architecture], qualities=(float(quality), float(quality)))
+    first, wider = _WIDER.get(architecture, (9, {}))
+    config = replace(ARCHITECTURES[architecture], **(wider if quality >= first else {}))
+    return replace(config, qualities=(float(quality), float(quality)))
 
 
 def _paper1(objective: str, quality: int) -> TrainConfig:
@@ -48,17 +66,20 @@ def _paper1(objective: str, quality: int) -> TrainConfig:
         learning_rate=1e-4,
         warmup=0,
         schedule="constant",
-        codec=_at("table1" if quality <= 4 else "table1-high", quality),
+        codec=_at("table1", quality),
         checkpoint_every=1000,
         validate_every=5000,
     )
 
 
-def _paper2(objective: str, quality: int) -> TrainConfig:
-    """A mean-scale hyperprior with and without the regulariser, α = .1."""
+def _classic(objective: str, quality: int, architecture: str, alpha: float = 0.1) -> TrainConfig:
+    """Of paper 2, which trains CompressAI's models as CompressAI does; with its regulariser or not.
+
+    α is .1 for the hyperprior, and 1 for the others.
+    """
     return TrainConfig(
         objective=objective,
-        alpha=0.1,
+        alpha=alpha,
         steps=2_000_000,
         batch=16,
         crop=256,
@@ -66,7 +87,7 @@ def _paper2(objective: str, quality: int) -> TrainConfig:
         warmup=0,
         schedule="plateau",
         patience=20,
-        codec=_at("mean-scale", quality),
+        codec=_at(architecture, quality),
         checkpoint_every=1000,
         validate_every=5000,
     )
@@ -90,19 +111,41 @@ def _mini(config: TrainConfig) -> TrainConfig:
 
 
 def _presets() -> dict[str, TrainConfig]:
-    families = {
-        "paper1-hyperprior": (_paper1, "rate-distortion", QUALITIES),
-        "paper1-test-channel": (_paper1, "test-channel", QUALITIES),
-        "paper1-oracle-rounding": (_paper1, "oracle-rounding", QUALITIES),
-        "paper1-oracle-test-channel": (_paper1, "oracle-test-channel", QUALITIES),
-        "paper2-hyperprior": (_paper2, "rate-distortion", QUALITIES[:4]),
-        "paper2-hyperprior-regularised": (_paper2, "regularised", QUALITIES[:4]),
-    }
+    plain, regularised = "rate-distortion", "regularised"
+    families: dict[str, tuple[Callable[[int], TrainConfig], Sequence[int]]] = {}
+    for name, objective in (
+        ("paper1-hyperprior", plain),
+        ("paper1-test-channel", "test-channel"),
+        ("paper1-oracle-rounding", "oracle-rounding"),
+        ("paper1-oracle-test-channel", "oracle-test-channel"),
+    ):
+        families[name] = partial(_paper1, objective), QUALITIES
+    for name, architecture, alpha in (
+        ("hyperprior", "mean-scale", 0.1),
+        ("autoregressive", "autoregressive", 1.0),
+        ("attention", "attention", 1.0),
+    ):
+        of_paper2 = partial(_classic, architecture=architecture, alpha=alpha)
+        families[f"paper2-{name}"] = partial(of_paper2, plain), QUALITIES[:4]
+        families[f"paper2-{name}-regularised"] = partial(of_paper2, regularised), QUALITIES[:4]
+    for architecture in (
+        "factorized",
+        "scale-hyperprior",
+        "mean-scale",
+        "autoregressive",
+        "attention",
+        "attention-mixture",
+        "space-channel",
+    ):
+        families[architecture] = (
+            partial(_classic, plain, architecture=architecture),
+            QUALITIES,
+        )
     presets = {}
-    for name, (make, objective, qualities) in families.items():
+    for name, (make, qualities) in families.items():
         for quality in qualities:
-            presets[f"{name}-q{quality}"] = make(objective, quality)
-            presets[f"mini-{name}-q{quality}"] = _mini(make(objective, quality))
+            presets[f"{name}-q{quality}"] = make(quality)
+            presets[f"mini-{name}-q{quality}"] = _mini(make(quality))
     bundled = TrainConfig(
         steps=40_000,
         learning_rate=1e-3,
