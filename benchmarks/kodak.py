@@ -23,7 +23,8 @@ from PIL import features
 import waterfill as wf
 from waterfill.codec.channels import Rounding
 from waterfill.codec.gains import QUALITIES
-from waterfill.codec.model import Codec, Latents
+from waterfill.codec.latents import Latents
+from waterfill.codec.model import Codec
 from waterfill.codec.noise import Noise
 from waterfill.codec.registry import load_codec
 from waterfill.data.images import find_images, load_picture

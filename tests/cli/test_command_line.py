@@ -715,3 +715,67 @@ def test_killed_outright_and_resumed_equals_uninterrupted(tmp_path, picture):
     )
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_folders_go_to_folders_and_back(tmp_path, weights, capsys):
+    source, coded, back = (tmp_path / name for name in ("pictures", "coded", "back"))
+    (source / "inner").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.bmp", "inner/c.png"):
+        pixels = rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(source / name)
+    report = tmp_path / "facts.json"
+    assert (
+        run(["compress", str(source), str(coded), "--codec", weights, "--json", str(report)]) == 0
+    )
+    assert sorted(p.relative_to(coded).as_posix() for p in coded.rglob("*.wfl")) == [
+        "a.wfl",
+        "b.wfl",
+        "inner/c.wfl",
+    ]
+    assert len(json.loads(report.read_text())["files"]) == 3
+    assert run(["decompress", str(coded), str(back), "--codec", weights]) == 0
+    with Image.open(back / "inner" / "c.png") as decoded:
+        assert decoded.size == (40, 30)
+    # One alone gives the very bytes that it got among others.
+    alone = tmp_path / "alone.wfl"
+    assert run(["compress", str(source / "a.png"), str(alone), "--codec", weights]) == 0
+    assert alone.read_bytes() == (coded / "a.wfl").read_bytes()
+
+
+def test_in_a_folder_the_good_files_are_done_and_the_bad_ones_named(tmp_path, weights, capsys):
+    source, coded = tmp_path / "pictures", tmp_path / "coded"
+    source.mkdir()
+    Image.new("RGB", (20, 20), "red").save(source / "good.png")
+    (source / "bad.png").write_text("not a picture")
+    assert run(["compress", str(source), str(coded), "--codec", weights]) == 2
+    said = capsys.readouterr()
+    assert "bad.png" in said.err
+    assert "1 of 2 files" in said.err
+    assert [p.name for p in coded.iterdir()] == ["good.wfl"]
+    (coded / "good.wfl").write_bytes(b"WFL")
+    assert run(["decompress", str(coded), str(tmp_path / "back"), "--codec", weights]) == 2
+    assert "good.wfl" in capsys.readouterr().err
+
+
+def test_folders_that_cannot_be_coded(tmp_path, weights, capsys):
+    empty, target = tmp_path / "empty", tmp_path / "out"
+    empty.mkdir()
+    assert "no pictures" in refuse(capsys, "compress", empty, target, "--codec", weights)
+    assert "no streams" in refuse(capsys, "decompress", empty, target, "--codec", weights)
+    for name in ("a.png", "a.bmp"):
+        Image.new("RGB", (4, 4)).save(empty / name)
+    said = refuse(capsys, "compress", empty, target, "--codec", weights, watch=tmp_path)
+    assert "two files" in said
+
+
+def test_a_lost_colour_profile_is_told(tmp_path, weights, capsys):
+    from PIL import ImageCms
+
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    same = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture, out = tmp_path / "a.png", tmp_path / "a.wfl"
+    for data, told in ((profile, True), (same, False), (b"damaged", True), (None, False)):
+        Image.new("RGB", (9, 9)).save(picture, icc_profile=data)
+        assert run(["compress", str(picture), str(out), "--codec", weights]) == 0
+        assert ("without its colour profile" in capsys.readouterr().out) == told

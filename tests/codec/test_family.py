@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from family import FAMILY, member
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import waterfill as wf
@@ -15,7 +17,7 @@ from waterfill.bitstream.container import HEADER_BYTES, SIZES_BYTES
 from waterfill.codec.channels import GaussianTest, Rounding, StraightThrough
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.fixed_point import ACTIVATION_BITS
-from waterfill.codec.model import Codec
+from waterfill.codec.model import Codec, finish
 from waterfill.codec.noise import Noise
 from waterfill.codec.priors.context import MaskedContext, _halves, _merged
 
@@ -103,6 +105,39 @@ def test_threads_and_the_order_of_sums_change_no_symbol(
             wf.decompress(data, codec=codec)  # the checksum of its symbols says so
     finally:
         torch.set_num_threads(threads)
+
+
+CODECS = {name: member(name) for name in ("mean-scale", "masked", "attention", "space-channel")}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    name=st.sampled_from(list(CODECS)),
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    quality=st.floats(1, 8),
+    content=st.sampled_from(["noise", "flat", "ramp", "checks"]),
+    grey=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_any_picture_comes_back(
+    name: str, height: int, width: int, quality: float, content: str, grey: bool, seed: int
+) -> None:
+    codec, rng = CODECS[name], np.random.default_rng(seed)
+    rows, columns = np.indices((height, width))
+    plane = {
+        "noise": rng.integers(0, 256, (height, width)),
+        "flat": np.full((height, width), rng.integers(0, 256)),
+        "ramp": (rows * 3 + columns * 2) % 256,
+        "checks": 255 * ((rows // 3 + columns // 5) % 2),
+    }[content].astype(np.uint8)
+    pixels = plane if grey else np.stack([plane, plane[::-1], 255 - plane], 2)
+    latents = codec.latents(pixels, quality)
+    decoded = wf.decompress(codec.compress(pixels, quality), codec=codec)
+    assert (decoded.size, decoded.mode) == ((width, height), "L" if grey else "RGB")
+    expected = codec.synthesise(latents.quantised.y_hat, latents.quality, height, width)
+    expected = finish(expected, grey=grey).pixels
+    assert np.array_equal(np.asarray(decoded.convert("RGB")), expected)
 
 
 def test_a_quality_that_is_not_covered_is_refused(photo: NDArray[np.uint8]) -> None:

@@ -14,7 +14,7 @@ from waterfill.bitstream import Rows, gaussian_tables
 from waterfill.codec.channels import WATER_LEVEL, GaussianTest
 from waterfill.codec.coding import CodedPrior, Exchange, Prediction
 from waterfill.codec.densities import Gaussian
-from waterfill.codec.model import Latents
+from waterfill.codec.latents import Latents
 from waterfill.codec.noise import Noise
 from waterfill.codec.priors import NoContext
 from waterfill.ladder.rungs import LADDER, Rung, Status, climb

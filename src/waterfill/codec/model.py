@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,16 +12,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from waterfill.bitstream import Container, Distribution, Header, SymbolReader, SymbolWriter
+from waterfill.bitstream import Container, Header, SymbolReader, SymbolWriter
 from waterfill.bitstream.container import QUALITY_STEPS
-from waterfill.codec.channels import Channel, Crossing
-from waterfill.codec.coding import CodedPrior, Exchange, Prediction, StoredTables
+from waterfill.codec.channels import Channel
+from waterfill.codec.coding import CodedPrior, StoredTables
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.gains import Gains, check_quality, relative_step
+from waterfill.codec.latents import Latents, Plane, decoded_latents
 from waterfill.codec.noise import Noise
-from waterfill.codec.priors import NoSideInformation, Prior, integer_symbols
-from waterfill.codec.priors.context import Part
-from waterfill.codec.tiles import TILE, Tile, reach_of, tiles_of
+from waterfill.codec.priors import NoSideInformation, Prior
+from waterfill.codec.tiles import TILE, Surroundings, Tile, reach_of, tiles_of
 from waterfill.codec.transforms import (
     FilteredAnalysis,
     FilteredSynthesis,
@@ -34,7 +32,7 @@ from waterfill.codec.transforms import (
 from waterfill.data.images import ImageLike, Picture, as_picture
 from waterfill.errors import BitstreamError, ImageError, QualityError
 
-__all__ = ["Codec", "Latents", "Passage", "Plane"]
+__all__ = ["Codec", "Passage"]
 
 #: No transform may look further than so many latents.
 _MOST_REACH = 32
@@ -46,117 +44,6 @@ class Passage(NamedTuple):
     x_hat: Tensor
     y_bits: Tensor
     z_bits: Tensor
-
-
-class Plane(NamedTuple):
-    """Symbols, and the distribution that they are coded with."""
-
-    symbols: NDArray[np.int32]
-    distribution: Distribution
-
-    @property
-    def bits(self) -> NDArray[np.float64]:
-        """Ideal code length of each symbol, bits."""
-        return self.distribution.bits(self.symbols)
-
-
-class Quantised(NamedTuple):
-    """Latents as they are coded.
-
-    Attributes
-    ----------
-    symbols
-        Of y, int32 (M, h, w).
-    y_hat
-        In steps, float32 (M, h, w).
-    planes
-        The symbols part by part, in the order of coding, with their distributions.
-    """
-
-    symbols: NDArray[np.int32]
-    y_hat: Tensor
-    planes: list[tuple[Part, Plane]]
-
-    @property
-    def bits(self) -> NDArray[np.float64]:
-        """Ideal code length of each symbol, bits, (M, h, w)."""
-        costs = torch.zeros(self.symbols.shape, dtype=torch.float64)
-        for part, plane in self.planes:
-            part.put(costs, torch.from_numpy(plane.bits))
-        return costs.numpy()
-
-
-@dataclass(frozen=True)
-class Latents:
-    """The latents of one picture in quantisation steps, and what its prior says of them.
-
-    Attributes
-    ----------
-    y
-        What is to be coded, float32 (M, h, w).
-    z
-        The side information, as coded; None where there is none.
-    prior
-        Integer twin of the codec's prior.
-    quality
-        Of the stream.
-    """
-
-    y: Tensor
-    z: Plane | None
-    prior: CodedPrior
-    quality: float
-
-    @property
-    def side_bits(self) -> float:
-        """Ideal code length of the side information, bits."""
-        return 0.0 if self.z is None else float(self.z.bits.sum())
-
-    def walk(self, exchange: Exchange) -> None:
-        """Visit y part by part, in the order of coding."""
-        symbols = None if self.z is None else self.z.symbols
-        self.prior.walk(symbols, self.quality, tuple(self.y.shape), exchange)
-
-    @cached_property
-    def quantised(self) -> Quantised:
-        """The latents rounded: the one place where an encoder's symbols come from."""
-        symbols = torch.zeros(self.y.shape, dtype=torch.int32)
-        y_hat = torch.zeros(self.y.shape)
-        planes: list[tuple[Part, Plane]] = []
-
-        def exchange(part: Part, predicted: Prediction) -> Tensor:
-            rounded = integer_symbols(part.take(self.y).double() - predicted.centre)
-            planes.append((part, Plane(rounded, predicted.distribution)))
-            residual = torch.from_numpy(rounded)
-            part.put(symbols, residual)
-            part.put(y_hat, (residual.double() + predicted.centre).float())
-            return residual.double()
-
-        self.walk(exchange)
-        return Quantised(symbols.numpy(), y_hat, planes)
-
-    def through(self, channel: Channel, noise: Noise) -> Crossing:
-        """Another channel in place of rounding, and contexts made of what *it* delivers.
-
-        What the prior predicts, the channel takes for Gaussian: a density of another kind is stood
-        for by the Gaussian with its mean and variance.
-
-        Returns
-        -------
-        Crossing
-            ŷ in steps and bits per latent, (M, h, w).
-
-        """
-        y_hat, bits = torch.zeros(self.y.shape), torch.zeros(self.y.shape)
-
-        def exchange(part: Part, predicted: Prediction) -> Tensor:
-            crossing = channel(part.take(self.y), predicted.gaussian, noise)
-            part.put(y_hat, crossing.y_hat)
-            part.put(bits, crossing.bits)
-            return crossing.y_hat.double() - predicted.centre
-
-        self.walk(exchange)
-        return Crossing(y_hat, bits)
 
 
 def _transforms(config: CodecConfig) -> tuple[nn.Module, nn.Module]:
@@ -426,7 +313,7 @@ class Codec(nn.Module):
                 expected = prior.z_distribution((self.config.hyper, rows, columns), quality)
                 z = SymbolReader(side).read(expected)
                 crc = _crc_of(z, crc)
-            symbols, y_hat = _decoded(prior, z, quality, shape, SymbolReader(main))
+            symbols, y_hat = decoded_latents(prior, z, quality, shape, SymbolReader(main))
             crc = _crc_of(symbols, crc)
             yield y_hat
         if crc != header.symbols_crc:
@@ -461,7 +348,7 @@ class Codec(nn.Module):
             if not row:  # the checksum comes behind the last tile
                 assert next(latents, None) is None
             if number:
-                canvas = _Surroundings(above, current, below)
+                canvas = Surroundings(above, current, below)
                 for place, tile in enumerate(rows[number - 1]):
                     y_hat, top, left = canvas.around(place, around)
                     cell = self.config.stride
@@ -478,32 +365,6 @@ class Codec(nn.Module):
         return finish(pixels, grey=header.grey)
 
 
-class _Surroundings:
-    """Three rows of tiles, and cuts from them that cross their borders."""
-
-    def __init__(
-        self, above: Sequence[Tensor], current: Sequence[Tensor], below: Sequence[Tensor]
-    ) -> None:
-        self._rows = (above, current, below)
-
-    def around(self, place: int, margin: int) -> tuple[Tensor, int, int]:
-        """A tile with a margin wherever there are neighbours; the margin's rows and columns."""
-        bands = []
-        cuts = (slice(-margin, None), slice(None), slice(margin))
-        for row, cut in zip(self._rows, cuts, strict=True):
-            if not row or (margin == 0 and row is not self._rows[1]):
-                continue
-            pieces = [row[place][:, cut]]
-            if place > 0 and margin:
-                pieces.insert(0, row[place - 1][:, cut, -margin:])
-            if place + 1 < len(row) and margin:
-                pieces.append(row[place + 1][:, cut, :margin])
-            bands.append(torch.cat(pieces, 2))
-        top = min(margin, self._rows[0][place].shape[1]) if self._rows[0] else 0
-        left = min(margin, self._rows[1][place - 1].shape[2]) if place else 0
-        return torch.cat(bands, 1), top, left
-
-
 def _multiple(size: int, unit: int) -> int:
     """The next multiple of ``unit`` from ``size`` up."""
     return -(-size // unit) * unit
@@ -511,26 +372,6 @@ def _multiple(size: int, unit: int) -> int:
 
 def _tiles_in(header: Header) -> list[Tile]:
     return tiles_of(header.height, header.width, header.tile)
-
-
-def _decoded(
-    prior: CodedPrior,
-    z: NDArray[np.int32] | None,
-    quality: float,
-    shape: tuple[int, ...],
-    reader: SymbolReader,
-) -> tuple[NDArray[np.int32], Tensor]:
-    """Symbols and ŷ in steps, read part by part."""
-    symbols, y_hat = torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
-
-    def exchange(part: Part, predicted: Prediction) -> Tensor:
-        residual = torch.from_numpy(reader.read(predicted.distribution))
-        part.put(symbols, residual)
-        part.put(y_hat, (residual.double() + predicted.centre).float())
-        return residual.double()
-
-    prior.walk(z, quality, shape, exchange)
-    return symbols.numpy(), y_hat
 
 
 def _crc_of(symbols: NDArray[np.int32], crc: int) -> int:

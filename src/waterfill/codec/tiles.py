@@ -7,13 +7,13 @@ the networks say themselves: what is not a number spreads exactly as far as they
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["TILE", "Tile", "reach_of", "tiles_of"]
+__all__ = ["TILE", "Surroundings", "Tile", "reach_of", "tiles_of"]
 
 #: Side of a tile in pixels.
 TILE = 1024
@@ -88,3 +88,29 @@ def reach_of(
     if reach >= limit:
         raise ValueError(f"the network looks further than {limit} cells")
     return reach
+
+
+class Surroundings:
+    """Three rows of tiles, and cuts from them that cross their borders."""
+
+    def __init__(
+        self, above: Sequence[Tensor], current: Sequence[Tensor], below: Sequence[Tensor]
+    ) -> None:
+        self._rows = (above, current, below)
+
+    def around(self, place: int, margin: int) -> tuple[Tensor, int, int]:
+        """A tile with a margin wherever there are neighbours; the margin's rows and columns."""
+        bands = []
+        cuts = (slice(-margin, None), slice(None), slice(margin))
+        for row, cut in zip(self._rows, cuts, strict=True):
+            if not row or (margin == 0 and row is not self._rows[1]):
+                continue
+            pieces = [row[place][:, cut]]
+            if place > 0 and margin:
+                pieces.insert(0, row[place - 1][:, cut, -margin:])
+            if place + 1 < len(row) and margin:
+                pieces.append(row[place + 1][:, cut, :margin])
+            bands.append(torch.cat(pieces, 2))
+        top = min(margin, self._rows[0][place].shape[1]) if self._rows[0] else 0
+        left = min(margin, self._rows[1][place - 1].shape[2]) if place else 0
+        return torch.cat(bands, 1), top, left

@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from waterfill.codec.gains import QUALITIES
-from waterfill.codec.model import Codec, Latents, finish
+from waterfill.codec.latents import Latents
+from waterfill.codec.model import Codec, finish
 from waterfill.data.images import ImageLike, Picture, as_picture
 from waterfill.errors import ImageError
 from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from waterfill.codec.channels import Channel, Dithered, GaussianTest, Rounding
 from waterfill.codec.densities import Gaussian
-from waterfill.codec.model import Latents
+from waterfill.codec.latents import Latents
 from waterfill.codec.noise import Noise
 from waterfill.ladder.variances import Grouped, Oracle, VarianceSource
 

@@ -10,7 +10,8 @@ import torch
 
 import waterfill as wf
 from waterfill.bitstream import Container, SymbolReader
-from waterfill.codec.model import Codec, _decoded
+from waterfill.codec.latents import decoded_latents
+from waterfill.codec.model import Codec
 from waterfill.data.images import MAX_PIXELS
 
 HERE = Path(__file__).parent
@@ -31,7 +32,7 @@ def symbols_crc(codec: Codec, data: bytes) -> int:
         z = SymbolReader(side_section).read(prior.z_distribution(shape, quality))
         crc = zlib.crc32(z.astype("<i4").tobytes())
     shape = (config.m, 4 * rows, 4 * columns)
-    y, _ = _decoded(prior, z, quality, shape, SymbolReader(main_section))
+    y, _ = decoded_latents(prior, z, quality, shape, SymbolReader(main_section))
     return zlib.crc32(y.astype("<i4").tobytes(), crc)
 
 

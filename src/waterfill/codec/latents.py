@@ -1,0 +1,166 @@
+"""Latents of a picture or of a tile, as they are coded and as other channels would have them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from waterfill.bitstream import Distribution, SymbolReader
+from waterfill.codec.channels import Channel, Crossing
+from waterfill.codec.coding import CodedPrior, Exchange, Prediction
+from waterfill.codec.noise import Noise
+from waterfill.codec.priors import integer_symbols
+from waterfill.codec.priors.context import Part
+
+__all__ = ["Latents", "Plane", "Quantised", "decoded_latents"]
+
+
+class Plane(NamedTuple):
+    """Symbols, and the distribution that they are coded with."""
+
+    symbols: NDArray[np.int32]
+    distribution: Distribution
+
+    @property
+    def bits(self) -> NDArray[np.float64]:
+        """Ideal code length of each symbol, bits."""
+        return self.distribution.bits(self.symbols)
+
+
+class Quantised(NamedTuple):
+    """Latents as they are coded.
+
+    Attributes
+    ----------
+    symbols
+        Of y, int32 (M, h, w).
+    y_hat
+        In steps, float32 (M, h, w).
+    planes
+        The symbols part by part, in the order of coding, with their distributions.
+    """
+
+    symbols: NDArray[np.int32]
+    y_hat: Tensor
+    planes: list[tuple[Part, Plane]]
+
+    @property
+    def bits(self) -> NDArray[np.float64]:
+        """Ideal code length of each symbol, bits, (M, h, w)."""
+        costs = torch.zeros(self.symbols.shape, dtype=torch.float64)
+        for part, plane in self.planes:
+            part.put(costs, torch.from_numpy(plane.bits))
+        return costs.numpy()
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The latents of one picture in quantisation steps, and what its prior says of them.
+
+    Attributes
+    ----------
+    y
+        What is to be coded, float32 (M, h, w).
+    z
+        The side information, as coded; None where there is none.
+    prior
+        Integer twin of the codec's prior.
+    quality
+        Of the stream.
+    """
+
+    y: Tensor
+    z: Plane | None
+    prior: CodedPrior
+    quality: float
+
+    @property
+    def side_bits(self) -> float:
+        """Ideal code length of the side information, bits."""
+        return 0.0 if self.z is None else float(self.z.bits.sum())
+
+    def walk(self, exchange: Exchange) -> None:
+        """Visit y part by part, in the order of coding."""
+        symbols = None if self.z is None else self.z.symbols
+        self.prior.walk(symbols, self.quality, tuple(self.y.shape), exchange)
+
+    @cached_property
+    def quantised(self) -> Quantised:
+        """The latents rounded: the one place where an encoder's symbols come from."""
+        symbols = torch.zeros(self.y.shape, dtype=torch.int32)
+        y_hat = torch.zeros(self.y.shape)
+        planes: list[tuple[Part, Plane]] = []
+
+        def exchange(part: Part, predicted: Prediction) -> Tensor:
+            rounded = integer_symbols(part.take(self.y).double() - predicted.centre)
+            planes.append((part, Plane(rounded, predicted.distribution)))
+            residual = torch.from_numpy(rounded)
+            part.put(symbols, residual)
+            part.put(y_hat, (residual.double() + predicted.centre).float())
+            return residual.double()
+
+        self.walk(exchange)
+        return Quantised(symbols.numpy(), y_hat, planes)
+
+    def through(self, channel: Channel, noise: Noise) -> Crossing:
+        """Another channel in place of rounding, and contexts made of what *it* delivers.
+
+        What the prior predicts, the channel takes for Gaussian: a density of another kind is stood
+        for by the Gaussian with its mean and variance.
+
+        Returns
+        -------
+        Crossing
+            ŷ in steps and bits per latent, (M, h, w).
+
+        """
+        y_hat, bits = torch.zeros(self.y.shape), torch.zeros(self.y.shape)
+
+        def exchange(part: Part, predicted: Prediction) -> Tensor:
+            crossing = channel(part.take(self.y), predicted.gaussian, noise)
+            part.put(y_hat, crossing.y_hat)
+            part.put(bits, crossing.bits)
+            return crossing.y_hat.double() - predicted.centre
+
+        self.walk(exchange)
+        return Crossing(y_hat, bits)
+
+
+def decoded_latents(
+    prior: CodedPrior,
+    z: NDArray[np.int32] | None,
+    quality: float,
+    shape: tuple[int, ...],
+    reader: SymbolReader,
+) -> tuple[NDArray[np.int32], Tensor]:
+    """Symbols, and ŷ in steps, read part by part: what an encoder's :class:`Quantised` holds.
+
+    Parameters
+    ----------
+    prior
+        Integer twin of the codec's prior.
+    z
+        Symbols of the side information, where there is one.
+    quality
+        Of the stream.
+    shape
+        Of y, (M, h, w).
+    reader
+        At the first symbol.
+    """
+    symbols, y_hat = torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
+
+    def exchange(part: Part, predicted: Prediction) -> Tensor:
+        residual = torch.from_numpy(reader.read(predicted.distribution))
+        part.put(symbols, residual)
+        part.put(y_hat, (residual.double() + predicted.centre).float())
+        return residual.double()
+
+    prior.walk(z, quality, shape, exchange)
+    return symbols.numpy(), y_hat
