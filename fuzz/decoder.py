@@ -1,10 +1,10 @@
 """Coverage-guided fuzzing of the decoder: ``python fuzz/decoder.py -runs=1000000 -timeout=60``.
 
-Of twenty inputs one becomes the sections of a well-formed stream, so that it reaches the symbols;
-twelve are taken as streams with their checksum mended, and seven as they are. Whatever comes, a
-decoder answers with a picture of the size that the header claims or with a ``BitstreamError``:
-anything else is a crash. Pictures of more than 40 pixels a side are not decoded, to save time. How
-many inputs came how far is printed on the way.
+Inputs are taken as streams as they are, as streams with their checksum mended, or as the sections
+of a well-formed stream, which reach the symbols. Whatever comes, a decoder answers with a picture
+of the size that the header claims or with a ``BitstreamError``: anything else is a crash. To save
+time, pictures of more than 40 pixels a side are not decoded, and of sections one in 32, by a hash.
+How many inputs came how far is printed on the way.
 
 Needs ``pip install atheris``.
 """
@@ -103,7 +103,8 @@ def one_input(data: bytes) -> None:
     for _ in range(header.tile_count):
         z = fuzzed.ConsumeBytes(fuzzed.ConsumeIntInRange(0, 40))
         sections.append((z, fuzzed.ConsumeBytes(fuzzed.ConsumeIntInRange(0, 200))))
-    decoded(Container(header, sections).pack(), codec)
+    if zlib.crc32(data) % 32 == 0:
+        decoded(Container(header, sections).pack(), codec)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -86,8 +87,16 @@ def check_outputs(source: Path, *targets: Path | None) -> None:
 
 
 def as_json(data: dict[str, Any]) -> str:
-    """JSON for people and programs."""
-    return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+    """JSON for people and programs; what is not a finite number is null there."""
+    return json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path | None, data: dict[str, Any]) -> None:

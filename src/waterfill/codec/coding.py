@@ -179,7 +179,8 @@ class CodedPrior:
         config = self._config
         if config.side == "none":
             assert self._prior.factorized is not None
-            centre = self._prior.factorized.centre.double()[:, None, None].expand_as(parameters)
+            centre = self._prior.factorized.centre.cpu().double()
+            centre = centre[:, None, None].expand_as(parameters)
             learned = Rows.by_channel(self.tables("y"), tuple(parameters.shape))
             nothing = np.empty(0, dtype=np.int64)
             return torch.round(centre * _ONE), Prediction(centre, learned, torch.empty(0), nothing)

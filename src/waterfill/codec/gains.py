@@ -127,7 +127,7 @@ def _interpolated(table: Tensor | None, quality: float, channels: int) -> NDArra
     position = round((quality - QUALITIES[0]) * QUALITY_STEPS)
     low = min(position // QUALITY_STEPS, len(LAMBDAS) - 2)
     share = position - low * QUALITY_STEPS
-    ends = torch.round(table[low : low + 2].double() * 2.0**GAIN_BITS).long().numpy()
+    ends = torch.round(table[low : low + 2].double().cpu() * 2.0**GAIN_BITS).long().numpy()
     mixed: NDArray[np.int64] = ends[0] * (QUALITY_STEPS - share) + ends[1] * share
     return mixed // QUALITY_STEPS
 

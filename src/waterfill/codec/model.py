@@ -205,7 +205,7 @@ class Codec(nn.Module):
             - self._middle
         )
         x = F.pad(x, missing, mode="replicate")
-        y = self.g_a(x.contiguous(memory_format=torch.channels_last))
+        y = self.g_a(x.to(self._device).contiguous(memory_format=torch.channels_last)).float()
         first, beside = (tile.top - top) // cell, (tile.left - left) // cell
         y = y[:, :, first : first + rows // cell, beside : beside + columns // cell].contiguous()
         prior = self.coded_prior()
@@ -214,19 +214,29 @@ class Codec(nn.Module):
             symbols = self.prior.side.symbols(y, quality)
             z = Plane(symbols, prior.z_distribution(symbols.shape, quality))
         gain = self.gains.coded(quality).gain[:, None, None]
-        return Latents((y[0].double() * gain).float(), z, prior, quality)
+        return Latents((y[0].cpu().double() * gain).float(), z, prior, quality)
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the transforms are; all that decides a symbol's probability is on the processor."""
+        return next(self.parameters()).device
 
     @property
     def reach(self) -> tuple[int, int]:
         """How many latents around it a latent of g_a, and a cell of pixels of g_s, depends on."""
         if self._reach is None:
             cell, planes, m = self.config.stride, self.config.planes, self.config.m
-            one = torch.ones(1)
+            device, limit = self._device, _MOST_REACH
+            one = torch.ones(1, device=device)
+
+            def back(y: Tensor) -> Tensor:
+                return self._synthesis(y.to(device), one)
+
             self._reach = (
-                reach_of(self.g_a, planes, cell=cell, up=False, limit=_MOST_REACH),
                 reach_of(
-                    lambda y: self._synthesis(y, one), m, cell=cell, up=True, limit=_MOST_REACH
+                    lambda x: self.g_a(x.to(device)), planes, cell=cell, up=False, limit=limit
                 ),
+                reach_of(back, m, cell=cell, up=True, limit=limit),
             )
         return self._reach
 
@@ -238,8 +248,9 @@ class Codec(nn.Module):
         exact = self.check_quality(quality)
         inverse = self.gains.coded(exact).inverse[:, None, None]
         y_hat = (y_hat.double() * inverse)[None].float()
-        y_hat = y_hat.contiguous(memory_format=torch.channels_last)
-        x_hat = self._synthesis(y_hat, torch.tensor([exact]))[0] + self._middle
+        y_hat = y_hat.to(self._device).contiguous(memory_format=torch.channels_last)
+        step = torch.tensor([exact], device=self._device)
+        x_hat = self._synthesis(y_hat, step)[0].float().cpu() + self._middle
         pixels = torch.round(x_hat[:, :height, :width].clamp(0.0, 1.0) * 255.0)
         found = pixels.to(torch.uint8).permute(1, 2, 0).numpy()
         if self.config.planes == 1:

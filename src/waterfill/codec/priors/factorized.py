@@ -89,10 +89,9 @@ class DeepFactorized(nn.Module):
 
     def cdf(self, x: NDArray[np.float64]) -> NDArray[np.float64]:
         """CDF in float64 at ``x`` of shape (C, n), for integer tables and quantiles."""
+        at = torch.from_numpy(x)[:, None, :].to(self.centre.device)
         with torch.no_grad():
-            cdf: NDArray[np.float64] = torch.sigmoid(self.logits(torch.from_numpy(x)[:, None, :]))[
-                :, 0, :
-            ].numpy()
+            cdf: NDArray[np.float64] = torch.sigmoid(self.logits(at))[:, 0, :].cpu().numpy()
         return cdf
 
     def quantile(self, probability: float) -> NDArray[np.float64]:
@@ -116,7 +115,7 @@ class DeepFactorized(nn.Module):
 
         Each covers its density but for 2⁻²⁰ at either end, found by bisection.
         """
-        centre = self.centre.double().numpy()
+        centre = self.centre.double().cpu().numpy()
         first = np.floor((self.quantile(_TAIL) - centre) * gain).astype(np.int64)
         last = np.ceil((self.quantile(1.0 - _TAIL) - centre) * gain).astype(np.int64)
         first, last = np.clip(first, -_WIDEST, _WIDEST), np.clip(last, -_WIDEST, _WIDEST)

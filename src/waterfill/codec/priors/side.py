@@ -89,8 +89,8 @@ class HyperLatent(nn.Module):
     def symbols(self, y: Tensor, quality: float) -> NDArray[np.int32]:
         """Rounded hyper-latents of ``y`` (1, M, h, w), int32 (N, h/4, w/4)."""
         gain = self.gains.coded(round(quality)).gain[:, None, None]
-        centred = self.analysis(y)[0].double() - self.density.centre[:, None, None].double()
-        return integer_symbols(centred * gain)
+        centred = self.analysis(y)[0] - self.density.centre[:, None, None]
+        return integer_symbols(centred.cpu().double() * gain)
 
     def tables(self, quality: float) -> Tables:
         """Tables of z at a quality, one row for each channel."""
@@ -114,7 +114,7 @@ class HyperLatent(nn.Module):
         """
         one = 2.0**ACTIVATION_BITS
         scale = self.gains.coded(round(quality)).inverse[:, None, None] * one
-        centre = torch.round(self.density.centre.double() * one)[:, None, None]
+        centre = torch.round(self.density.centre.cpu().double() * one)[:, None, None]
         z_hat = torch.round(torch.from_numpy(symbols.astype(np.float64)) * scale) + centre
         return network(z_hat[None])[0]
 
