@@ -96,7 +96,7 @@ def one_input(data: bytes) -> None:
         fuzzed.ConsumeIntInRange(1, LARGEST),
         fuzzed.ConsumeIntInRange(1, LARGEST),
         fuzzed.ConsumeBool(),
-        fuzzed.PickValueInList([32, 64, 1024, 33]),
+        fuzzed.PickValueInList([32, 64, 96, 1024]),
         fuzzed.ConsumeInt(4) & 0xFFFFFFFF,
     )
     sections = []

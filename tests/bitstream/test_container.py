@@ -56,7 +56,7 @@ def stream(codec) -> bytes:
     height=st.integers(1, 5000),
     grey=st.booleans(),
     crc=st.integers(0, 2**32 - 1),
-    tile=st.integers(1000, 2**16 - 1),
+    tile=st.integers(30, 2**16 - 1).map(lambda units: 32 * units),
     section=st.binary(max_size=50),
 )
 def test_what_is_packed_is_unpacked(weights, quality, width, height, grey, crc, tile, section):
@@ -114,8 +114,7 @@ CLAIMS = [
     {"version": 1},
     {"version": 3},
     {"tile": 0},
-    {"tile": 31},
-    {"width": 7000, "height": 7000, "tile": 64},
+    {"width": 7000, "height": 7000, "tile": 2},
     {"magic": b"WFM"},
 ]
 

@@ -97,9 +97,20 @@ def test_a_damaged_tile_is_found(scene: NDArray[np.uint8]) -> None:
         wf.decompress(container._replace(sections=sections).pack(), codec=codec)
 
 
+def test_a_picture_may_be_one_tile_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = member("scale")
+    monkeypatch.setattr(model, "TILE", SIDE)
+    picture = to_picture(np.zeros((9, 1000, 3), np.uint8))
+    latents = codec.latents(picture)
+    container = Container.unpack(codec.pack(picture, latents, 4.0), max_pixels=MAX_PIXELS)
+    assert (container.header.tile, container.header.tile_count) == (1024, 1)
+    expected = codec.synthesise(latents.quantised.y_hat, 4.0, 9, 1000)
+    assert np.array_equal(codec.decompress(container).pixels, expected)
+
+
 def test_a_tile_that_does_not_fit_the_codec_is_refused(scene: NDArray[np.uint8]) -> None:
     codec = member("mean-scale")
     container = Container.unpack(codec.compress(scene[:64, :64]), max_pixels=MAX_PIXELS)
-    header = container.header.__class__(**{**container.header.__dict__, "tile": 100})
-    with pytest.raises(wf.BitstreamError, match="tiles of 100"):
+    header = container.header.__class__(**{**container.header.__dict__, "tile": 96})
+    with pytest.raises(wf.BitstreamError, match="tiles of 96"):
         wf.decompress(container._replace(header=header).pack(), codec=codec)

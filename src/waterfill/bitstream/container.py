@@ -12,7 +12,7 @@ offset  bytes  field
 13      2      quality in 1/256, from 1 to 8
 15      4      width in pixels, 1 … 65,535
 19      4      height in pixels, 1 … 65,535
-23      2      side of a tile in pixels
+23      2      side of a tile in units of 32 pixels, not 0
 25      4      CRC-32 of the decoded symbols of z and y, int32, in raster order
 29      4      CRC-32 of everything else in the file
 33      8 n    bytes of the sections of z and of y, for each of the n tiles, row by row
@@ -45,13 +45,14 @@ _SIZES = struct.Struct("<II")
 HEADER_BYTES = _LAYOUT.size + _CRC.size
 SIZES_BYTES = _SIZES.size
 _GREY = 1
-_SMALLEST_TILE = 32
+#: Sides of tiles are multiples of this.
+TILE_UNIT = 32
 _QUALITIES = (1 * QUALITY_STEPS, 8 * QUALITY_STEPS)
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a stream says of itself before any symbol is decoded."""
+    """What a stream says of itself before any symbol is decoded; ``tile`` in pixels."""
 
     weights_id: bytes
     quality: float
@@ -84,7 +85,7 @@ class Container(NamedTuple):
             round(header.quality * QUALITY_STEPS),
             header.width,
             header.height,
-            header.tile,
+            header.tile // TILE_UNIT,
             header.symbols_crc,
         )
         sizes = b"".join(_SIZES.pack(len(z), len(y)) for z, y in self.sections)
@@ -148,9 +149,10 @@ def _checked_header(fields: tuple[Any, ...], max_pixels: int, *, damaged: bool) 
         reason = f"the stream claims quality {quality / QUALITY_STEPS:g}"
     elif not (0 < width * height <= max_pixels and max(width, height) <= MAX_SIDE):
         reason = f"the stream claims {width}×{height} pixels, which can't be"
-    elif tile < _SMALLEST_TILE:
-        reason = f"the stream has tiles of {tile} pixels, which can't be"
+    elif not tile:
+        reason = "the stream has tiles of 0 pixels, which can't be"
     if reason is not None:
         raise BitstreamError(_DAMAGED if damaged else reason)
     grey = bool(flags & _GREY)
-    return Header(weights_id, quality / QUALITY_STEPS, width, height, grey, tile, symbols_crc)
+    side = tile * TILE_UNIT
+    return Header(weights_id, quality / QUALITY_STEPS, width, height, grey, side, symbols_crc)

@@ -279,26 +279,29 @@ class Codec(nn.Module):
                 self._latents_of(picture, tile, exact)
                 for tile in tiles_of(picture.height, picture.width)
             )
-            return self._packed(picture, tiles, exact)
+            return self._packed(picture, tiles, TILE, exact)
 
     def pack(self, picture: Picture, latents: Latents, quality: float) -> bytes:
-        """The stream of a picture of one tile whose latents are known."""
-        return self._packed(picture, iter([latents]), self.check_quality(quality))
+        """The stream of a picture whose latents are known: one tile, however large it is."""
+        side = _multiple(max(picture.height, picture.width, TILE), self.config.alignment)
+        return self._packed(picture, iter([latents]), side, self.check_quality(quality))
 
-    def _packed(self, picture: Picture, tiles: Iterator[Latents], quality: float) -> bytes:
+    def _packed(
+        self, picture: Picture, tiles: Iterator[Latents], side: int, quality: float
+    ) -> bytes:
         sections: list[tuple[bytes, bytes]] = []
         crc = 0
         for latents in tiles:
-            side, main = SymbolWriter(), SymbolWriter()
+            told, main = SymbolWriter(), SymbolWriter()
             if latents.z is not None:
-                side.write(*latents.z)
+                told.write(*latents.z)
                 crc = _crc_of(latents.z.symbols, crc)
             for _, plane in latents.quantised.planes:
                 main.write(*plane)
             crc = _crc_of(latents.quantised.symbols, crc)
-            sections.append((side.to_bytes(), main.to_bytes()))
+            sections.append((told.to_bytes(), main.to_bytes()))
         header = Header(
-            self.weights_id, quality, picture.width, picture.height, picture.grey, TILE, crc
+            self.weights_id, quality, picture.width, picture.height, picture.grey, side, crc
         )
         return Container(header, sections).pack()
 

@@ -104,6 +104,7 @@ def _mini(config: TrainConfig) -> TrainConfig:
         warmup=100,
         schedule="linear",
         decay=0.5,
+        ema=0.99,  # of so few steps a longer memory would keep the first ones
         codec=replace(config.codec, n=24, m=48, hyper=24),
         checkpoint_every=250,
         validate_every=500,
