@@ -38,7 +38,7 @@ _TABLES = "coding."  # in front of the names of tensors that hold probability ta
 #: Architectures by name. ``table1`` is Table I of the rate–distortion limits paper, without
 #: and with its context; ``table2`` its net for MNIST.
 PRESETS: dict[str, CodecConfig] = {
-    "default": CodecConfig(n=64, m=480, hyper=64, transform="klt"),
+    "default": CodecConfig(n=64, m=480, hyper=64, transform="klt", context="space-channel"),
     "table1": CodecConfig(n=192, m=192, hyper=192),
     "table1-context": CodecConfig(n=192, m=192, hyper=192, context="masked"),
     "table2": CodecConfig(n=36, m=36, hyper=36, transform="table2"),

@@ -284,12 +284,16 @@ class _Colour:
     second: bool
 
     def take(self, x: Tensor) -> Tensor:
-        return _halves(x[self.channels])[self.second]
+        return torch.stack(self._rows(x), -2).flatten(-3, -2)
 
     def put(self, x: Tensor, values: Tensor) -> None:
-        halves = list(_halves(x[self.channels]))
-        halves[self.second] = values
-        x[self.channels] = _merged(*halves)
+        for row, part in enumerate(self._rows(x)):
+            part.copy_(values[:, row::2])
+
+    def _rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Even and odd rows of it: the latter begin with the other colour."""
+        group, first = x[self.channels], int(self.second)
+        return group[:, 0::2, first::2], group[:, 1::2, 1 - first :: 2]
 
 
 #: Where groups of channels end, as shares of all: 16, 16, 32, 64 and 192 of 320 in ELIC.
