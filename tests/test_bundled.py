@@ -72,7 +72,7 @@ def test_bundled_weights_say_where_they_come_from() -> None:
     from waterfill.codec.registry import read_codec
 
     data = (resources.files("waterfill.codec") / "weights/default.safetensors").read_bytes()
-    assert len(data) < 8_000_000
+    assert len(data) < 12_000_000  # the wheel is to stay below 20 MB
     codec, facts = read_codec(data, "default")
     assert codec.config.n >= 64
     assert codec.config.m >= 96
