@@ -108,6 +108,8 @@ def read_checkpoint(data: bytes, label: str) -> dict[str, Tensor]:
         If it is damaged, or there is anything else in it than names and tensors.
     """
     try:
+        # These weights were published as checkpoints, and nothing else reads those. Only who asks
+        # for it gets here (unpickle=True), and weights_only builds tensors and runs no code.
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception:  # of any kind: whoever wrote the file decides. What torch says of it, namely
         # to load it without restriction, is no advice to pass on.

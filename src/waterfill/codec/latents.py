@@ -33,7 +33,8 @@ class Plane(NamedTuple):
         return self.distribution.bits(self.symbols)
 
 
-class Quantised(NamedTuple):
+@dataclass(frozen=True)
+class Quantised:
     """Latents as they are coded.
 
     Attributes
@@ -50,7 +51,7 @@ class Quantised(NamedTuple):
     y_hat: Tensor
     planes: list[tuple[Part, Plane]]
 
-    @property
+    @cached_property
     def bits(self) -> NDArray[np.float64]:
         """Ideal code length of each symbol, bits, (M, h, w)."""
         costs = torch.zeros(self.symbols.shape, dtype=torch.float64)
@@ -80,7 +81,7 @@ class Latents:
     prior: CodedPrior
     quality: float
 
-    @property
+    @cached_property
     def side_bits(self) -> float:
         """Ideal code length of the side information, bits."""
         return 0.0 if self.z is None else float(self.z.bits.sum())
