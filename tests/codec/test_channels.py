@@ -12,12 +12,14 @@ from waterfill import theory
 from waterfill.codec.channels import (
     WATER_LEVEL,
     Dithered,
+    GaussianPosterior,
     GaussianTest,
     OracleGaussian,
     OracleStraightThrough,
     Rounding,
     StraightThrough,
     UniformNoise,
+    solved_level,
 )
 from waterfill.codec.densities import Gaussian, gaussian_bin_bits
 from waterfill.codec.noise import Noise
@@ -159,7 +161,7 @@ def test_the_slope_of_bin_bits_is_right_at_any_distance(distance: float) -> None
 def test_the_oracle_channel_charges_the_rate_that_theory_calls_genie_aided() -> None:
     # y ~ N(0, v): E ½log₂(1 + y²/θ) is below the Gaussian rate of v + θ, by the genie gain at most.
     y, mu, sigma = latents(4.0)
-    y_hat, bits = OracleGaussian()(y, Gaussian(mu, sigma), Noise(1))
+    y_hat, bits = OracleGaussian(predicted_mean=True)(y, Gaussian(mu, sigma), Noise(1))
     assert (y_hat - y).square().mean() == pytest.approx(WATER_LEVEL, rel=0.01)
     told = float(theory.gaussian_rate(4.0 + WATER_LEVEL, WATER_LEVEL))
     gain = told - float(bits.mean())
@@ -175,6 +177,82 @@ def test_the_oracle_channel_charges_the_rate_that_theory_calls_genie_aided() -> 
 
 def test_rounding_with_an_oracle_costs_less_than_with_the_true_variance() -> None:
     y, mu, sigma = latents(4.0)
-    free = OracleStraightThrough()(y, Gaussian(mu, sigma), Noise(1)).bits.mean()
+    free = OracleStraightThrough(predicted_mean=True)(y, Gaussian(mu, sigma), Noise(1)).bits.mean()
     honest = StraightThrough()(y, Gaussian(mu, sigma), Noise(1)).bits.mean()
     assert float(free) < float(honest) - 0.3
+
+
+@pytest.mark.parametrize("mode", ["paper", "paper-detached"])
+def test_the_papers_oracle_sends_exact_zeros_and_charges_algorithm_1(mode: str) -> None:
+    y, mu, sigma = latents(0.3, mean=0.0)
+    y_hat, bits = OracleGaussian(mode)(y, Gaussian(mu, sigma), Noise(1))
+    sent = y.square() > WATER_LEVEL
+    assert torch.equal(y_hat == 0, ~sent)
+    assert torch.equal(bits[~sent], torch.zeros(int((~sent).sum())))
+    expected = 0.5 * torch.log2(y[sent].square() / WATER_LEVEL)
+    assert torch.allclose(bits[sent], expected, rtol=1e-5, atol=1e-6)
+    # α makes the received power that of the latent: E r̂² = r², so α·r̂ errs by θ.
+    ratio = WATER_LEVEL / y[sent].square()
+    error = (torch.sqrt(1 - ratio) * y_hat[sent] - y[sent]).square().mean()
+    assert float(error) == pytest.approx(WATER_LEVEL, rel=0.02)
+
+
+def test_smooth_and_paper_are_one_channel_after_a_change_of_variables() -> None:
+    # Above the level: s = √(r² − θ) in one is r in the other, and ŷ and bits agree.
+    r = torch.linspace(0.4, 9.0, 200)
+    s = torch.sqrt(r.square() - WATER_LEVEL)
+    nothing = Gaussian(torch.zeros(200), torch.ones(200))
+    paper = OracleGaussian("paper")(r, nothing, Noise(4))
+    smooth = OracleGaussian("smooth")(s, nothing, Noise(4))
+    assert torch.allclose(paper.y_hat, smooth.y_hat, atol=1e-5)
+    assert torch.allclose(paper.bits, smooth.bits, atol=1e-5)
+
+
+def test_modes_differ_in_the_gradient_as_they_say() -> None:
+    y = torch.tensor([0.1, 0.2, 1.0], requires_grad=True)  # √θ is .289
+    nothing = Gaussian(torch.zeros(3), torch.ones(3))
+    slopes = {
+        mode: torch.autograd.grad(OracleGaussian(mode)(y, nothing, Noise(1)).y_hat.sum(), y)[0]
+        for mode in ("smooth", "paper", "paper-detached")
+    }
+    alpha = math.sqrt(1 - WATER_LEVEL)
+    assert slopes["smooth"].tolist() == [1.0, 1.0, 1.0]
+    assert slopes["paper"].tolist() == pytest.approx([0.0, 0.0, 1 / alpha], rel=1e-4)
+    assert slopes["paper-detached"].tolist() == pytest.approx([0.0, 0.0, alpha], rel=1e-4)
+
+
+def test_a_budget_is_met_in_every_picture() -> None:
+    torch.manual_seed(2)
+    y = torch.randn(3, 4, 8, 8) * torch.tensor([0.3, 1.0, 5.0])[:, None, None, None]
+    level = solved_level(y.square(), 0.02)
+    for picture, theta in zip(y, level, strict=True):
+        expected = theory.reverse_waterfill(
+            picture.square().flatten().double().numpy(), distortion=0.02 * picture.numel()
+        ).level
+        assert float(theta) == pytest.approx(expected, rel=1e-4)
+        assert torch.minimum(theta, picture.square()).mean() == pytest.approx(0.02, rel=1e-4)
+    # More than there is to lose: all of it.
+    assert solved_level(y.square(), 1e6).tolist() == y.square().flatten(1).amax(1).tolist()
+
+
+def test_a_priors_charge_for_an_oracles_latents_is_the_divergence() -> None:
+    y, _, sigma = latents(4.0, mean=0.0)
+    known = Gaussian(torch.full_like(y, 0.7), sigma)
+    bits = OracleGaussian().charged_by_prior(y, known, Noise(1)).bits
+    expected = theory.gaussian_kl(y.double().numpy(), WATER_LEVEL, 0.7, 4.0)
+    assert float(bits.mean()) == pytest.approx(float(np.mean(expected)), rel=1e-5)
+    # With the best variance there is, that is the oracle's own rate.
+    best = Gaussian(torch.zeros_like(y), torch.sqrt(y.square() + WATER_LEVEL))
+    told = OracleGaussian()(y, best, Noise(1)).bits
+    assert torch.allclose(
+        OracleGaussian().charged_by_prior(y, best, Noise(1)).bits, told, atol=1e-4
+    )
+
+
+def test_a_posteriors_rate_is_mutual_information_where_the_prior_fits() -> None:
+    # y ~ N(0, v), ŷ = y + n: ŷ ~ N(0, v + θ), and E KL = I(y; ŷ) = ½log₂(1 + v/θ).
+    y, mu, _ = latents(4.0)
+    fits = torch.full_like(y, math.sqrt(4.0 + WATER_LEVEL))
+    y_hat, bits = GaussianPosterior()(y, Gaussian(mu, fits), Noise(1))
+    assert float(bits.mean()) == pytest.approx(0.5 * math.log2(1 + 4.0 / WATER_LEVEL), abs=0.01)
+    assert (y_hat - y).square().mean() == pytest.approx(WATER_LEVEL, rel=0.01)

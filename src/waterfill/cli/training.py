@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 _FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("objective", str, "What a step minimises."),
     ("alpha", float, "Weight of the regulariser."),
+    ("distortion", str, "mse or ms-ssim."),
+    ("oracle-mean", str, "zero or predicted, of oracles."),
+    ("oracle-mode", str, "smooth, paper or paper-detached."),
+    ("budget", float, "Distortion per latent, of paper modes."),
     ("steps", int, "Optimiser steps in all."),
     ("batch", int, "Crops per step, over all processes."),
     ("crop", int, "Side of a crop in pixels."),
@@ -68,6 +72,7 @@ def _field_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--codec", metavar="NAME", help="Architecture of a codec by name.")
 @click.option("--quality", type=(float, float), help="Lowest and highest quality to cover.")
 @_field_options
+@click.option("--augment/--no-augment", default=None, help="Reduce and mirror crops.")
 @click.option("--compile/--no-compile", default=None, help="Compile the transforms.")
 @click.option(
     "--skip-nonfinite/--stop-nonfinite", default=None, help="Leave out steps that go wrong."

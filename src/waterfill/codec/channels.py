@@ -13,9 +13,14 @@ channel                         ŷ                    bits
 :class:`StraightThrough`        as Rounding          as Rounding; y's gradient from noise
 :class:`Dithered`               ⌊y − μ + u⌉ − u + μ  as UniformNoise: universal quantisation
 :class:`GaussianTest`           α(y − μ) + n + μ     KL(N(αr, D) ‖ N(0, σ²))
+:class:`GaussianPosterior`      y + n                KL(N(y, θ) ‖ N(μ, σ²))
 :class:`OracleStraightThrough`  as StraightThrough   the same with σ² = (y − μ)², genie-aided
-:class:`OracleGaussian`         y + n                ½log₂(1 + (y − μ)²/θ), genie-aided
+:class:`OracleGaussian`         as either Gaussian   the same with the least σ², genie-aided
 ==============================  ===================  =========================================
+
+An oracle knows each latent's variance, which no decoder can. Beside its own charge it tells what a
+prior would ask for the same ŷ (:meth:`Oracle.charged_by_prior`): the oracle's rate alone says
+little, because training can lower it without end.
 """
 
 from __future__ import annotations
@@ -26,22 +31,27 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from waterfill.codec.bounds import bounded
 from waterfill.codec.densities import Density, Gaussian
 from waterfill.codec.noise import Noise
 
 __all__ = [
+    "ORACLE_MODES",
     "WATER_LEVEL",
     "Channel",
     "Crossing",
     "Dithered",
+    "GaussianPosterior",
     "GaussianTest",
+    "Oracle",
     "OracleGaussian",
     "OracleStraightThrough",
     "Rounding",
     "StraightThrough",
     "UniformNoise",
+    "solved_level",
 ]
 
 #: θ, the distortion of a unit-step uniform quantiser (paper 1, eq. 5).
@@ -175,8 +185,63 @@ class GaussianTest:
         return Crossing(received + known.mu, bits)
 
 
+@dataclass(frozen=True)
+class GaussianPosterior:
+    """Gaussian noise of one variance on every latent, charged at the KL divergence: a β-VAE.
+
+    Nothing is exempt, and σ² is the variance of what arrives, noise included. How large the noise
+    is beside the latents of a channel, the codec's gains learn.
+
+    Parameters
+    ----------
+    level
+        Variance θ of the noise, in squared steps.
+    """
+
+    level: float = WATER_LEVEL
+
+    def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
+        """Add the noise."""
+        known = density.gaussian()
+        received = y + math.sqrt(self.level) * noise.normal(y)
+        level = y.new_tensor(self.level)
+        return Crossing(received, _divergence(y - known.mu, level, known.sigma.square()))
+
+
+def _divergence(mean: Tensor, variance: Tensor, prior: Tensor) -> Tensor:
+    """KL(N(mean, variance) ‖ N(0, prior)), bits."""
+    excess = (variance + mean * mean) / prior - 1.0
+    return 0.5 * (torch.log2(prior / variance) + excess / math.log(2.0))
+
+
+#: How an oracle's Gaussian channel treats the water level, see :class:`OracleGaussian`.
+ORACLE_MODES = ("smooth", "paper", "paper-detached")
 #: Stands for a residual of zero, whose square is no variance.
 _SMALLEST_DEVIATION = 1e-3
+
+
+class Oracle(Channel, Protocol):
+    """A channel that is told each latent's variance for free: genie-aided.
+
+    Attributes
+    ----------
+    predicted_mean
+        Whether that variance is about the prior's mean, or about zero with nothing predicted.
+    """
+
+    @property
+    def predicted_mean(self) -> bool:
+        """As above."""
+        ...
+
+    def charged_by_prior(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
+        """The same ŷ, and what the prior would charge for it in the oracle's place."""
+        ...
+
+
+def _about_zero(density: Density) -> Gaussian:
+    zero = torch.zeros_like(density.centre)
+    return Gaussian(zero, torch.ones_like(zero))
 
 
 @dataclass(frozen=True)
@@ -184,33 +249,117 @@ class OracleStraightThrough:
     """Rounding whose coder is told each latent's variance r² for free: genie-aided.
 
     The training form of paper 1's codec with perfect variance estimation (theorem 1, fig. 4a).
+
+    Parameters
+    ----------
+    predicted_mean
+        As for :class:`Oracle`.
     """
+
+    predicted_mean: bool = False
 
     def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """As :class:`StraightThrough` with σ = abs(y − μ)."""
-        told = bounded((y - density.centre).abs(), _SMALLEST_DEVIATION, math.inf)
-        return StraightThrough()(y, Gaussian(density.centre, told), noise)
+        centre = density.centre if self.predicted_mean else torch.zeros_like(density.centre)
+        told = bounded((y - centre).abs(), _SMALLEST_DEVIATION, math.inf)
+        return StraightThrough()(y, Gaussian(centre, told), noise)
+
+    def charged_by_prior(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
+        """The bin around the same ŷ, by the prior."""
+        centre = density.centre if self.predicted_mean else torch.zeros_like(density.centre)
+        y_hat = torch.round(y - centre) + centre
+        return Crossing(y_hat, density.bits((y_hat - density.centre).detach()))
 
 
 @dataclass(frozen=True)
 class OracleGaussian:
-    """The Gaussian test channel told each latent's variance for free: genie-aided.
-
-    With y for the noiseless part, so that the variance of what is received is (y − μ)² + θ, the
-    charge is ½log₂(1 + (y − μ)²/θ), and every latent gets the noise. Above the water level this is
-    paper 1's algorithm 1 after a change of variables; below it, it has the gradient that the
-    algorithm lacks.
+    """The Gaussian test channel told each latent's variance r² for free: genie-aided.
 
     Parameters
     ----------
+    mode
+        ``paper``: algorithm 1 as it stands. D = min(θ, r²), α = √(1 − D/r²), r̂ = αr + n where
+        r² > θ and exactly 0 elsewhere, at ½log₂(r²/D) bits; ``paper-detached`` takes α for a
+        constant in the gradient. Latents below the level get no gradient from rate or distortion.
+        ``smooth``: the network gives the noiseless part s, every latent gets the noise, and the
+        variance r² = s² + θ costs ½log₂(1 + s²/θ). Above the level the two are the same after a
+        change of variables; below it, this one has a gradient.
+    predicted_mean
+        As for :class:`Oracle`.
     level
         Water level θ, in squared steps.
+    budget
+        Mean distortion for each latent, in squared steps, in place of a level that all pictures
+        share: θ is then solved for in each (reverse water-filling). Only ``paper`` modes fill
+        water; 0 for none.
     """
 
+    mode: str = "smooth"
+    predicted_mean: bool = False
     level: float = WATER_LEVEL
+    budget: float = 0.0
+
+    def _noiseless(self, y: Tensor, density: Density) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Centre, noiseless residual, water level, and whether there is noise."""
+        centre = density.centre if self.predicted_mean else torch.zeros_like(density.centre)
+        residual = y - centre
+        if self.mode == "smooth":
+            level = torch.full_like(residual, self.level)
+            return centre, residual, level, torch.ones_like(residual)
+        power = residual * residual
+        level = self._level(power)
+        sent = power > level
+        alpha = torch.sqrt(torch.where(sent, 1.0 - level / power, 1.0)) * sent
+        if self.mode == "paper-detached":
+            alpha = alpha.detach()
+        return centre, alpha * residual, level.expand_as(residual), sent.to(residual.dtype)
+
+    def _level(self, power: Tensor) -> Tensor:
+        if not self.budget:
+            return power.new_full((), self.level)
+        level = solved_level(power.detach(), self.budget)
+        return level.reshape(-1, *(1,) * (power.ndim - 1))
 
     def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """Add Gaussian noise, charge the oracle's rate."""
-        residual = y - density.centre
-        bits = 0.5 / math.log(2.0) * torch.log1p(residual * residual / self.level)
-        return Crossing(y + math.sqrt(self.level) * noise.normal(y), bits)
+        centre, residual, level, noisy = self._noiseless(y, density)
+        received = residual + torch.sqrt(level) * noisy * noise.normal(y)
+        if self.mode == "smooth":
+            bits = 0.5 / math.log(2.0) * torch.log1p(residual * residual / level)
+        else:
+            power = torch.where(noisy > 0, (y - centre).square(), level)
+            bits = 0.5 * torch.log2(power / level)
+        return Crossing(received + centre, bits)
+
+    def charged_by_prior(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
+        """KL divergence of the same ŷ's density, by the prior.
+
+        An exact zero, which no density has, is charged as zero with noise.
+        """
+        centre, residual, level, noisy = self._noiseless(y, density)
+        mean = (residual + centre).detach()
+        received = mean + torch.sqrt(level) * noisy * noise.normal(y)
+        known = density.gaussian()
+        return Crossing(received, _divergence(mean - known.mu, level, known.sigma.square()))
+
+
+def solved_level(power: Tensor, budget: float) -> Tensor:
+    """Water level θ of each picture at which the mean of min(θ, power) is ``budget``.
+
+    Parameters
+    ----------
+    power
+        Second moments (B, …), at least 0.
+    budget
+        Mean distortion; where it exceeds the mean of ``power``, θ is the largest power.
+    """
+    flat = power.flatten(1).double().sort(1).values
+    count = flat.shape[1]
+    below = F.pad(flat.cumsum(1), (1, 0))[:, :-1]
+    left = torch.arange(count, 0, -1, device=flat.device)
+    # With the level at the k-th power, k of them lie below: their sum and the rest at the level.
+    filled = (below + left * flat) / count
+    k = torch.searchsorted(filled, filled.new_full((len(flat), 1), budget)).clamp_max(count - 1)
+    level = (budget * count - below.gather(1, k)) / left[k]
+    level = torch.minimum(level, flat[:, -1:]).clamp_min(torch.finfo(power.dtype).tiny)
+    return level[:, 0].to(power.dtype)

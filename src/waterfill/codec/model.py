@@ -39,8 +39,12 @@ _MOST_REACH = 32
 
 
 class Passage(NamedTuple):
-    """A batch through the pipeline: x̂ (B, 3, H, W) in [0, 1] units, bits of y and z, each (B,)."""
+    """A batch through the pipeline.
 
+    y (B, M, h, w) before gains, x̂ (B, planes, H, W) in [0, 1] units, bits of y and z, each (B,).
+    """
+
+    y: Tensor
     x_hat: Tensor
     y_bits: Tensor
     z_bits: Tensor
@@ -118,7 +122,7 @@ class Codec(nn.Module):
         sent = (prior or self.prior)(y, quality, log2_gain, channel, noise)
         x_hat = self._synthesis(sent.y_hat * torch.exp2(log2_gain + log2_inverse), quality)
         x_hat = x_hat + self._middle
-        return Passage(x_hat.float(), sent.y_bits.sum((1, 2, 3)), sent.z_bits.sum((1, 2, 3)))
+        return Passage(y, x_hat.float(), sent.y_bits.sum((1, 2, 3)), sent.z_bits.sum((1, 2, 3)))
 
     def _synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """g_s of ŷ (B, M, h, w) before gains; qualities of shape (B,)."""

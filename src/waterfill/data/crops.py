@@ -32,9 +32,9 @@ class CropSource:
     """Random crops of a set of pictures.
 
     Each crop is a random window, half of the time reduced by a random factor (which blurs traces of
-    JPEG coding) and mirrored half of the time. Every picture gives one crop per epoch. Decoded
-    pictures are kept in memory while they fit; unreadable ones are replaced by the next in the
-    order, and counted. Any number of threads may draw.
+    JPEG coding) and mirrored half of the time, unless told not to. Every picture gives one crop per
+    epoch. Decoded pictures are kept in memory while they fit; unreadable ones are replaced by the
+    next in the order, and counted. Any number of threads may draw.
 
     Parameters
     ----------
@@ -45,7 +45,9 @@ class CropSource:
     seed
         Seed of all draws.
     reduction
-        Smallest factor by which a window is reduced; 1 switches reduction off.
+        Smallest factor by which a window is reduced.
+    augment
+        Whether to reduce and mirror.
     cache_bytes
         Limit of the memory that decoded pictures may take.
 
@@ -69,12 +71,14 @@ class CropSource:
         size: int,
         seed: int,
         reduction: float = 0.6,
+        augment: bool = True,
         cache_bytes: int = 2 << 30,
     ) -> None:
         self.pictures = pictures
         self.size = size
         self.seed = seed
         self.reduction = reduction
+        self.augment = augment
         self.unreadable: set[str] = set()
         self.waited_seconds = 0.0
         self._order = EpochOrder(pictures.groups, seed=seed, together=WINDOW)
@@ -118,7 +122,8 @@ class CropSource:
         pixels = self._picture(position)
         rng = np.random.default_rng([_CROP, self.seed, position])
         height, width = pixels.shape[:2]
-        factor = float(rng.uniform(self.reduction, 1.0)) if rng.random() < 0.5 else 1.0
+        reduced = rng.random() < 0.5 and self.augment
+        factor = float(rng.uniform(self.reduction, 1.0)) if reduced else 1.0
         window = min(round(self.size / factor), height, width)
         top = int(rng.integers(height - window + 1))
         left = int(rng.integers(width - window + 1))
@@ -126,7 +131,7 @@ class CropSource:
         if window != self.size:
             image = Image.fromarray(crop).resize((self.size, self.size), Image.Resampling.LANCZOS)
             crop = np.asarray(image)
-        return crop[:, ::-1] if rng.random() < 0.5 else crop
+        return crop[:, ::-1] if rng.random() < 0.5 and self.augment else crop
 
     def _batch(
         self, step: int, count: int, rows: range, stop: threading.Event | None = None

@@ -1,4 +1,4 @@
-"""Sets of pictures, wherever they lie: files, tar shards, or parts of either."""
+"""Sets of pictures, wherever they lie: files, tar shards, IDX files, or parts of them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from waterfill.data.idx import IdxPictures, is_idx
 from waterfill.data.images import find_images, load_picture
 from waterfill.data.shards import PictureShards, find_shards
 from waterfill.errors import ImageError
@@ -150,15 +151,18 @@ class Subset:
 
 
 class _Joined:
-    """Two sets, one after the other."""
+    """Sets, one after the other."""
 
-    def __init__(self, first: PictureSet, second: PictureSet) -> None:
-        self._sets = (first, second)
-        self.groups: Sequence[int] = [*first.groups, *second.groups]
+    def __init__(self, sets: Sequence[PictureSet]) -> None:
+        self._sets = sets
+        self.groups: Sequence[int] = [size for part in sets for size in part.groups]
 
     def _of(self, index: int) -> tuple[PictureSet, int]:
-        first, second = self._sets
-        return (first, index) if index < len(first) else (second, index - len(first))
+        for part in self._sets:
+            if index < len(part):
+                return part, index
+            index -= len(part)
+        raise IndexError("no such picture")
 
     def __len__(self) -> int:
         return sum(len(part) for part in self._sets)
@@ -172,15 +176,15 @@ class _Joined:
         return part.pixels(place)
 
     def prepare(self, group: int) -> None:
-        first, second = self._sets
-        if group < len(first.groups):
-            first.prepare(group)
-        else:
-            second.prepare(group - len(first.groups))
+        for part in self._sets:
+            if group < len(part.groups):
+                part.prepare(group)
+                return
+            group -= len(part.groups)
 
     def fingerprint(self) -> str:
-        both = " ".join(part.fingerprint() for part in self._sets)
-        return hashlib.sha256(both.encode()).hexdigest()
+        each = " ".join(part.fingerprint() for part in self._sets)
+        return hashlib.sha256(each.encode()).hexdigest()
 
 
 def _root(item: str) -> Path:
@@ -199,7 +203,7 @@ def _root(item: str) -> Path:
 
 
 def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
-    """The pictures behind files, folders and globs, in tar shards too.
+    """The pictures behind files, folders and globs, in tar shards and IDX files too.
 
     A folder with shards in it (``*.tar``) is a set of shards. Pictures in files come first, and
     none comes twice.
@@ -211,6 +215,7 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
     """
     files: dict[Path, str] = {}
     shards: dict[Path, None] = {}
+    stacks: dict[Path, None] = {}
     for item in [os.fspath(path) for path in paths]:
         folder = Path(item)
         found = find_shards(folder) if os.path.isdir(folder) else []
@@ -220,15 +225,19 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
         for path in found:
             if path.suffix.lower() == ".tar":
                 shards.setdefault(path)
+            elif is_idx(path):
+                stacks.setdefault(path)
             else:
                 files.setdefault(path, path.relative_to(root).as_posix())
-    loose = PictureFiles(list(files), list(files.values()))
-    if not shards:
-        if not files:
-            raise ImageError("no pictures were named")
-        return loose
-    packed = PictureShards(list(shards))
-    return _Joined(loose, packed) if files else packed
+    sets: list[PictureSet] = []
+    if files:
+        sets.append(PictureFiles(list(files), list(files.values())))
+    if shards:
+        sets.append(PictureShards(list(shards)))
+    sets += [IdxPictures(path) for path in stacks]
+    if not sets:
+        raise ImageError("no pictures were named")
+    return sets[0] if len(sets) == 1 else _Joined(sets)
 
 
 def split_validation(pictures: PictureSet) -> tuple[PictureSet, PictureSet]:

@@ -11,17 +11,29 @@ from typing import Any, get_type_hints
 
 import tomli_w
 
+from waterfill.codec.channels import ORACLE_MODES
 from waterfill.codec.config import CodecConfig
 from waterfill.errors import TrainingError
 
-__all__ = ["OBJECTIVES", "PRECISIONS", "SCHEDULES", "TrainConfig"]
+__all__ = [
+    "DISTORTIONS",
+    "MS_SSIM_MIN_SIDE",
+    "OBJECTIVES",
+    "PRECISIONS",
+    "SCHEDULES",
+    "TrainConfig",
+]
 
 PRECISIONS = ("auto", "32-true", "bf16-mixed", "16-mixed")
+DISTORTIONS = ("mse", "ms-ssim")
+#: MS-SSIM halves a picture four times under a window of 11.
+MS_SSIM_MIN_SIDE = 161
 SCHEDULES = ("constant", "linear", "cosine", "plateau")
 #: Kinds of objective, see :mod:`waterfill.training.objectives`.
 OBJECTIVES = (
     "rate-distortion",
     "test-channel",
+    "learned-posterior",
     "oracle-rounding",
     "oracle-test-channel",
     "regularised",
@@ -54,10 +66,24 @@ class TrainConfig:
         What a step minimises, one of :data:`OBJECTIVES`.
     alpha
         Weight of the regulariser, of the objective ``regularised`` alone (paper 2).
+    distortion
+        ``mse``, or ``ms-ssim``, which needs crops of 192 at least.
+    oracle_mean
+        What the variance of an oracle is about: ``zero``, or the mean that is ``predicted`` from
+        side information and context.
+    oracle_mode
+        Of the objective ``oracle-test-channel``: ``smooth``, ``paper`` or ``paper-detached``, see
+        :class:`~waterfill.codec.channels.OracleGaussian`.
+    budget
+        Of the same, in ``paper`` modes: mean distortion for each latent, in squared steps, in place
+        of one water level for all pictures; 0 for the level.
     steps, batch, crop
         Optimiser steps, crops per step over all processes, side of a crop (a multiple of 64; of 32
         for ``table2``). With 128 nearly every hyper-latent touches a border, and a prior learns
         that: 256 is better.
+    augment
+        Reduce and mirror half of the crops each. Not for pictures whose pixels are what counts, as
+        digits do.
     accumulate
         Pieces that a process cuts its share of a batch into, to save memory. Up to the order of
         sums the outcome doesn't depend on it.
@@ -93,9 +119,14 @@ class TrainConfig:
     start: str = ""
     objective: str = "rate-distortion"
     alpha: float = 0.1
+    distortion: str = "mse"
+    oracle_mean: str = "zero"
+    oracle_mode: str = "smooth"
+    budget: float = 0.0
     steps: int = 40_000
     batch: int = 4
     crop: int = 256
+    augment: bool = True
     accumulate: int = 1
     learning_rate: float = 1e-3
     warmup: int = 500
@@ -138,10 +169,33 @@ class TrainConfig:
             ("precision", PRECISIONS),
             ("schedule", SCHEDULES),
             ("objective", OBJECTIVES),
+            ("distortion", DISTORTIONS),
+            ("oracle_mean", ("zero", "predicted")),
+            ("oracle_mode", ORACLE_MODES),
         ):
             if getattr(self, name) not in known:
                 listed = ", ".join(known)
                 raise TrainingError(f"{name} must be one of {listed}, not {getattr(self, name)}")
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        """What only some objectives know."""
+        oracle = self.objective.startswith("oracle-")
+        if self.oracle_mean == "predicted" and not oracle:
+            raise TrainingError(f"{self.objective} has no oracle_mean: it is no oracle's objective")
+        if self.oracle_mean == "predicted" and self.codec.side in ("none", "scale"):
+            raise TrainingError(f"side information of {self.codec.side!r} predicts no mean")
+        filling = self.objective == "oracle-test-channel" and self.oracle_mode != "smooth"
+        if not 0 <= self.budget < math.inf:
+            raise TrainingError(f"budget can't be negative, nor {self.budget}")
+        if self.budget and not (filling and self.codec.context == "none"):
+            raise TrainingError(
+                "a budget belongs to oracle-test-channel in a paper mode, without a context"
+            )
+        if self.distortion == "ms-ssim" and self.crop < MS_SSIM_MIN_SIDE:
+            raise TrainingError(f"ms-ssim needs crops of {MS_SSIM_MIN_SIDE}, not {self.crop}")
+        if self.distortion == "ms-ssim" and self.objective == "regularised":
+            raise TrainingError("the regulariser is for mse alone")
 
     def to_dict(self) -> dict[str, Any]:
         """The config as a JSON-able mapping."""

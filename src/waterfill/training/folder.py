@@ -22,9 +22,11 @@ _COLUMNS = (
     "loss",
     "bpp",
     "psnr",
+    "prior_bpp",
     "validation_loss",
     "validation_bpp",
     "validation_psnr",
+    "validation_prior_bpp",
 )
 
 

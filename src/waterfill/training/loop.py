@@ -45,6 +45,15 @@ __all__ = ["Report", "train"]
 
 #: So many steps left out one after another are no accident any more.
 _MAX_SKIPPED_IN_A_ROW = 100
+#: What is recorded of training and of validation. The rate that a learned prior charges is the same
+#: as that which is trained, unless a genie helps.
+_WATCHED = ("loss", "bpp", "psnr", "prior_bpp")
+
+
+#: A held-back loss so many times above the last has left for good.
+_RUNAWAY = 10.0
+#: A prior's rate so much above the first, while the oracle's falls, is worth a word.
+_DRIFT = 0.05
 
 
 @dataclass(frozen=True)
@@ -172,11 +181,14 @@ class _Run:
         self.schedule = Schedule(config)
         share = config.batch // fabric.world_size
         self.rows = range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
-        self.source = CropSource(training, size=config.crop, seed=config.seed)
+        self.source = CropSource(
+            training, size=config.crop, seed=config.seed, augment=config.augment
+        )
 
         self.step = 0
         self.recent: NDArray[np.float64] | None = None
         self.shown: dict[str, float] | None = None
+        self.first: dict[str, float] | None = None
         self.skipped = 0
         self._skipped_in_a_row = 0
         self._seconds_before = 0.0
@@ -218,11 +230,11 @@ class _Run:
                 raise TrainingError(f"{checkpoint}: made with other pictures than these")
             self.step, self._seconds_before = int(facts["step"]), float(facts["seconds"])
             self._waited_before = float(facts["waited_seconds"])
-            recent, self.shown = facts["recent"], facts["shown"]
+            recent, self.shown, self.first = facts["recent"], facts["shown"], facts["first"]
             self.recent = None if recent is None else np.array(recent, dtype=float)
             self.skipped = int(facts["skipped"])
             self.schedule.restore(facts["schedule"])
-            if self.step < 0 or not (self.recent is None or self.recent.shape == (3,)):
+            if self.step < 0 or not (self.recent is None or self.recent.shape == (len(_WATCHED),)):
                 raise ValueError("no such step")
             self.fabric.strategy.precision.load_state_dict(facts["scaler"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -290,7 +302,7 @@ class _Run:
         quality, seeds = self._draws()
         pieces = config.accumulate
         size = len(crops) // pieces
-        sums = np.zeros(3)
+        sums = np.zeros(len(_WATCHED))
         for piece in range(pieces):
             part = slice(piece * size, (piece + 1) * size)
             batch = Batch(
@@ -302,7 +314,8 @@ class _Run:
                 losses = self.model(batch)
                 fabric.backward(losses.loss / pieces)
             psnr = (-10.0 * torch.log10(losses.mse.detach())).mean()
-            values = (losses.loss.detach(), losses.bpp.detach().mean(), psnr)
+            bpp, prior_bpp = losses.bpp.detach().mean(), losses.prior_bpp.detach().mean()
+            values = (losses.loss.detach(), bpp, psnr, prior_bpp)
             sums += [float(value) for value in values]
         now = np.array([self._sum(value) for value in sums / pieces]) / fabric.world_size
         norm = fabric.clip_gradients(
@@ -374,16 +387,37 @@ class _Run:
             fresh = self.validate(self.objective, self.averaged, self.fabric.device)
         fresh = self.fabric.broadcast(fresh)
         assert fresh is not None
+        self._watch(fresh)
         rate = self.schedule.rate_at(self.step - 1)
         self.schedule.observe(fresh["loss"])
         self.shown = fresh
         if self.fabric.is_global_zero:
-            recent = (math.nan,) * 3 if self.recent is None else self.recent
-            row = dict(zip(("loss", "bpp", "psnr"), map(float, recent), strict=True))
-            row |= {f"validation_{name}": fresh[name] for name in ("loss", "bpp", "psnr")}
+            recent = [math.nan] * len(_WATCHED) if self.recent is None else self.recent
+            row = dict(zip(_WATCHED, map(float, recent), strict=True))
+            row |= {f"validation_{name}": fresh[name] for name in _WATCHED}
             row |= {"seconds": self.seconds, "waited_seconds": self.waited_seconds}
             self.folder.record(self.step, row | {"learning_rate": rate})
         return fresh
+
+    def _watch(self, fresh: dict[str, float]) -> None:
+        """Stop a run that runs away; tell when an oracle's limit is not the codec's any more.
+
+        ½log₂(1 + s²/θ) is concave in power, so an oracle's rate falls without end as latents grow
+        sparse and peaky, though nobody could code them with so little.
+        """
+        first = self.first = self.first or fresh
+        best = min(first["loss"], (self.shown or first)["loss"])
+        if fresh["loss"] - best > _RUNAWAY * abs(best):
+            raise self._diverged(
+                f"the held-back loss has run away from {best:.4g} to {fresh['loss']:.4g}"
+            )
+        fell = 1.0 - fresh["bpp"] / first["bpp"]
+        rose = fresh["prior_bpp"] / first["prior_bpp"] - 1.0
+        if fell > 0 and rose > _DRIFT:
+            self._tell(
+                note=f"step {self.step}: the oracle's rate is {100 * fell:.1f} % below its first, "
+                f"a prior's for the same latents {100 * rose:.1f} % above: the limit drifts"
+            )
 
     def save(self) -> None:
         """Write the checkpoint and the weights."""
@@ -399,6 +433,7 @@ class _Run:
             "waited_seconds": self.waited_seconds,
             "recent": None if self.recent is None else self.recent.tolist(),
             "shown": self.shown,
+            "first": self.first,
             "skipped": self.skipped,
             "schedule": self.schedule.state(),
             "scaler": self.fabric.strategy.precision.state_dict(),
@@ -421,5 +456,6 @@ class _Run:
         if not self.fabric.is_global_zero:
             return
         self._told = True
-        loss, bpp, psnr = (math.nan,) * 3 if self.recent is None else map(float, self.recent)
+        recent = [math.nan] * len(_WATCHED) if self.recent is None else self.recent
+        loss, bpp, psnr, _ = map(float, recent)
         self.progress(Report(self.step, self.config.steps, loss, bpp, psnr, validation, note))

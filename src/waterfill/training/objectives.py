@@ -1,20 +1,27 @@
 """Objectives: what a training step minimises. Each is a codec, a channel, a prior and a cost.
 
-======================  ==================  ===========  ==========================================
-kind                    channel             prior        cost
-======================  ==================  ===========  ==========================================
-``rate-distortion``     straight-through    hyperprior   bpp + λ·255²·MSE
-``test-channel``        Gaussian test       hyperprior   the same, rate as a KL divergence
-``oracle-rounding``     straight-through    genie's      the same, genie-aided (paper 1, fig. 4a)
-``oracle-test-channel`` Gaussian, smooth    genie's      the same, genie-aided (paper 1, fig. 4a)
-``regularised``         straight-through    hyperprior   bpp + λ·255²·MSE − α·H_q(X|X̂) (paper 2)
-======================  ==================  ===========  ==========================================
+The cost is bpp + λ·255²·MSE, or λ·(1 − MS-SSIM) for the distortion.
+
+======================  ===================  =========================================
+kind                    channel              rate
+======================  ===================  =========================================
+``rate-distortion``     straight-through     of the codec's prior
+``test-channel``        Gaussian test        KL divergence from the codec's prior
+``learned-posterior``   Gaussian posterior   KL divergence from the codec's prior
+``oracle-rounding``     straight-through     told each variance (paper 1, fig. 4a)
+``oracle-test-channel`` Gaussian test        told each variance (paper 1, fig. 4)
+``regularised``         straight-through     of the prior, less α·H_q(X|X̂) (paper 2)
+======================  ===================  =========================================
+
+What an oracle is told no decoder can know: those two are genie-aided. A prior is trained beside
+them on the same ŷ, and what it would charge is part of the record (:attr:`Losses.prior_bpp`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -22,20 +29,32 @@ from torch import Tensor, nn
 
 from waterfill.codec.channels import (
     Channel,
+    Crossing,
+    GaussianPosterior,
     GaussianTest,
+    Oracle,
     OracleGaussian,
     OracleStraightThrough,
     Rounding,
     StraightThrough,
 )
-from waterfill.codec.gains import lambdas_of, relative_step
+from waterfill.codec.densities import Density, Gaussian
+from waterfill.codec.gains import QUALITIES, lambdas_of, relative_step
 from waterfill.codec.model import Codec, Passage
 from waterfill.codec.noise import Noise
 from waterfill.codec.priors import NoSideInformation
 from waterfill.training.config import TrainConfig
 from waterfill.training.sources import ReconstructionSource
 
-__all__ = ["Batch", "Losses", "Objective", "RateDistortion", "Regularised", "objective_of"]
+__all__ = [
+    "Batch",
+    "GenieAided",
+    "Losses",
+    "Objective",
+    "RateDistortion",
+    "Regularised",
+    "objective_of",
+]
 
 
 #: ITU-R BT.601, as picture libraries turn colours into grey.
@@ -74,15 +93,45 @@ class Batch:
 
 
 class Losses(NamedTuple):
-    """A loss to differentiate, and what it consists of, each of shape (B,)."""
+    """A loss to differentiate, and what it consists of, each of shape (B,).
+
+    ``prior_bpp`` is what a learned prior charges for the same ŷ; not ``bpp`` where a genie helps.
+    """
 
     loss: Tensor
     bpp: Tensor
     mse: Tensor
+    prior_bpp: Tensor
 
 
-def weighted_cost(passage: Passage, x: Tensor, quality: Tensor) -> Losses:
-    """bpp + λ·255²·MSE over all qualities at once (Ballé 2018; λ by quality).
+#: λ of 1 − MS-SSIM at the lowest and highest quality, geometric in between (as CompressAI's).
+_SIMILARITY_LAMBDAS = (2.4, 220.0)
+
+
+def distortion_cost(kind: str, x_hat: Tensor, x: Tensor, quality: Tensor) -> Tensor:
+    """λ times distortion of each picture, bits per pixel.
+
+    Parameters
+    ----------
+    kind
+        ``mse`` or ``ms-ssim``.
+    x_hat, x
+        (B, planes, H, W) in [0, 1].
+    quality
+        (B,).
+    """
+    if kind == "mse":
+        return lambdas_of(quality) * 255.0**2 * (x_hat - x).square().mean((1, 2, 3))
+    from pytorch_msssim import ms_ssim
+
+    low, high = _SIMILARITY_LAMBDAS
+    position = (quality - QUALITIES[0]) / (QUALITIES[-1] - QUALITIES[0])
+    similarity: Tensor = ms_ssim(x_hat, x, data_range=1.0, size_average=False)
+    return low * (high / low) ** position * (1.0 - similarity)
+
+
+def weighted_cost(passage: Passage, x: Tensor, quality: Tensor, distortion: str = "mse") -> Losses:
+    """bpp + λ·distortion over all qualities at once (Ballé 2018; λ by quality).
 
     Every picture of a batch has a quality of its own. Rates differ thirtyfold between the ends
     of the range, so each picture's cost is divided by √λ: what then counts is the relative cost,
@@ -90,8 +139,8 @@ def weighted_cost(passage: Passage, x: Tensor, quality: Tensor) -> Losses:
     """
     bpp = (passage.y_bits + passage.z_bits) / (x.shape[2] * x.shape[3])
     mse = (passage.x_hat - x).square().mean((1, 2, 3))
-    cost = bpp + lambdas_of(quality) * 255.0**2 * mse
-    return Losses((relative_step(quality) * cost).mean(), bpp, mse)
+    cost = bpp + distortion_cost(distortion, passage.x_hat, x, quality)
+    return Losses((relative_step(quality) * cost).mean(), bpp, mse, bpp)
 
 
 class Objective(nn.Module, ABC):
@@ -125,32 +174,93 @@ class RateDistortion(Objective):
         The codec.
     channel
         Of the latents.
-    genie
-        Whether the channel is told each latent's variance, so that no prior is charged.
+    distortion
+        ``mse`` or ``ms-ssim``.
     """
 
     def __init__(
-        self, codec: Codec, channel: Channel | None = None, *, genie: bool = False
+        self, codec: Codec, channel: Channel | None = None, *, distortion: str = "mse"
     ) -> None:
         super().__init__(codec)
         self.channel = channel or StraightThrough()
-        self.prior = NoSideInformation() if genie else None
+        self.distortion = distortion
 
     def passage(self, batch: Batch) -> tuple[Tensor, Passage]:
         """The pictures of a batch, and their way through the codec."""
         x = batch.pictures(self.codec.config.planes)
-        return x, self.codec(x, batch.quality, self.channel, batch.noise, prior=self.prior)
+        return x, self.codec(x, batch.quality, self.channel, batch.noise)
 
     def forward(self, batch: Batch) -> Losses:
         """Loss of a batch."""
         x, passage = self.passage(batch)
-        return weighted_cost(passage, x, batch.quality)
+        return weighted_cost(passage, x, batch.quality, self.distortion)
 
     def for_validation(self, codec: Codec) -> Objective:
         """Hard rounding, as in a stream, of what is trained for it; the same channel otherwise."""
         coded = isinstance(self.channel, StraightThrough)
-        genie = self.prior is not None
-        return RateDistortion(codec, Rounding() if coded else self.channel, genie=genie)
+        channel = Rounding() if coded else self.channel
+        return RateDistortion(codec, channel, distortion=self.distortion)
+
+
+@dataclass(frozen=True)
+class _Witness:
+    """An oracle's ŷ, charged by the prior."""
+
+    oracle: Oracle
+
+    def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
+        known = density.gaussian()
+        if self.oracle.predicted_mean:  # the mean is the oracle's to train
+            known = Gaussian(known.mu.detach(), known.sigma)
+        return self.oracle.charged_by_prior(y, known, noise)
+
+
+class GenieAided(Objective):
+    """Rate and distortion of a codec whose channel is told each latent's variance.
+
+    The codec's own prior learns beside it what the same ŷ would cost without the genie. The loss is
+    the oracle's alone; the gradient of the prior's rate reaches nothing but the prior.
+
+    Parameters
+    ----------
+    codec
+        The codec.
+    oracle
+        The channel. If its variance is about a predicted mean, side information and context
+        predict that mean, and z is charged.
+    distortion
+        ``mse`` or ``ms-ssim``.
+    """
+
+    def __init__(self, codec: Codec, oracle: Oracle, *, distortion: str = "mse") -> None:
+        super().__init__(codec)
+        self.oracle = oracle
+        self.distortion = distortion
+
+    def forward(self, batch: Batch) -> Losses:
+        """Loss of a batch."""
+        x, quality = batch.pictures(self.codec.config.planes), batch.quality
+        prior = None if self.oracle.predicted_mean else NoSideInformation()
+        passage = self.codec(x, quality, self.oracle, batch.noise, prior=prior)
+        losses = weighted_cost(passage, x, quality, self.distortion)
+
+        log2_gain, _ = self.codec.gains(quality)
+        witness = self.codec.prior(
+            passage.y.detach(), quality, log2_gain.detach(), _Witness(self.oracle), batch.noise
+        )
+        y_bits, z_bits = (bits.sum((1, 2, 3)) for bits in (witness.y_bits, witness.z_bits))
+        # Where the oracle's mean takes side information, its z is trained and paid for above.
+        learned = y_bits if self.oracle.predicted_mean else y_bits + z_bits
+        area = x.shape[2] * x.shape[3]
+        beside = (relative_step(quality) * learned).mean() / area
+        return losses._replace(
+            loss=losses.loss + (beside - beside.detach()),
+            prior_bpp=((y_bits + z_bits) / area).detach(),
+        )
+
+    def for_validation(self, codec: Codec) -> Objective:
+        """The same."""
+        return GenieAided(codec, self.oracle, distortion=self.distortion)
 
 
 class _Reversed(torch.autograd.Function):
@@ -206,12 +316,19 @@ class Regularised(RateDistortion):
 
 def objective_of(config: TrainConfig, codec: Codec) -> Objective:
     """The objective that a config asks for, on a codec."""
-    if config.objective == "regularised":
-        return Regularised(codec, config.alpha)
-    if config.objective == "test-channel":
-        return RateDistortion(codec, GaussianTest(mmse=False))
-    if config.objective == "oracle-rounding":
-        return RateDistortion(codec, OracleStraightThrough(), genie=True)
-    if config.objective == "oracle-test-channel":
-        return RateDistortion(codec, OracleGaussian(), genie=True)
-    return RateDistortion(codec)
+    mean = config.oracle_mean == "predicted"
+    match config.objective:
+        case "regularised":
+            return Regularised(codec, config.alpha)
+        case "oracle-rounding":
+            return GenieAided(codec, OracleStraightThrough(mean), distortion=config.distortion)
+        case "oracle-test-channel":
+            oracle = OracleGaussian(config.oracle_mode, mean, budget=config.budget)
+            return GenieAided(codec, oracle, distortion=config.distortion)
+        case "test-channel":
+            channel: Channel = GaussianTest(mmse=False)
+        case "learned-posterior":
+            channel = GaussianPosterior()
+        case _:
+            channel = StraightThrough()
+    return RateDistortion(codec, channel, distortion=config.distortion)

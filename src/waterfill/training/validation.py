@@ -13,7 +13,7 @@ from waterfill.codec.model import Codec
 from waterfill.data.crops import grown
 from waterfill.data.sets import PictureSet, split_validation
 from waterfill.errors import ImageError, TrainingError
-from waterfill.training.config import TrainConfig
+from waterfill.training.config import MS_SSIM_MIN_SIDE, TrainConfig
 from waterfill.training.objectives import Batch, Objective
 
 __all__ = ["Validation", "split", "to_pixels"]
@@ -45,7 +45,9 @@ class Validation:
 
     def __init__(self, pictures: PictureSet, config: TrainConfig, count: int = _PICTURES) -> None:
         low, high = config.codec.qualities
-        cell = config.codec.alignment
+        cell = smallest = config.codec.alignment
+        if config.distortion == "ms-ssim":
+            smallest = -(-MS_SSIM_MIN_SIDE // cell) * cell
         self.qualities = sorted({low, 0.5 * (low + high), high})
         self.crops: list[Tensor] = []
         self.unreadable: set[str] = set()
@@ -53,7 +55,7 @@ class Validation:
             if len(self.crops) == count:
                 break
             try:
-                pixels = grown(pictures.pixels(index), cell)
+                pixels = grown(pictures.pixels(index), smallest)
             except ImageError:
                 self.unreadable.add(pictures.name(index))
                 continue
@@ -65,20 +67,22 @@ class Validation:
     def __call__(
         self, objective: Objective, codec: Codec, device: torch.device
     ) -> dict[str, float]:
-        """Means over pictures: bpp and psnr at each quality, and loss, bpp, psnr over all."""
+        """Means over pictures: bpp and psnr at each quality, and over all what is recorded."""
         result: dict[str, float] = {}
         measured = objective.for_validation(codec)
-        totals = np.zeros(3)
+        totals = np.zeros(4)
         for quality in self.qualities:
             rows = []
             for index, crop in enumerate(self.crops):
                 at = torch.full((1,), quality, device=device)
                 losses = measured(Batch(crop.to(device), at, [index]))
-                rows.append((float(losses.loss), float(losses.bpp), _psnr(float(losses.mse))))
+                values = (losses.loss, losses.bpp, losses.mse, losses.prior_bpp)
+                loss, bpp, mse, prior_bpp = (float(value) for value in values)
+                rows.append((loss, bpp, _psnr(mse), prior_bpp))
             mean = np.mean(rows, axis=0)
             result[f"bpp@{quality:g}"], result[f"psnr@{quality:g}"] = mean[1], mean[2]
             totals += mean / len(self.qualities)
-        result["loss"], result["bpp"], result["psnr"] = totals
+        result |= dict(zip(("loss", "bpp", "psnr", "prior_bpp"), totals, strict=True))
         return {name: float(value) for name, value in result.items()}
 
 
