@@ -239,20 +239,21 @@ def test_a_priors_charge_for_an_oracles_latents_is_the_divergence() -> None:
     y, _, sigma = latents(4.0, mean=0.0)
     known = Gaussian(torch.full_like(y, 0.7), sigma)
     bits = OracleGaussian().charged_by_prior(y, known, Noise(1)).bits
-    expected = theory.gaussian_kl(y.double().numpy(), WATER_LEVEL, 0.7, 4.0)
+    expected = theory.gaussian_kl(y.double().numpy(), WATER_LEVEL, 0.7, 4.0 + WATER_LEVEL)
     assert float(bits.mean()) == pytest.approx(float(np.mean(expected)), rel=1e-5)
     # With the best variance there is, that is the oracle's own rate.
-    best = Gaussian(torch.zeros_like(y), torch.sqrt(y.square() + WATER_LEVEL))
+    best = Gaussian(torch.zeros_like(y), y.abs())
     told = OracleGaussian()(y, best, Noise(1)).bits
     assert torch.allclose(
         OracleGaussian().charged_by_prior(y, best, Noise(1)).bits, told, atol=1e-4
     )
 
 
-def test_a_posteriors_rate_is_mutual_information_where_the_prior_fits() -> None:
-    # y ~ N(0, v), ŷ = y + n: ŷ ~ N(0, v + θ), and E KL = I(y; ŷ) = ½log₂(1 + v/θ).
-    y, mu, _ = latents(4.0)
-    fits = torch.full_like(y, math.sqrt(4.0 + WATER_LEVEL))
-    y_hat, bits = GaussianPosterior()(y, Gaussian(mu, fits), Noise(1))
+@pytest.mark.parametrize("mmse", [False, True])
+def test_a_posteriors_rate_is_mutual_information_where_the_prior_fits(mmse: bool) -> None:
+    # y ~ N(0, v), ŷ = y + n ~ N(0, v + θ), and E KL = I(y; ŷ) = ½log₂(1 + v/θ).
+    y, mu, sigma = latents(4.0)
+    y_hat, bits = GaussianPosterior(mmse=mmse)(y, Gaussian(mu, sigma), Noise(1))
     assert float(bits.mean()) == pytest.approx(0.5 * math.log2(1 + 4.0 / WATER_LEVEL), abs=0.01)
-    assert (y_hat - y).square().mean() == pytest.approx(WATER_LEVEL, rel=0.01)
+    error = 4.0 * WATER_LEVEL / (4.0 + WATER_LEVEL) if mmse else WATER_LEVEL
+    assert (y_hat - y).square().mean() == pytest.approx(error, rel=0.01)

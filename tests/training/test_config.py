@@ -22,11 +22,11 @@ def test_every_preset_survives_its_file(name: str) -> None:
 def test_every_preset_has_a_small_version() -> None:
     large = [name for name in PRESETS if not name.startswith("mini-")]
     papers = [name for name in large if name.startswith("paper")]
-    assert len(papers) == 4 * 8 + 6 * 4
+    assert len(papers) == 11 * 8 + 6 * 4
     for name in set(large) - {"bundled", "medium"}:
         full, mini = PRESETS[name], PRESETS[f"mini-{name}"]
         assert (mini.objective, mini.codec.qualities) == (full.objective, full.codec.qualities)
-        assert mini.steps * mini.batch * mini.crop**2 < full.steps * full.batch * full.crop**2 / 1e3
+        assert mini.steps * mini.batch * mini.crop**2 < full.steps * full.batch * full.crop**2 / 300
 
 
 def test_presets_of_one_rate_are_those_of_the_papers() -> None:
@@ -40,6 +40,12 @@ def test_presets_of_one_rate_are_those_of_the_papers() -> None:
         192, 192, 192, qualities=(3.0, 3.0)
     )
     assert PRESETS["paper1-hyperprior-q8"].codec.m == 320
+    context = PRESETS["paper1-oracle-test-channel-context-q5"]
+    assert (context.codec.context, context.codec.m) == ("masked", 320)
+    assert (context.oracle_mean, context.oracle_mode) == ("predicted", "paper")
+    digits = PRESETS["mini-paper1-mnist-hyperprior-q2"]
+    assert (digits.codec.n, digits.crop, digits.augment) == (36, 32, False)
+    assert PRESETS["mini-paper1-hyperprior-ms-ssim-q2"].crop == 192
     assert PRESETS["paper2-hyperprior-regularised-q1"].alpha == 0.1
     assert PRESETS["paper2-hyperprior-q1"].batch == 16
     assert PRESETS["paper2-attention-regularised-q1"].alpha == 1.0

@@ -13,7 +13,7 @@ channel                         ŷ                    bits
 :class:`StraightThrough`        as Rounding          as Rounding; y's gradient from noise
 :class:`Dithered`               ⌊y − μ + u⌉ − u + μ  as UniformNoise: universal quantisation
 :class:`GaussianTest`           α(y − μ) + n + μ     KL(N(αr, D) ‖ N(0, σ²))
-:class:`GaussianPosterior`      y + n                KL(N(y, θ) ‖ N(μ, σ²))
+:class:`GaussianPosterior`      y + n                KL(N(y, θ) ‖ N(μ, σ² + θ))
 :class:`OracleStraightThrough`  as StraightThrough   the same with σ² = (y − μ)², genie-aided
 :class:`OracleGaussian`         as either Gaussian   the same with the least σ², genie-aided
 ==============================  ===================  =========================================
@@ -187,25 +187,33 @@ class GaussianTest:
 
 @dataclass(frozen=True)
 class GaussianPosterior:
-    """Gaussian noise of one variance on every latent, charged at the KL divergence: a β-VAE.
+    """Gaussian noise on every latent, charged at the KL divergence: a β-VAE.
 
-    Nothing is exempt, and σ² is the variance of what arrives, noise included. How large the noise
-    is beside the latents of a channel, the codec's gains learn.
+    No latent is exempt, and there is no edge at a water level: where σ² = E r² the mean charge is
+    ½log₂(1 + σ²/θ), which goes to zero with σ.
 
     Parameters
     ----------
     level
-        Variance θ of the noise, in squared steps.
+        Variance θ of the noise, in squared steps; a tensor broadcasts against the latents. A codec
+        in training learns the noise of each channel beside its latents through its gains.
+    mmse
+        Scale ŷ − μ by σ²/(σ² + θ), the MMSE estimate, for a frozen synthesis.
     """
 
-    level: float = WATER_LEVEL
+    level: float | Tensor = WATER_LEVEL
+    mmse: bool = False
 
     def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """Add the noise."""
         known = density.gaussian()
-        received = y + math.sqrt(self.level) * noise.normal(y)
-        level = y.new_tensor(self.level)
-        return Crossing(received, _divergence(y - known.mu, level, known.sigma.square()))
+        level = torch.as_tensor(self.level, dtype=y.dtype, device=y.device)
+        variance = known.sigma.square()
+        residual = y - known.mu
+        received = residual + torch.sqrt(level) * noise.normal(y)
+        if self.mmse:
+            received = received * (variance / (variance + level))
+        return Crossing(received + known.mu, _divergence(residual, level, variance + level))
 
 
 def _divergence(mean: Tensor, variance: Tensor, prior: Tensor) -> Tensor:
@@ -334,13 +342,15 @@ class OracleGaussian:
     def charged_by_prior(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """KL divergence of the same ŷ's density, by the prior.
 
-        An exact zero, which no density has, is charged as zero with noise.
+        As for :class:`GaussianPosterior`, σ² is the variance before noise. An exact zero, which no
+        density has, is charged as zero with noise.
         """
         centre, residual, level, noisy = self._noiseless(y, density)
         mean = (residual + centre).detach()
         received = mean + torch.sqrt(level) * noisy * noise.normal(y)
         known = density.gaussian()
-        return Crossing(received, _divergence(mean - known.mu, level, known.sigma.square()))
+        prior = known.sigma.square() + level
+        return Crossing(received, _divergence(mean - known.mu, level, prior))
 
 
 def solved_level(power: Tensor, budget: float) -> Tensor:

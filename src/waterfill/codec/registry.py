@@ -35,13 +35,14 @@ __all__ = ["PRESETS", "decompress", "load_codec", "read_codec", "save_codec"]
 _FORMAT_KEY, _FORMAT = "waterfill.codec", "2"
 _TABLES = "coding."  # in front of the names of tensors that hold probability tables
 
-#: Architectures by name. ``table1`` is Table I of the rate–distortion limits paper, without
-#: and with its context; ``table2`` its net for MNIST.
+#: Architectures by name. ``table1`` is Table I of the rate–distortion limits paper, and ``table2``
+#: its net for MNIST, each without and with its context.
 PRESETS: dict[str, CodecConfig] = {
     "default": CodecConfig(n=64, m=480, hyper=64, transform="klt", context="space-channel"),
     "table1": CodecConfig(n=192, m=192, hyper=192),
     "table1-context": CodecConfig(n=192, m=192, hyper=192, context="masked"),
     "table2": CodecConfig(n=36, m=36, hyper=36, transform="table2"),
+    "table2-context": CodecConfig(n=36, m=36, hyper=36, transform="table2", context="masked"),
     "factorized": CodecConfig(n=128, m=192, side="none", qualities=(4.0, 4.0)),
     "scale-hyperprior": CodecConfig(n=128, m=192, hyper=128, side="scale"),
     "mean-scale": CodecConfig(n=128, m=192, hyper=128, side="mean-scale-wide"),

@@ -25,6 +25,7 @@ RECONSTRUCTED: Mapping[str, str] = MappingProxyType(
         "paper1 λ": "the eight of Minnen 2018; the points of appendix G match the first two",
         "paper1 learning rate": "1e-4 for fine-tuning, the customary rate",
         "paper1 steps of the baseline": "2,000,000, as for the pretrained models of the field",
+        "paper1 λ of MS-SSIM": "2.4 to 220, geometric, as the field's pretrained models",
         "paper1 m": "192 up to λ = .013, 320 above, as in Minnen 2018",
         "paper2 λ": "the lower four of the same",
         "paper2 learning rate": "1e-4 for codec and source model",
@@ -44,6 +45,7 @@ _WIDER: Mapping[str, tuple[int, dict[str, Any]]] = MappingProxyType(
         "attention": (4, {"n": 192, "m": 192, "hyper": 192}),
         "attention-mixture": (4, {"n": 192, "m": 192, "hyper": 192}),
         "table1": (5, {"m": 320}),
+        "table1-context": (5, {"m": 320}),
     }
 )
 
@@ -55,24 +57,34 @@ def _at(architecture: str, quality: int) -> CodecConfig:
     return replace(config, qualities=(float(quality), float(quality)))
 
 
-def _paper1(objective: str, quality: int) -> TrainConfig:
+def _paper1(quality: int, *, objective: str, context: bool = False, **others: Any) -> TrainConfig:
     """Algorithm 1 and its baseline; a limit is fine-tuned from a trained baseline (``start``)."""
     limit = objective != "rate-distortion"
     return TrainConfig(
         objective=objective,
+        oracle_mean="predicted" if context and limit else "zero",
+        oracle_mode="paper",
         steps=200_000 if limit else 2_000_000,
         batch=100,
         crop=256,
         learning_rate=1e-4,
         warmup=0,
         schedule="constant",
-        codec=_at("table1", quality),
+        codec=_at("table1-context" if context else "table1", quality),
         checkpoint_every=1000,
         validate_every=5000,
+        **others,
     )
 
 
-def _classic(objective: str, quality: int, architecture: str, alpha: float = 0.1) -> TrainConfig:
+def _mnist(quality: int, *, context: bool = False, **others: Any) -> TrainConfig:
+    """The same with Table II's nets, on digits of 28 padded to 32."""
+    config = _paper1(quality, context=context, **others)
+    codec = _at("table2-context" if context else "table2", quality)
+    return replace(config, codec=codec, crop=32, augment=False)
+
+
+def _classic(quality: int, *, objective: str, architecture: str, alpha: float = 0.1) -> TrainConfig:
     """Of paper 2, which trains CompressAI's models as CompressAI does; with its regulariser or not.
 
     α is .1 for the hyperprior, and 1 for the others.
@@ -93,42 +105,65 @@ def _classic(objective: str, quality: int, architecture: str, alpha: float = 0.1
     )
 
 
+_SIMILARITY = {"distortion": "ms-ssim"}
+
+
 def _mini(config: TrainConfig) -> TrainConfig:
     """The same setting in minutes on two cores: thin networks, small crops, few steps."""
+    digits = config.codec.transform == "table2"  # a thin network as it is
+    thin: dict[str, Any] = {} if digits else {"n": 24, "m": 48, "hyper": 24}
     return replace(
         config,
         steps=2000,
-        batch=4,
-        crop=128,
+        batch=32 if digits else 4,
+        crop=min(config.crop, 192 if config.distortion == "ms-ssim" else 128),
         learning_rate=1e-3,
         warmup=100,
         schedule="linear",
         decay=0.5,
         ema=0.99,  # of so few steps a longer memory would keep the first ones
-        codec=replace(config.codec, n=24, m=48, hyper=24),
+        codec=replace(config.codec, **thin),
         checkpoint_every=250,
         validate_every=500,
     )
 
 
 def _presets() -> dict[str, TrainConfig]:
-    plain, regularised = "rate-distortion", "regularised"
+    plain, regularised, oracle = "rate-distortion", "regularised", "oracle-test-channel"
     families: dict[str, tuple[Callable[[int], TrainConfig], Sequence[int]]] = {}
-    for name, objective in (
-        ("paper1-hyperprior", plain),
-        ("paper1-test-channel", "test-channel"),
-        ("paper1-oracle-rounding", "oracle-rounding"),
-        ("paper1-oracle-test-channel", "oracle-test-channel"),
-    ):
-        families[name] = partial(_paper1, objective), QUALITIES
+    papers: tuple[tuple[str, Callable[..., TrainConfig], dict[str, Any]], ...] = (
+        ("paper1-hyperprior", _paper1, {"objective": plain}),
+        ("paper1-test-channel", _paper1, {"objective": "test-channel"}),
+        ("paper1-oracle-rounding", _paper1, {"objective": "oracle-rounding"}),
+        ("paper1-oracle-test-channel", _paper1, {"objective": oracle}),
+        ("paper1-oracle-test-channel-context", _paper1, {"objective": oracle, "context": True}),
+        ("paper1-hyperprior-ms-ssim", _paper1, {"objective": plain, **_SIMILARITY}),
+        ("paper1-oracle-test-channel-ms-ssim", _paper1, {"objective": oracle, **_SIMILARITY}),
+        (
+            "paper1-oracle-test-channel-context-ms-ssim",
+            _paper1,
+            {"objective": oracle, "context": True, **_SIMILARITY},
+        ),
+        ("paper1-mnist-hyperprior", _mnist, {"objective": plain}),
+        ("paper1-mnist-oracle-test-channel", _mnist, {"objective": oracle}),
+        (
+            "paper1-mnist-oracle-test-channel-context",
+            _mnist,
+            {"objective": oracle, "context": True},
+        ),
+    )
+    for name, make, options in papers:
+        families[name] = partial(make, **options), QUALITIES
     for name, architecture, alpha in (
         ("hyperprior", "mean-scale", 0.1),
         ("autoregressive", "autoregressive", 1.0),
         ("attention", "attention", 1.0),
     ):
-        of_paper2 = partial(_classic, architecture=architecture, alpha=alpha)
-        families[f"paper2-{name}"] = partial(of_paper2, plain), QUALITIES[:4]
-        families[f"paper2-{name}-regularised"] = partial(of_paper2, regularised), QUALITIES[:4]
+        for suffix, objective in (("", plain), ("-regularised", regularised)):
+            families[f"paper2-{name}{suffix}"] = (
+                partial(_classic, objective=objective, architecture=architecture, alpha=alpha),
+                QUALITIES[:4],
+            )
     for architecture in (
         "factorized",
         "scale-hyperprior",
@@ -139,14 +174,14 @@ def _presets() -> dict[str, TrainConfig]:
         "space-channel",
     ):
         families[architecture] = (
-            partial(_classic, plain, architecture=architecture),
+            partial(_classic, objective=plain, architecture=architecture),
             QUALITIES,
         )
-    presets = {}
-    for name, (make, qualities) in families.items():
+    presets: dict[str, TrainConfig] = {}
+    for name, (of_quality, qualities) in families.items():
         for quality in qualities:
-            presets[f"{name}-q{quality}"] = make(quality)
-            presets[f"mini-{name}-q{quality}"] = _mini(make(quality))
+            presets[f"{name}-q{quality}"] = of_quality(quality)
+            presets[f"mini-{name}-q{quality}"] = _mini(of_quality(quality))
     bundled = TrainConfig(
         steps=40_000,
         learning_rate=1e-3,

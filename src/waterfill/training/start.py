@@ -40,7 +40,7 @@ def start_from(codec: Codec, name: str, pictures: PictureSet, *, seed: int) -> s
     same_gains = ours.variable_rate == theirs.variable_rate
     if same_gains and alike == ours:
         codec.load_state_dict(other.state_dict())
-    elif same_gains and replace(alike, context="space-channel") == ours:
+    elif same_gains and theirs.context == "none" and replace(alike, context=ours.context) == ours:
         codec.load_state_dict(codec.state_dict() | other.state_dict())
     elif (
         same_gains
