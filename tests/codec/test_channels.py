@@ -17,8 +17,10 @@ from waterfill.codec.channels import (
     OracleGaussian,
     OracleStraightThrough,
     Rounding,
+    Stepped,
     StraightThrough,
     UniformNoise,
+    of_channels,
     solved_level,
 )
 from waterfill.codec.densities import Gaussian, gaussian_bin_bits
@@ -249,11 +251,36 @@ def test_a_priors_charge_for_an_oracles_latents_is_the_divergence() -> None:
     )
 
 
-@pytest.mark.parametrize("mmse", [False, True])
-def test_a_posteriors_rate_is_mutual_information_where_the_prior_fits(mmse: bool) -> None:
+def test_a_posteriors_rate_is_mutual_information_where_the_prior_fits() -> None:
     # y ~ N(0, v), ŷ = y + n ~ N(0, v + θ), and E KL = I(y; ŷ) = ½log₂(1 + v/θ).
     y, mu, sigma = latents(4.0)
-    y_hat, bits = GaussianPosterior(mmse=mmse)(y, Gaussian(mu, sigma), Noise(1))
+    y_hat, bits = GaussianPosterior()(y, Gaussian(mu, sigma), Noise(1))
     assert float(bits.mean()) == pytest.approx(0.5 * math.log2(1 + 4.0 / WATER_LEVEL), abs=0.01)
-    error = 4.0 * WATER_LEVEL / (4.0 + WATER_LEVEL) if mmse else WATER_LEVEL
-    assert (y_hat - y).square().mean() == pytest.approx(error, rel=0.01)
+    assert (y_hat - y).square().mean() == pytest.approx(WATER_LEVEL, rel=0.01)
+
+
+def test_a_level_for_each_channel_fills_each_to_its_own() -> None:
+    torch.manual_seed(1)
+    y = 2.0 * torch.randn(3, 400, 400)
+    levels = torch.tensor([0.02, 0.5, 3.0])
+    prior = Gaussian(torch.zeros_like(y), torch.full_like(y, 2.0))
+    y_hat, bits = GaussianTest(levels)(y, prior, Noise(2))
+    for k, level in enumerate([0.02, 0.5, 3.0]):
+        assert (y_hat - y)[k].square().mean() == pytest.approx(level, rel=0.02)
+        assert bits[k].mean() == pytest.approx(0.5 * math.log2(4.0 / level), abs=0.02)
+    part = of_channels(GaussianTest(levels), slice(1, 2))
+    alone = part(y[1:2], Gaussian(prior.mu[1:2], prior.sigma[1:2]), Noise(2))
+    assert torch.allclose(alone.bits, bits[1:2])
+
+
+def test_a_step_scales_the_lattice_and_nothing_else() -> None:
+    y, mu, sigma = latents(16.0)
+    coarse = Stepped(Rounding(), 2.0)(y, Gaussian(mu, sigma), Noise(1))
+    direct = Rounding()(y / 2, Gaussian(mu / 2, sigma / 2), Noise(1))
+    assert torch.equal(coarse.bits, direct.bits)
+    assert torch.allclose(coarse.y_hat, 2 * direct.y_hat)
+    # For the test channel it is the water level: θ·step².
+    stepped = Stepped(GaussianTest(), 2.0)(y, Gaussian(mu, sigma), Noise(1))
+    level = GaussianTest(4 * WATER_LEVEL)(y, Gaussian(mu, sigma), Noise(1))
+    assert torch.allclose(stepped.bits, level.bits, atol=1e-4)
+    assert torch.allclose(stepped.y_hat, level.y_hat, atol=1e-4)

@@ -140,15 +140,12 @@ def test_limits_measure_them(photo: NDArray[np.uint8]) -> None:
         assert ladder.quality == 4
 
 
-def test_tiles_have_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_have_no_seams() -> None:
     # What is black lies beyond the picture, not beyond a tile.
-    from waterfill.codec import model, tiles
-
     codec = from_compressai(state_of("bmshj2018-hyperprior"), "weights")
     pixels = np.random.default_rng(0).integers(0, 256, (256, 192, 3), dtype=np.uint8)
     whole = np.asarray(wf.decompress(codec.compress(pixels), codec=codec))
-    monkeypatch.setattr(model, "TILE", 64)
-    monkeypatch.setattr(model, "tiles_of", lambda h, w, side=64: tiles.tiles_of(h, w, side))
+    codec.tile = 64
     cut = np.asarray(wf.decompress(codec.compress(pixels), codec=codec))
     assert np.abs(whole.astype(int) - cut).max() <= 1
 

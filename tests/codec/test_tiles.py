@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 import waterfill as wf
 from waterfill.bitstream import Container
-from waterfill.codec import model
-from waterfill.codec.model import finish
+from waterfill.codec.model import Codec, finish
 from waterfill.codec.tiles import Tile, reach_of, tiles_of
 from waterfill.data.images import MAX_PIXELS, sample_pictures, to_picture
 
@@ -21,13 +20,15 @@ SIDE = 128
 
 
 @pytest.fixture
-def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "TILE", SIDE)
-    monkeypatch.setattr(model, "tiles_of", functools.partial(_tiles, default=SIDE))
+def cut(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Codec]:
+    """A member of the family that works in small tiles."""
 
+    def with_small_tiles(name: str) -> Codec:
+        codec = member(name)
+        monkeypatch.setattr(codec, "tile", SIDE)
+        return codec
 
-def _tiles(height: int, width: int, side: int | None = None, *, default: int) -> list[Tile]:
-    return tiles_of(height, width, side or default)
+    return with_small_tiles
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +45,12 @@ def test_tiles_cover_every_pixel_once() -> None:
     assert tiles_of(5, 7) == [Tile(0, 0, 5, 7)]
 
 
-@pytest.mark.usefixtures("_small_tiles")
 @pytest.mark.parametrize("name", ["mean-scale", "attention", "klt", "factorized", "digits"])
 @pytest.mark.parametrize("size", [(300, 400), (129, 60), (128, 256)])
-def test_there_are_no_seams(name: str, size: tuple[int, int], scene: NDArray[np.uint8]) -> None:
-    codec, (height, width) = member(name), size
+def test_there_are_no_seams(
+    name: str, size: tuple[int, int], scene: NDArray[np.uint8], cut: Callable[[str], Codec]
+) -> None:
+    codec, (height, width) = cut(name), size
     pixels = np.ascontiguousarray(scene[:height, :width])
     picture = to_picture(pixels[..., 0] if codec.config.planes == 1 else pixels)
     data = codec.compress(picture)
@@ -87,9 +89,8 @@ def test_a_network_says_how_far_it_looks() -> None:
         reach_of(torch.nn.Conv2d(1, 1, 9, padding=4), 1, cell=1, up=True, limit=3)
 
 
-@pytest.mark.usefixtures("_small_tiles")
-def test_a_damaged_tile_is_found(scene: NDArray[np.uint8]) -> None:
-    codec = member("mean-scale")
+def test_a_damaged_tile_is_found(scene: NDArray[np.uint8], cut: Callable[[str], Codec]) -> None:
+    codec = cut("mean-scale")
     container = Container.unpack(codec.compress(scene), max_pixels=MAX_PIXELS)
     sections = list(container.sections)
     sections[0], sections[-1] = sections[-1], sections[0]
@@ -97,15 +98,17 @@ def test_a_damaged_tile_is_found(scene: NDArray[np.uint8]) -> None:
         wf.decompress(container._replace(sections=sections).pack(), codec=codec)
 
 
-def test_a_picture_may_be_one_tile_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    codec = member("scale")
-    monkeypatch.setattr(model, "TILE", SIDE)
-    picture = to_picture(np.zeros((9, 1000, 3), np.uint8))
-    latents = codec.latents(picture)
-    container = Container.unpack(codec.pack(picture, latents, 4.0), max_pixels=MAX_PIXELS)
-    assert (container.header.tile, container.header.tile_count) == (1024, 1)
-    expected = codec.synthesise(latents.quantised.y_hat, 4.0, 9, 1000)
-    assert np.array_equal(codec.decompress(container).pixels, expected)
+def test_tiles_that_are_measured_are_those_that_are_coded(
+    scene: NDArray[np.uint8], cut: Callable[[str], Codec]
+) -> None:
+    codec = cut("scale")
+    picture = to_picture(scene)
+    tiles = list(codec.tiles(picture, 4.0))
+    assert len(tiles) == len(tiles_of(300, 400, SIDE))
+    data = codec.pack(picture, tiles, 4.0)
+    assert data == codec.compress(picture, 4.0)
+    shown = codec.assemble([tile.quantised.y_hat for tile in tiles], 4.0, 300, 400)
+    assert np.array_equal(np.asarray(wf.decompress(data, codec=codec)), shown)
 
 
 def test_a_tile_that_does_not_fit_the_codec_is_refused(scene: NDArray[np.uint8]) -> None:

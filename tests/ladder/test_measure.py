@@ -16,7 +16,7 @@ import waterfill as wf
 from waterfill.codec.model import Codec
 from waterfill.ladder import LADDER, Ladder
 from waterfill.ladder.decompose import efficient
-from waterfill.ladder.result import Point
+from waterfill.ladder.result import TERMS, Point
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,31 @@ def test_parts_add_up_to_the_rate(ladder: Ladder) -> None:
 
 
 def test_decomposition_adds_up_to_the_gap(ladder: Ladder) -> None:
+    for d in (ladder.decomposition, *ladder.per_image):
+        parts = sum(getattr(d, f"{term}_bpp") for term in TERMS)
+        assert parts == pytest.approx(d.achieved_bpp - d.limit_bpp, abs=1e-9)
+    assert len(ladder.per_image) == 2
+
+
+def test_an_interval_of_every_term_holds_the_measured_value(ladder: Ladder) -> None:
     d = ladder.decomposition
-    parts = d.coder_overhead_bpp + d.quantisation_bpp + d.side_information_bpp + d.variance_bpp
-    assert parts == pytest.approx(d.achieved_bpp - d.limit_bpp, abs=1e-6)
+    assert d.intervals.keys() == set(TERMS)
+    for term, (low, high) in d.intervals.items():
+        value = getattr(d, f"{term}_bpp")
+        assert low - 1e-6 <= value <= high + 1e-6, term
+
+
+def test_channels_add_up_to_the_latents_rate(ladder: Ladder) -> None:
+    for rung in ladder.rungs:
+        latents = rung.bpp - sum(v for n, v in rung.parts.items() if n not in LATENT_PARTS)
+        assert ladder.channels[rung.name].sum() == pytest.approx(latents, rel=1e-5)
+    unknown = ladder.channels["variances not known"]
+    (context,) = (rung for rung in ladder.rungs if rung.name == "+ context")
+    assert unknown.sum() == pytest.approx(context.parts["variances not known"], rel=1e-5)
+    assert (unknown >= 0).all()
+
+
+LATENT_PARTS = ("latents", "latents, variances told", "variances not known")
 
 
 def test_savings_chain_from_the_file_to_the_last_rung(ladder: Ladder) -> None:
@@ -135,7 +157,7 @@ def test_progress_counts_every_rung_once(tiny: Codec, photo: NDArray[np.uint8]) 
     wf.limits(
         tiny, [photo[:64, :64]], [3, 4], progress=lambda done, total, _: seen.append((done, total))
     )
-    total = 2 * len(LADDER)
+    total = 1 + 2 * len(LADDER)
     assert seen == [(k, total) for k in range(total + 1)]
 
 
@@ -156,5 +178,5 @@ def test_one_broken_picture_ends_the_measurement_at_once(
     pictures = [tmp_path / "text.png", *[photo[:64, :64]] * 40]
     with pytest.raises(wf.ImageError, match=r"text\.png"):
         wf.limits(tiny, pictures, 4, progress=lambda done, total, what: steps.append(done))
-    assert len(steps) < 41 * len(LADDER) / 2
+    assert len(steps) < 41 * (1 + len(LADDER)) / 2
     assert steps == sorted(steps)

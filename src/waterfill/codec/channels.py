@@ -49,8 +49,10 @@ __all__ = [
     "OracleGaussian",
     "OracleStraightThrough",
     "Rounding",
+    "Stepped",
     "StraightThrough",
     "UniformNoise",
+    "of_channels",
     "solved_level",
 ]
 
@@ -155,20 +157,29 @@ class GaussianTest:
     Parameters
     ----------
     level
-        Water level θ, in squared steps.
+        Water level θ, in squared steps, or one for each channel of latents (C, …).
     mmse
         Scale r̂ by α, the MMSE estimate with error exactly D, for a frozen synthesis.
     """
 
-    level: float = WATER_LEVEL
+    level: float | Tensor = WATER_LEVEL
     mmse: bool = True
+
+    def of_channels(self, channels: slice) -> GaussianTest:
+        """The channel as a part of the latents meets it."""
+        if isinstance(self.level, Tensor):
+            return GaussianTest(self.level[channels], self.mmse)
+        return self
 
     def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """Scale, add Gaussian noise, charge the KL divergence."""
         known = density.gaussian()
         residual = y - known.mu
         variance = known.sigma.square()
-        distortion = variance.clamp_max(self.level)
+        level = torch.as_tensor(self.level, dtype=y.dtype, device=y.device)
+        if level.ndim:
+            level = level.reshape(-1, *(1,) * (y.ndim - 1))
+        distortion = torch.minimum(variance, level)
         # Where v ≤ θ this is exactly 0: nothing is sent, nothing is charged.
         alpha_squared = 1.0 - distortion / variance
         sent = alpha_squared > 0
@@ -195,25 +206,52 @@ class GaussianPosterior:
     Parameters
     ----------
     level
-        Variance θ of the noise, in squared steps; a tensor broadcasts against the latents. A codec
-        in training learns the noise of each channel beside its latents through its gains.
-    mmse
-        Scale ŷ − μ by σ²/(σ² + θ), the MMSE estimate, for a frozen synthesis.
+        Variance θ of the noise, in squared steps. A codec in training learns the noise of a channel
+        beside its latents through its gains.
     """
 
-    level: float | Tensor = WATER_LEVEL
-    mmse: bool = False
+    level: float = WATER_LEVEL
 
     def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """Add the noise."""
         known = density.gaussian()
-        level = torch.as_tensor(self.level, dtype=y.dtype, device=y.device)
-        variance = known.sigma.square()
-        residual = y - known.mu
-        received = residual + torch.sqrt(level) * noise.normal(y)
-        if self.mmse:
-            received = received * (variance / (variance + level))
-        return Crossing(received + known.mu, _divergence(residual, level, variance + level))
+        level = y.new_tensor(self.level)
+        received = y + torch.sqrt(level) * noise.normal(y)
+        return Crossing(received, _divergence(y - known.mu, level, known.sigma.square() + level))
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """Another channel at a coarser or finer step, for codecs that have but one.
+
+    Parameters
+    ----------
+    channel
+        At a step of 1.
+    step
+        Of the lattice, or √θ beside what it was, in the codec's own steps.
+    """
+
+    channel: Channel
+    step: float
+
+    def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
+        """Send what is scaled, and scale it back."""
+        known = density.gaussian()
+        scaled = Gaussian(known.mu / self.step, known.sigma / self.step)
+        crossing = self.channel(y / self.step, scaled, noise)
+        return crossing._replace(y_hat=crossing.y_hat * self.step)
+
+    def of_channels(self, channels: slice) -> Stepped:
+        """The channel as a part of the latents meets it."""
+        return Stepped(of_channels(self.channel, channels), self.step)
+
+
+def of_channels(channel: Channel, channels: slice) -> Channel:
+    """A channel as some channels of the latents meet it; only levels make a difference."""
+    if isinstance(channel, GaussianTest | Stepped):
+        return channel.of_channels(channels)
+    return channel
 
 
 def _divergence(mean: Tensor, variance: Tensor, prior: Tensor) -> Tensor:
@@ -300,12 +338,16 @@ class OracleGaussian:
         Mean distortion for each latent, in squared steps, in place of a level that all pictures
         share: θ is then solved for in each (reverse water-filling). Only ``paper`` modes fill
         water; 0 for none.
+    mmse
+        Of ``paper`` modes: scale r̂ by α, the MMSE estimate with error exactly D, for a frozen
+        synthesis.
     """
 
     mode: str = "smooth"
     predicted_mean: bool = False
     level: float = WATER_LEVEL
     budget: float = 0.0
+    mmse: bool = False
 
     def _noiseless(self, y: Tensor, density: Density) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Centre, noiseless residual, water level, and whether there is noise."""
@@ -337,6 +379,8 @@ class OracleGaussian:
         else:
             power = torch.where(noisy > 0, (y - centre).square(), level)
             bits = 0.5 * torch.log2(power / level)
+            if self.mmse:
+                received = received * torch.sqrt(1.0 - level / power)
         return Crossing(received + centre, bits)
 
     def charged_by_prior(self, y: Tensor, density: Density, noise: Noise) -> Crossing:

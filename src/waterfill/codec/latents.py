@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from waterfill.bitstream import Distribution, SymbolReader
-from waterfill.codec.channels import Channel, Crossing
+from waterfill.codec.channels import Channel, of_channels
 from waterfill.codec.coding import CodedPrior, Exchange, Prediction
 from waterfill.codec.noise import Noise
 from waterfill.codec.priors import integer_symbols
 from waterfill.codec.priors.context import Part
 
-__all__ = ["Latents", "Plane", "Quantised", "decoded_latents"]
+__all__ = ["Arrival", "Latents", "Plane", "Quantised", "decoded_latents"]
 
 
 class Plane(NamedTuple):
@@ -31,6 +31,25 @@ class Plane(NamedTuple):
     def bits(self) -> NDArray[np.float64]:
         """Ideal code length of each symbol, bits."""
         return self.distribution.bits(self.symbols)
+
+
+class Arrival(NamedTuple):
+    """What a channel delivers of latents, and what was predicted of them.
+
+    Attributes
+    ----------
+    y_hat
+        In steps, float32 (M, h, w).
+    bits
+        Of each latent.
+    mu, sigma
+        Mean and deviation that the prior gave them, in steps.
+    """
+
+    y_hat: Tensor
+    bits: Tensor
+    mu: Tensor
+    sigma: Tensor
 
 
 @dataclass(frozen=True)
@@ -109,28 +128,30 @@ class Latents:
         self.walk(exchange)
         return Quantised(symbols.numpy(), y_hat, planes)
 
-    def through(self, channel: Channel, noise: Noise) -> Crossing:
+    def through(self, channel: Channel, noise: Noise) -> Arrival:
         """Another channel in place of rounding, and contexts made of what *it* delivers.
 
         What the prior predicts, the channel takes for Gaussian: a density of another kind is stood
         for by the Gaussian with its mean and variance.
-
-        Returns
-        -------
-        Crossing
-            ŷ in steps and bits per latent, (M, h, w).
-
         """
-        y_hat, bits = torch.zeros(self.y.shape), torch.zeros(self.y.shape)
+        arrival = Arrival(*(torch.zeros(self.y.shape) for _ in Arrival._fields))
 
         def exchange(part: Part, predicted: Prediction) -> Tensor:
-            crossing = channel(part.take(self.y), predicted.gaussian, noise)
-            part.put(y_hat, crossing.y_hat)
-            part.put(bits, crossing.bits)
+            known = predicted.gaussian
+            crossing = of_channels(channel, part.channels)(part.take(self.y), known, noise)
+            values = (crossing.y_hat, crossing.bits, known.mu, known.sigma)
+            for plane, value in zip(arrival, values, strict=True):
+                part.put(plane, value)
             return crossing.y_hat.double() - predicted.centre
 
         self.walk(exchange)
-        return Crossing(y_hat, bits)
+        return arrival
+
+    def rounded(self) -> Arrival:
+        """Rounding, at the ideal code length of the symbols that are coded; no μ and σ."""
+        coded = self.quantised
+        nothing = torch.empty(0)
+        return Arrival(coded.y_hat, torch.from_numpy(coded.bits).float(), nothing, nothing)
 
 
 def decoded_latents(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -86,6 +86,8 @@ class Codec(nn.Module):
         #: Identity of the weights, written into every stream; all zero for weights in training.
         self.weights_id = bytes(8)
         self.name = "unnamed"
+        #: Side in pixels of the tiles that a large picture is coded in, a multiple of 32.
+        self.tile = TILE
         self.g_a, self.g_s = _transforms(config)
         self.prior = Prior(config)
         self.gains = Gains(config.m, exponent=0.5, fixed=not config.variable_rate)
@@ -244,17 +246,21 @@ class Codec(nn.Module):
             )
         return self._reach
 
-    @torch.no_grad()
-    def synthesise(
-        self, y_hat: Tensor, quality: float, height: int, width: int
-    ) -> NDArray[np.uint8]:
-        """x̂ in 8-bit pixels (height, width, 3), from ŷ (M, h, w) in quantisation steps."""
+    def reconstruct(self, y_hat: Tensor, quality: float) -> Tensor:
+        """x̂ (planes, H, W) in [0, 1] units, differentiable, from ŷ (M, h, w) in steps."""
         exact = self.check_quality(quality)
         inverse = self.gains.coded(exact).inverse[:, None, None]
         y_hat = (y_hat.double() * inverse)[None].float()
         y_hat = y_hat.to(self._device).contiguous(memory_format=torch.channels_last)
         step = torch.tensor([exact], device=self._device)
-        x_hat = self._synthesis(y_hat, step)[0].float().cpu() + self._middle
+        return self._synthesis(y_hat, step)[0].float().cpu() + self._middle
+
+    @torch.no_grad()
+    def synthesise(
+        self, y_hat: Tensor, quality: float, height: int, width: int
+    ) -> NDArray[np.uint8]:
+        """x̂ in 8-bit pixels (height, width, 3), from ŷ (M, h, w) in quantisation steps."""
+        x_hat = self.reconstruct(y_hat, quality)
         pixels = torch.round(x_hat[:, :height, :width].clamp(0.0, 1.0) * 255.0)
         found = pixels.to(torch.uint8).permute(1, 2, 0).numpy()
         if self.config.planes == 1:
@@ -278,21 +284,23 @@ class Codec(nn.Module):
             A stream for :func:`waterfill.decompress`.
         """
         picture, exact = self._accepted(image), self.check_quality(quality)
-        with torch.no_grad():
-            tiles = (
-                self._latents_of(picture, tile, exact)
-                for tile in tiles_of(picture.height, picture.width)
-            )
-            return self._packed(picture, tiles, TILE, exact)
+        return self.pack(picture, self.tiles(picture, exact), exact)
 
-    def pack(self, picture: Picture, latents: Latents, quality: float) -> bytes:
-        """The stream of a picture whose latents are known: one tile, however large it is."""
-        side = _multiple(max(picture.height, picture.width, TILE), self.config.alignment)
-        return self._packed(picture, iter([latents]), side, self.check_quality(quality))
+    @torch.no_grad()
+    def tiles(self, image: ImageLike, quality: float | None = None) -> Iterator[Latents]:
+        """Latents of a picture tile by tile, as a stream holds them, row by row.
 
-    def _packed(
-        self, picture: Picture, tiles: Iterator[Latents], side: int, quality: float
-    ) -> bytes:
+        Parameters
+        ----------
+        image, quality
+            As for :meth:`latents`.
+        """
+        picture, exact = self._accepted(image), self.check_quality(quality)
+        for tile in tiles_of(picture.height, picture.width, self.tile):
+            yield self._latents_of(picture, tile, exact)
+
+    def pack(self, picture: Picture, tiles: Iterable[Latents], quality: float) -> bytes:
+        """The stream of a picture, from the latents of its tiles."""
         sections: list[tuple[bytes, bytes]] = []
         crc = 0
         for latents in tiles:
@@ -300,12 +308,19 @@ class Codec(nn.Module):
             if latents.z is not None:
                 told.write(*latents.z)
                 crc = _crc_of(latents.z.symbols, crc)
-            for _, plane in latents.quantised.planes:
+            coded = latents.quantised
+            for _, plane in coded.planes:
                 main.write(*plane)
-            crc = _crc_of(latents.quantised.symbols, crc)
+            crc = _crc_of(coded.symbols, crc)
             sections.append((told.to_bytes(), main.to_bytes()))
         header = Header(
-            self.weights_id, quality, picture.width, picture.height, picture.grey, side, crc
+            self.weights_id,
+            self.check_quality(quality),
+            picture.width,
+            picture.height,
+            picture.grey,
+            self.tile,
+            crc,
         )
         return Container(header, sections).pack()
 
@@ -354,16 +369,43 @@ class Codec(nn.Module):
     def decompress(self, container: Container) -> Picture:
         """The picture of a stream made with these weights."""
         header = container.header
-        pixels = np.empty((header.height, header.width, 3), np.uint8)
-        tiles, latents = _tiles_in(header), self.unpack(container)
-        across = -(-header.width // header.tile)
-        rows = [tiles[start : start + across] for start in range(0, len(tiles), across)]
-        around = 0 if len(tiles) == 1 else self.reach[1]
+        pixels = self.assemble(
+            self.unpack(container), header.quality, header.height, header.width, header.tile
+        )
+        return finish(pixels, grey=header.grey)
+
+    def assemble(
+        self,
+        tiles: Iterable[Tensor],
+        quality: float,
+        height: int,
+        width: int,
+        side: int | None = None,
+    ) -> NDArray[np.uint8]:
+        """8-bit pixels (height, width, 3) from ŷ of each tile in steps, without seams.
+
+        Parameters
+        ----------
+        tiles
+            ŷ (M, h, w) of tiles of ``side`` pixels, row by row; used up to its end.
+        quality
+            Of all.
+        height, width
+            Of the picture.
+        side
+            Of a tile; None for this codec's own.
+        """
+        side = side or self.tile
+        pixels = np.empty((height, width, 3), np.uint8)
+        places, latents = tiles_of(height, width, side), iter(tiles)
+        across = -(-width // side)
+        rows = [places[start : start + across] for start in range(0, len(places), across)]
+        around = 0 if len(places) == 1 else self.reach[1]
         above: list[Tensor] = []
         current: list[Tensor] = []
         for number, row in enumerate([*rows, []]):
             below = [next(latents) for _ in row]
-            if not row:  # the checksum comes behind the last tile
+            if not row:  # a stream's checksum comes behind its last tile
                 assert next(latents, None) is None
             if number:
                 canvas = Surroundings(above, current, below)
@@ -371,16 +413,13 @@ class Codec(nn.Module):
                     y_hat, top, left = canvas.around(place, around)
                     cell = self.config.stride
                     shown = self.synthesise(
-                        y_hat,
-                        header.quality,
-                        top * cell + tile.height,
-                        left * cell + tile.width,
+                        y_hat, quality, top * cell + tile.height, left * cell + tile.width
                     )
                     pixels[tile.top : tile.bottom, tile.left : tile.right] = shown[
                         top * cell :, left * cell :
                     ]
             above, current = current, below
-        return finish(pixels, grey=header.grey)
+        return pixels
 
 
 def _multiple(size: int, unit: int) -> int:

@@ -1,23 +1,47 @@
-"""Where the bits go: rungs compared at equal PSNR."""
+"""Where the bits go: rungs at equal PSNR, their differences named, and how sure that is."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 
-from waterfill.codec.gains import lambda_of_quality
-from waterfill.evaluation.curves import rate_at_psnr
-from waterfill.ladder.result import Decomposition, Point
-from waterfill.ladder.rungs import BITSTREAM, LADDER, Status
+import numpy as np
 
-__all__ = ["decompose", "efficient", "rates_at_equal_psnr", "read_curve"]
+from waterfill.evaluation.curves import bd_rate, rate_at_psnr
+from waterfill.ladder.result import TERMS, Decomposition, Point
+from waterfill.ladder.rungs import (
+    BITSTREAM,
+    CONTEXT,
+    IDEAL,
+    LADDER,
+    POSTERIOR,
+    TOLD,
+    UNKNOWN_VARIANCE,
+    Status,
+)
+
+__all__ = [
+    "decompose",
+    "efficient",
+    "intervals",
+    "mean_point",
+    "rates_at_equal_psnr",
+    "read_curve",
+]
+
+#: Resamples of a bootstrap, and the share of them that an interval holds.
+_RESAMPLES, _COVERAGE = 200, 0.95
+
+Curves = Mapping[str, Sequence[Point]]
 
 
-def _log_slope(point: Point) -> float:
+def _price_slope(point: Point) -> float:
     """d ln R / d PSNR of a codec that trades bpp + λ·255²·MSE: its own price of a decibel."""
+    if not math.isfinite(point.price):
+        return 0.0
     mse = 255.0**2 * 10.0 ** (-point.psnr / 10.0)
-    bpp_per_db: float = lambda_of_quality(point.quality) * mse * math.log(10.0) / 10.0
-    return bpp_per_db / max(point.bpp, 1e-12)
+    slope: float = point.price * mse * math.log(10.0) / 10.0 / max(point.bpp, 1e-12)
+    return slope
 
 
 def efficient(curve: Sequence[Point]) -> list[Point]:
@@ -33,52 +57,70 @@ def efficient(curve: Sequence[Point]) -> list[Point]:
     return kept[::-1]
 
 
-def read_curve(curve: Sequence[Point], psnr: float, part: str | None = None) -> float:
-    """bpp of a curve, or of one part of it, at a PSNR."""
+def read_curve(curve: Sequence[Point], psnr: float) -> float:
+    """bpp of a curve at a PSNR; beyond its ends along its last slope, or the codec's own λ."""
     points = efficient(curve)
-    rates = [p.bpp if part is None else p.parts[part] for p in points]
+    rates = [p.bpp for p in points]
     if min(rates) <= 0:
         return 0.0
-    slopes = [_log_slope(p) for p in points]
+    slopes = [_price_slope(p) for p in points]
+    if len(points) > 1:
+        logs = np.log(rates)
+        slopes = np.gradient(logs, [p.psnr for p in points]).tolist()
     return rate_at_psnr(rates, [p.psnr for p in points], psnr, slopes)
 
 
-def rates_at_equal_psnr(curves: Mapping[str, Sequence[Point]], main: Point) -> dict[str, float]:
-    """bpp of every rung at the PSNR of ``main``, the file's point."""
-    at = {name: read_curve(curve, main.psnr) for name, curve in curves.items()}
-    # The file and its ideal code are the same pixels: no reading of curves.
-    at[BITSTREAM] = main.bpp
-    at["ideal coder"] = main.bpp - main.parts["coder overhead"]
-    return at
+def _shares(curve: Sequence[Point], psnr: float) -> dict[str, float]:
+    """What a curve's bits buy at a PSNR, as shares that add up to 1."""
+    points = efficient(curve)
+    psnrs = [p.psnr for p in points]
+    return {
+        name: float(np.interp(psnr, psnrs, [p.parts[name] / max(p.bpp, 1e-12) for p in points]))
+        for name in points[0].parts
+    }
 
 
-def decompose(
-    curves: Mapping[str, Sequence[Point]], main: Point, at: Mapping[str, float]
-) -> Decomposition:
-    """Split the gap between the file and the genie-aided limit.
+def rates_at_equal_psnr(curves: Curves, main: Mapping[str, Point]) -> dict[str, float]:
+    """bpp of every rung at the PSNR of what the codec itself shows.
 
     Parameters
     ----------
     curves
-        The curve of every rung.
+        Of every rung.
     main
-        The file's point.
-    at
-        What :func:`rates_at_equal_psnr` makes of both.
+        The point of every rung at the setting that was asked for.
     """
-    side = read_curve(curves["test channel"], main.psnr, "side information")
-    limit = at["oracle, test channel"]
+    psnr = main[IDEAL].psnr
+    at = {name: read_curve(curve, psnr) for name, curve in curves.items()}
+    # The file and its ideal code are the same pixels: no reading of curves.
+    return at | {name: main[name].bpp for name in (BITSTREAM, IDEAL) if name in main}
+
+
+def decompose(curves: Curves, main: Mapping[str, Point]) -> Decomposition:
+    """Split the rate of a codec into what it loses where, down to a genie-aided limit.
+
+    Parameters
+    ----------
+    curves, main
+        As for :func:`rates_at_equal_psnr`.
+    """
+    at = rates_at_equal_psnr(curves, main)
+    psnr = main[IDEAL].psnr
+    achieved = at.get(BITSTREAM, at[IDEAL])
+    shares = _shares(curves[CONTEXT], psnr)
+    with_context = at[CONTEXT]
+    variance, limit = (with_context * shares[name] for name in (UNKNOWN_VARIANCE, TOLD))
     status = {rung.name: rung.status for rung in LADDER}
     honest = min((n for n in at if status[n] != Status.GENIE), key=lambda n: at[n])
     group = min((n for n in at if n.startswith("grouped")), key=lambda n: at[n])
-    single = len(curves[BITSTREAM]) == 1
     return Decomposition(
-        psnr=main.psnr,
-        achieved_bpp=main.bpp,
-        coder_overhead_bpp=main.parts["coder overhead"],
-        quantisation_bpp=at["ideal coder"] - at["test channel"],
-        side_information_bpp=side,
-        variance_bpp=at["test channel"] - limit - side,
+        psnr=psnr,
+        achieved_bpp=achieved,
+        coder_overhead_bpp=achieved - at[IDEAL],
+        quantisation_bpp=at[IDEAL] - at[POSTERIOR],
+        context_bpp=at[POSTERIOR] - with_context,
+        side_information_bpp=with_context - variance - limit,
+        variance_bpp=variance,
         limit_bpp=limit,
         honest_rung=honest,
         honest_bpp=at[honest],
@@ -86,7 +128,97 @@ def decompose(
         tightest_group_bpp=at[group],
         method=(
             "one rate: rates moved to equal PSNR along the codec's own λ, a first-order estimate"
-            if single
+            if len(curves[IDEAL]) == 1
             else "rates read off the measured curves at equal PSNR (PCHIP in log rate)"
         ),
+        bd_rates=_bd_rates(curves),
     )
+
+
+def _bd_rates(curves: Curves) -> dict[str, float]:
+    """BD-rate of every further stage against what the codec itself does, percent."""
+
+    def plain(curve: Sequence[Point], *without: str) -> list[tuple[float, float]]:
+        return [(p.bpp - sum(p.parts[name] for name in without), p.psnr) for p in efficient(curve)]
+
+    first = BITSTREAM if len(curves.get(BITSTREAM, ())) > 1 else IDEAL
+    stages = {
+        IDEAL: plain(curves[IDEAL]),
+        POSTERIOR: plain(curves[POSTERIOR]),
+        CONTEXT: plain(curves[CONTEXT]),
+        "variances told": plain(curves[CONTEXT], UNKNOWN_VARIANCE),
+    }
+    found = {}
+    for name, stage in stages.items():
+        if name == first:
+            continue
+        try:
+            found[name] = bd_rate(plain(curves[first]), stage)
+        except ValueError:  # below four points, or without overlap
+            continue
+    return found
+
+
+def mean_point(points: Sequence[Point]) -> Point:
+    """The mean of one setting over pictures; of MS-SSIM over those large enough to have one."""
+    similarities = [p.ms_ssim for p in points if not math.isnan(p.ms_ssim)]
+    count = len(points)
+    parts = {name: sum(p.parts[name] for p in points) / count for name in points[0].parts}
+    return Point(
+        points[0].quality,
+        sum(p.bpp for p in points) / count,
+        sum(p.psnr for p in points) / count,
+        sum(similarities) / len(similarities) if similarities else math.nan,
+        sum(p.mse for p in points) / count,
+        parts,
+        points[0].step,
+        points[0].price,
+    )
+
+
+def intervals(
+    pictures: Sequence[Curves], main_of: Sequence[Mapping[str, Point]], *, seed: int
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals of the decomposition's terms, by resampling pictures.
+
+    Parameters
+    ----------
+    pictures
+        Curves of every rung, of every picture.
+    main_of
+        The points at the setting that was asked for, likewise.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    dict
+        (low, high) in bpp by the name of the term; empty for a single picture.
+    """
+    count = len(pictures)
+    if count < 2:
+        return {}
+    names = [name for name in pictures[0] if name in (BITSTREAM, IDEAL, POSTERIOR, CONTEXT)]
+    # Of the grouped ones, only a name is asked for.
+    names.append(next(name for name in pictures[0] if name.startswith("grouped")))
+    rng = np.random.default_rng(seed)
+    terms: list[list[float]] = []
+    for _ in range(_RESAMPLES):
+        chosen = rng.integers(count, size=count).tolist()
+        curves = {
+            name: [
+                mean_point(column)
+                for column in zip(*(pictures[i][name] for i in chosen), strict=True)
+            ]
+            for name in names
+        }
+        main = {
+            name: mean_point([main_of[i][name] for i in chosen])
+            for name in names
+            if name in main_of[0]
+        }
+        found = decompose(curves, main)
+        terms.append([getattr(found, f"{term}_bpp") for term in TERMS])
+    tail = 50.0 * (1.0 - _COVERAGE)
+    low, high = np.percentile(terms, [tail, 100.0 - tail], axis=0)
+    return {t: (float(a), float(b)) for t, a, b in zip(TERMS, low, high, strict=True)}

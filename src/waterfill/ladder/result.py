@@ -17,7 +17,10 @@ from waterfill.ladder.rungs import BITSTREAM, Status
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Decomposition", "Exhibit", "Ladder", "Point", "RungResult"]
+__all__ = ["TERMS", "Decomposition", "Exhibit", "Ladder", "Point", "RungResult"]
+
+#: What lies between the rate that is achieved and the limit, in this order.
+TERMS = ("coder_overhead", "quantisation", "context", "side_information", "variance")
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,8 @@ class Point:
     """One rung, one picture (or a mean over pictures), one quality.
 
     Rates are in bits per pixel of the picture, ``psnr`` in dB, ``ms_ssim`` NaN where pictures are
-    too small for it. ``parts`` splits ``bpp`` by what the bits buy.
+    too small for it. ``parts`` splits ``bpp`` by what the bits buy. ``step`` is beside the codec's
+    own, ``price`` its λ; NaN where unknown.
     """
 
     quality: float
@@ -34,6 +38,8 @@ class Point:
     ms_ssim: float
     mse: float
     parts: dict[str, float]
+    step: float = 1.0
+    price: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,9 @@ class RungResult:
     bpp, psnr, ms_ssim, parts
         Means over the pictures at the ladder's quality.
     curve
-        Means over the pictures at every quality measured, ascending.
+        Means over the pictures at every setting measured, ascending in rate.
     bpp_at_equal_psnr
-        Rate of this rung at the PSNR of the rung ``bitstream``, read off the curve.
+        Rate of this rung at the PSNR of what the codec itself shows, read off the curve.
     saved_bpp
         Bits per pixel saved against the rung above at that PSNR; negative where it costs more.
     """
@@ -68,17 +74,48 @@ class RungResult:
 
 @dataclass(frozen=True)
 class Decomposition:
-    """Where the bits between the file and the genie-aided limit go, at equal PSNR, in bpp.
+    """Where the bits between the codec and a genie-aided limit go, at equal PSNR, in bpp.
 
-    ``coder_overhead + quantisation + side_information + variance`` is ``achieved − limit``, with
-    the signs as measured. ``limit`` and ``variance`` are genie-aided; ``honest`` is the lowest
-    rate of an achievable rung.
+    ``coder_overhead + quantisation + context + side_information + variance`` is
+    ``achieved − limit``, with the signs as measured.
+
+    Attributes
+    ----------
+    psnr
+        Of what the codec shows, dB.
+    achieved_bpp
+        Of its files, or of the ideal coder where it makes none.
+    coder_overhead_bpp
+        Of the file over its ideal code length.
+    quantisation_bpp
+        Rounding's rate over that of Gaussian noise, by the same prior.
+    context_bpp
+        What could still be predicted from latents that have arrived, with little effort.
+    side_information_bpp
+        z, and the few bits of that context.
+    variance_bpp
+        What not knowing each latent's variance costs, half the Itakura–Saito divergence:
+        genie-aided.
+    limit_bpp
+        What is left: every variance told for free about the predicted mean, genie-aided.
+    honest_rung, honest_bpp
+        The achievable rung of lowest rate.
+    tightest_group, tightest_group_bpp
+        The same of those that group variances and pay for them.
+    method
+        How rates came to equal PSNR.
+    bd_rates
+        BD-rate against what the codec does, percent, of its ideal coder, the noise in place of
+        rounding, the context, and (genie-aided) variances told; those that could be computed.
+    intervals
+        95 % of the bootstrap over pictures, (low, high) in bpp by term; empty for one picture.
     """
 
     psnr: float
     achieved_bpp: float
     coder_overhead_bpp: float
     quantisation_bpp: float
+    context_bpp: float
     side_information_bpp: float
     variance_bpp: float
     limit_bpp: float
@@ -87,6 +124,8 @@ class Decomposition:
     tightest_group: str
     tightest_group_bpp: float
     method: str
+    bd_rates: dict[str, float] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def sentence(self) -> str:
@@ -95,6 +134,7 @@ class Decomposition:
             "not knowing each latent's variance": self.variance_bpp,
             "side information": self.side_information_bpp,
             "scalar quantisation": self.quantisation_bpp,
+            "context that goes unused": self.context_bpp,
             "the entropy coder": self.coder_overhead_bpp,
         }
         largest = max(losses, key=lambda name: losses[name])
@@ -119,7 +159,10 @@ class Decomposition:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """What the report shows of one picture; maps are (h, w) or (M, h, w) at latent resolution."""
+    """What the report shows of one picture; maps are (h, w) at the resolution of latents.
+
+    ``y`` and ``y_hat`` are of one channel, ``bits`` by rung and ``losses`` by term sums over all.
+    """
 
     name: str
     original: NDArray[np.uint8]
@@ -130,6 +173,7 @@ class Exhibit:
     y: NDArray[np.float32]
     y_hat: dict[str, NDArray[np.float32]]
     bits: dict[str, NDArray[np.float32]]
+    losses: dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -148,6 +192,11 @@ class Ladder:
         One result per rung, from the file to the genie-aided limit.
     decomposition
         Where the bits between them go.
+    per_image
+        The same for every picture by itself.
+    channels
+        By rung, or term, the latents' bits of each channel, bpp (M,) at the ladder's quality, means
+        over the pictures.
     rows
         Every measurement: picture, rung, quality.
     exhibits
@@ -161,16 +210,15 @@ class Ladder:
     images: tuple[dict[str, Any], ...]
     rungs: tuple[RungResult, ...]
     decomposition: Decomposition
+    per_image: tuple[Decomposition, ...]
+    channels: dict[str, NDArray[np.float64]] = field(repr=False)
     rows: tuple[dict[str, Any], ...]
     exhibits: tuple[Exhibit, ...] = field(repr=False)
     environment: dict[str, Any] = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The ladder as JSON-able data; NaN becomes ``None``."""
-        decomposition = {
-            **{k: v for k, v in self.decomposition.__dict__.items()},
-            "sentence": self.decomposition.sentence,
-        }
+        decomposition = {**self.decomposition.__dict__, "sentence": self.decomposition.sentence}
         rungs = []
         for rung in self.rungs:
             row = {k: v for k, v in rung.__dict__.items() if k != "curve"}
@@ -182,6 +230,11 @@ class Ladder:
             "images": list(self.images),
             "rungs": rungs,
             "decomposition": decomposition,
+            "per_image": [
+                {"image": image["name"], **one.__dict__}
+                for image, one in zip(self.images, self.per_image, strict=True)
+            ],
+            "channels": {name: bpp.round(9).tolist() for name, bpp in self.channels.items()},
             "rows": list(self.rows),
             "environment": self.environment,
         }

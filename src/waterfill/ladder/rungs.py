@@ -1,20 +1,46 @@
-"""The rungs: each is a channel, a source of variances, a source of means, and what it proves."""
+"""The rungs: each is a channel, a source of variances, a source of means, and what it proves.
+
+To add one, make it of a class below, or write a class with :meth:`Rung.climb`, and put it into
+:data:`LADDER`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import torch
 from torch import Tensor
 
-from waterfill.codec.channels import Channel, Dithered, GaussianTest, Rounding
+from waterfill.codec.channels import (
+    Channel,
+    Dithered,
+    GaussianTest,
+    OracleGaussian,
+    Rounding,
+)
 from waterfill.codec.densities import Gaussian
-from waterfill.codec.latents import Latents
-from waterfill.codec.noise import Noise
-from waterfill.ladder.variances import Grouped, Oracle, VarianceSource
+from waterfill.ladder.context import Posterior, fit_context
+from waterfill.ladder.subjects import View, noise_of
+from waterfill.ladder.variances import Grouped, Moments, Oracle, Pooled, VarianceSource
 
-__all__ = ["BITSTREAM", "LADDER", "Climb", "Rung", "Status", "climb"]
+__all__ = [
+    "BITSTREAM",
+    "CONTEXT",
+    "IDEAL",
+    "LADDER",
+    "LATENTS",
+    "POSTERIOR",
+    "SIDE",
+    "TOLD",
+    "UNKNOWN_VARIANCE",
+    "Climb",
+    "Known",
+    "Rung",
+    "Status",
+]
 
 
 class Status(StrEnum):
@@ -26,8 +52,65 @@ class Status(StrEnum):
     GENIE = "genie-aided"
 
 
+#: Names of rungs that the decomposition reads.
+BITSTREAM, IDEAL = "bitstream", "ideal coder"
+POSTERIOR, CONTEXT = "learned posterior", "+ context"
+#: Names of what bits buy.
+LATENTS, SIDE = "latents", "side information"
+#: The latents' rate of the rung ``+ context`` in two: what it would be if each variance were told,
+#: which is genie-aided, and what not knowing it costs.
+TOLD, UNKNOWN_VARIANCE = "latents, variances told", "variances not known"
+
+
 @dataclass(frozen=True)
-class Rung:
+class Known:
+    """What is known before a picture is looked at.
+
+    Attributes
+    ----------
+    data_set
+        Moments of all pictures that are measured.
+    levels
+        Variance of the noise that each channel should bear, (M,).
+    """
+
+    data_set: Moments
+    levels: Tensor
+
+
+@dataclass(frozen=True)
+class Climb:
+    """A picture on a rung.
+
+    Attributes
+    ----------
+    y_hats
+        ŷ of each tile (M, h, w), in steps.
+    latent_bits
+        Bits of each latent, tile by tile.
+    parts
+        All bits by what they buy.
+    maps
+        Further quantities of each latent by name, in bits.
+    """
+
+    y_hats: list[Tensor]
+    latent_bits: list[Tensor]
+    parts: dict[str, float]
+    maps: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def bits(self) -> float:
+        """All bits."""
+        return sum(self.parts.values())
+
+
+def _sum(planes: Sequence[Tensor]) -> float:
+    return sum(float(plane.double().sum()) for plane in planes)
+
+
+@dataclass(frozen=True)
+class Rung(ABC):
     """One system of the ladder.
 
     Attributes
@@ -36,137 +119,218 @@ class Rung:
         Short name, the key in JSON.
     status
         What the number is: a genie-aided rung is told something no decoder can know.
-    channel, variance
-        How y becomes ŷ, and where σ comes from, with μ = 0; None for the prior's own μ and σ,
-        contexts included.
     meaning
         One line for the report.
     """
 
     name: str
     status: Status
-    channel: Channel
-    variance: VarianceSource | None
     meaning: str
 
+    @abstractmethod
+    def climb(self, views: Sequence[View], known: Known, *, seed: int = 0) -> Climb:
+        """Send the latents of a picture through.
 
-#: Name of the rung that is measured in bytes, header and all.
-BITSTREAM = "bitstream"
-
-#: From what the codec does to what only a genie could do.
-LADDER: tuple[Rung, ...] = (
-    Rung(
-        BITSTREAM,
-        Status.ACHIEVED,
-        Rounding(),
-        None,
-        "the file: rounding, range coding, header",
-    ),
-    Rung(
-        "ideal coder",
-        Status.ACHIEVED_IDEAL,
-        Rounding(),
-        None,
-        "the same symbols at −log₂ p each, z included",
-    ),
-    Rung(
-        "dithered",
-        Status.ACHIEVABLE,
-        Dithered(),
-        None,
-        "universal quantisation: shared uniform dither, MMSE-scaled",
-    ),
-    Rung(
-        "test channel",
-        Status.ACHIEVABLE,
-        GaussianTest(),
-        None,
-        "Gaussian test channel at the KL divergence, MMSE-scaled",
-    ),
-    Rung(
-        "grouped channel",
-        Status.ACHIEVABLE,
-        GaussianTest(),
-        Grouped(None),
-        "test channel, one second moment per channel instead of z, price paid",
-    ),
-    Rung(
-        "grouped 16×16",
-        Status.ACHIEVABLE,
-        GaussianTest(),
-        Grouped(16),
-        "test channel, one second moment per 16×16 latents instead of z, price paid",
-    ),
-    Rung(
-        "grouped 4×4",
-        Status.ACHIEVABLE,
-        GaussianTest(),
-        Grouped(4),
-        "test channel, one second moment per 4×4 latents instead of z, price paid",
-    ),
-    Rung(
-        "grouped element",
-        Status.ACHIEVABLE,
-        GaussianTest(),
-        Grouped(1),
-        "test channel, y² of every latent instead of z, price paid",
-    ),
-    Rung(
-        "oracle, rounding",
-        Status.GENIE,
-        Rounding(),
-        Oracle(),
-        "rounding, y² of every latent told for free (paper 1, fig. 4a)",
-    ),
-    Rung(
-        "oracle, test channel",
-        Status.GENIE,
-        GaussianTest(),
-        Oracle(),
-        "test channel, y² of every latent told for free, MMSE-scaled (paper 1, fig. 4a)",
-    ),
-)
+        Parameters
+        ----------
+        views
+            Its tiles.
+        known
+            What was known before.
+        seed
+            Of the channel's noise, the same for every rung.
+        """
 
 
 @dataclass(frozen=True)
-class Climb:
-    """A picture on a rung: ŷ (M, h, w) in steps, bits per latent, and all bits by what they buy."""
+class Coded(Rung):
+    """Rounding as it is coded. Of the rung ``bitstream``, its bytes are for the caller to count."""
 
-    y_hat: Tensor
-    latent_bits: Tensor
-    parts: dict[str, float]
-
-    @property
-    def bits(self) -> float:
-        """All bits."""
-        return sum(self.parts.values())
+    def climb(self, views: Sequence[View], known: Known, *, seed: int = 0) -> Climb:
+        """Round."""
+        arrivals = [view.rounded() for view in views]
+        bits = [arrival.bits for arrival in arrivals]
+        parts = {LATENTS: _sum(bits), SIDE: sum(view.side_bits for view in views)}
+        return Climb([arrival.y_hat for arrival in arrivals], bits, parts)
 
 
-def climb(rung: Rung, latents: Latents, *, seed: int = 0) -> Climb:
-    """Send latents through the channel of a rung.
+@dataclass(frozen=True)
+class Predicted(Rung):
+    """A channel by what the codec's own prior says, contexts in causal order."""
 
-    Parameters
-    ----------
-    rung
-        Any rung; of the rung ``bitstream`` this gives the ideal code length, its bytes are for
-        the caller to count.
-    latents
-        Of one picture.
-    seed
-        Of the channel's noise, the same for every rung.
-    """
-    if rung.variance is None:
-        parts = {"latents": 0.0, "side information": latents.side_bits}
-        if isinstance(rung.channel, Rounding):
-            # These symbols have tables: what is estimated is what gets coded.
-            coded = latents.quantised
-            y_hat, bits = coded.y_hat, torch.from_numpy(coded.bits)
-        else:
-            y_hat, bits = latents.through(rung.channel, Noise(seed))
-    else:
-        sigma, price_bits = rung.variance(latents.y)
-        density = Gaussian(torch.zeros_like(latents.y), sigma)
-        y_hat, bits = rung.channel(latents.y, density, Noise(seed))
-        parts = {"latents": 0.0} | ({"variance price": price_bits} if price_bits else {})
-    parts["latents"] = float(bits.double().sum())
-    return Climb(y_hat, bits, parts)
+    channel: Channel
+
+    def climb(self, views: Sequence[View], known: Known, *, seed: int = 0) -> Climb:
+        """Walk through the prior."""
+        arrivals = [view.through(self.channel, noise_of(seed, k)) for k, view in enumerate(views)]
+        bits = [arrival.bits for arrival in arrivals]
+        parts = {LATENTS: _sum(bits), SIDE: sum(view.side_bits for view in views)}
+        return Climb([arrival.y_hat for arrival in arrivals], bits, parts)
+
+
+@dataclass(frozen=True)
+class Told(Rung):
+    """A channel by variances about zero that are told; nothing is predicted."""
+
+    channel: Channel
+    variance: VarianceSource
+
+    def climb(self, views: Sequence[View], known: Known, *, seed: int = 0) -> Climb:
+        """Ask for the variances, and send."""
+        ys = [view.y for view in views]
+        sigmas, price = self.variance(ys, known.data_set)
+        y_hats, bits = [], []
+        for k, (y, sigma) in enumerate(zip(ys, sigmas, strict=True)):
+            density = Gaussian(torch.zeros_like(y), sigma)
+            crossing = self.channel(y, density, noise_of(seed, k))
+            y_hats.append(crossing.y_hat)
+            bits.append(crossing.bits)
+        parts = {LATENTS: _sum(bits)} | ({"variance price": price} if price else {})
+        return Climb(y_hats, bits, parts)
+
+
+#: Tiles that a context is fitted to, at most.
+_TILES_FITTED = 4
+
+
+def _posterior(view: View, known: Known, seed: int, tile: int) -> tuple[Posterior, Tensor, Tensor]:
+    """The test channel with a level for each channel: what is sent, μ, and ŷ."""
+    arrival = view.through(GaussianTest(known.levels), noise_of(seed, tile))
+    level, variance = known.levels[:, None, None], arrival.sigma.square()
+    sent = Posterior(view.y - arrival.mu, torch.zeros_like(view.y), variance, level)
+    # The channel scaled what it received by α, the MMSE estimate.
+    received = torch.where(sent.sent, (arrival.y_hat - arrival.mu) / sent.alpha, 0.0)
+    return replace(sent, received=received), arrival.mu, arrival.y_hat
+
+
+@dataclass(frozen=True)
+class LearnedPosterior(Rung):
+    """The Gaussian test channel, each channel of latents with the noise that it should bear."""
+
+    def climb(self, views: Sequence[View], known: Known, *, seed: int = 0) -> Climb:
+        """Walk through the prior."""
+        y_hats, bits = [], []
+        for k, view in enumerate(views):
+            tile, _, y_hat = _posterior(view, known, seed, k)
+            bits.append(tile.charge(torch.zeros_like(tile.residual), tile.variance))
+            y_hats.append(y_hat)
+        parts = {LATENTS: _sum(bits), SIDE: sum(view.side_bits for view in views)}
+        return Climb(y_hats, bits, parts)
+
+
+@dataclass(frozen=True)
+class WithContext(Rung):
+    """The same channel, and a context fitted to what the prior leaves over."""
+
+    def climb(self, views: Sequence[View], known: Known, *, seed: int = 0) -> Climb:
+        """Walk through the prior, fit, and charge by what is then predicted."""
+        # Of a large picture some tiles are looked at: all of them would not fit into memory.
+        every = -(-len(views) // _TILES_FITTED)
+        fitted = range(0, len(views), every)
+        context = fit_context([_posterior(views[k], known, seed, k)[0] for k in fitted])
+        y_hats, bits, told, unknown = [], [], [], []
+        for k, view in enumerate(views):
+            tile, mu, _ = _posterior(view, known, seed, k)
+            mean, variance = context.predict(tile)
+            y_hats.append(mu + tile.estimate(mean, variance))
+            bits.append(tile.charge(mean, variance))
+            told.append(tile.told(mean))
+            unknown.append(tile.divergence(mean, variance))
+        parts = {
+            TOLD: _sum(told),
+            UNKNOWN_VARIANCE: _sum(unknown),
+            SIDE: sum(view.side_bits for view in views),
+            "context": context.price_bits,
+        }
+        return Climb(y_hats, bits, parts, {UNKNOWN_VARIANCE: unknown})
+
+
+#: From what the codec does to what only a genie could do.
+LADDER: tuple[Rung, ...] = (
+    Coded(BITSTREAM, Status.ACHIEVED, "the file: rounding, range coding, header"),
+    Coded(IDEAL, Status.ACHIEVED_IDEAL, "the same symbols at −log₂ p each, z included"),
+    Predicted(
+        "dithered",
+        Status.ACHIEVABLE,
+        "universal quantisation: shared uniform dither, MMSE-scaled",
+        Dithered(),
+    ),
+    Predicted(
+        "test channel",
+        Status.ACHIEVABLE,
+        "Gaussian test channel at the KL divergence, MMSE-scaled",
+        GaussianTest(),
+    ),
+    LearnedPosterior(
+        POSTERIOR,
+        Status.ACHIEVABLE,
+        "the same, each channel with the noise that it bears best in the picture",
+    ),
+    WithContext(
+        CONTEXT,
+        Status.ACHIEVABLE,
+        "the same, mean and scale corrected by what has arrived before",
+    ),
+    Told(
+        "grouped data set",
+        Status.ACHIEVABLE,
+        "test channel, one second moment per channel of all pictures instead of z, price paid",
+        GaussianTest(),
+        Pooled("data set"),
+    ),
+    Told(
+        "grouped image",
+        Status.ACHIEVABLE,
+        "test channel, one second moment per picture instead of z, price paid",
+        GaussianTest(),
+        Pooled("image"),
+    ),
+    Told(
+        "grouped channel",
+        Status.ACHIEVABLE,
+        "test channel, one second moment per channel instead of z, price paid",
+        GaussianTest(),
+        Pooled("channel"),
+    ),
+    Told(
+        "grouped 16×16",
+        Status.ACHIEVABLE,
+        "test channel, one second moment per 16×16 latents instead of z, price paid",
+        GaussianTest(),
+        Grouped(16),
+    ),
+    Told(
+        "grouped 4×4",
+        Status.ACHIEVABLE,
+        "test channel, one second moment per 4×4 latents instead of z, price paid",
+        GaussianTest(),
+        Grouped(4),
+    ),
+    Told(
+        "grouped element",
+        Status.ACHIEVABLE,
+        "test channel, y² of every latent instead of z, price paid",
+        GaussianTest(),
+        Grouped(1),
+    ),
+    Told(
+        "oracle, rounding",
+        Status.GENIE,
+        "rounding, y² of every latent told for free (paper 1, fig. 4a)",
+        Rounding(),
+        Oracle(),
+    ),
+    Told(
+        "oracle, test channel",
+        Status.GENIE,
+        "test channel, y² of every latent told for free, MMSE-scaled (paper 1, fig. 4a)",
+        GaussianTest(),
+        Oracle(),
+    ),
+    Predicted(
+        "oracle, test channel, context",
+        Status.GENIE,
+        "the same about the mean that the prior predicts (paper 1, fig. 4b)",
+        OracleGaussian("paper", predicted_mean=True, mmse=True),
+    ),
+)

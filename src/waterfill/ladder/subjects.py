@@ -1,0 +1,259 @@
+"""What a ladder asks of a codec: one picture, sat down at one setting, seen tile by tile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from waterfill.codec.channels import Channel, Rounding, Stepped
+from waterfill.codec.gains import QUALITIES, lambda_of_quality
+from waterfill.codec.latents import Arrival, Latents
+from waterfill.codec.model import Codec, finish
+from waterfill.codec.noise import Noise
+from waterfill.data.images import Picture
+
+__all__ = [
+    "STEPS",
+    "OwnCodec",
+    "Setting",
+    "Sitting",
+    "Subject",
+    "View",
+    "noise_of",
+    "stepped",
+    "steps_around",
+]
+
+#: Steps at which a codec of one rate is measured: its own, and what its rungs do beside it.
+STEPS = (2.0, math.sqrt(2.0), 1.0, math.sqrt(0.5))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where a codec is measured: at a quality, or at a step other than its own.
+
+    Attributes
+    ----------
+    quality
+        1 … 8; NaN for codecs of other make.
+    step
+        Beside the codec's own.
+    price
+        λ in bpp + λ·255²·MSE that the codec works at; NaN where nobody knows.
+    """
+
+    quality: float
+    step: float = 1.0
+    price: float = math.nan
+
+
+class View(Protocol):
+    """The latents of one tile."""
+
+    @property
+    def y(self) -> Tensor:
+        """What is to be sent, float32 (M, h, w), in steps."""
+        ...
+
+    @property
+    def side_bits(self) -> float:
+        """Bits of side information."""
+        ...
+
+    def rounded(self) -> Arrival:
+        """Rounding at its ideal code length."""
+        ...
+
+    def through(self, channel: Channel, noise: Noise) -> Arrival:
+        """Through a channel by the codec's own prior, contexts in causal order."""
+        ...
+
+
+class Sitting(Protocol):
+    """One picture at one setting."""
+
+    @property
+    def views(self) -> Sequence[View]:
+        """Its tiles, row by row."""
+        ...
+
+    @property
+    def across(self) -> int:
+        """How many tiles make a row."""
+        ...
+
+    def file_bits(self) -> float | None:
+        """Bits of the file, header and all; None where there is none."""
+        ...
+
+    def pixels(self, y_hats: Sequence[Tensor]) -> NDArray[np.uint8]:
+        """The picture (H, W, 3) that ŷ of each tile gives."""
+        ...
+
+    def reconstruct(self, y_hat: Tensor) -> Tensor:
+        """g_s of a piece of ŷ (M, h, w), in [0, 1] units and differentiable."""
+        ...
+
+
+class Subject(Protocol):
+    """A codec under measurement."""
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        ...
+
+    @property
+    def has_files(self) -> bool:
+        """Whether it makes files, or can only be estimated."""
+        ...
+
+    def settings(self, quality: float | Sequence[float] | None) -> tuple[list[Setting], int]:
+        """Settings in ascending order of rate for what a user asks, and which of them is theirs."""
+        ...
+
+    def sit(self, picture: Picture, setting: Setting) -> Sitting:
+        """A picture at a setting."""
+        ...
+
+
+@dataclass(frozen=True)
+class _SteppedView:
+    """A view at another step."""
+
+    view: View
+    step: float
+
+    @property
+    def y(self) -> Tensor:
+        return self.view.y / self.step
+
+    @property
+    def side_bits(self) -> float:
+        return self.view.side_bits
+
+    def rounded(self) -> Arrival:
+        return self.through(Rounding(), Noise(0))
+
+    def through(self, channel: Channel, noise: Noise) -> Arrival:
+        arrival = self.view.through(Stepped(channel, self.step), noise)
+        return Arrival(
+            arrival.y_hat / self.step,
+            arrival.bits,
+            arrival.mu / self.step,
+            arrival.sigma / self.step,
+        )
+
+
+def stepped(views: Sequence[View], step: float) -> Sequence[View]:
+    """Views at a step beside the codec's own: their latents are in the new one."""
+    return views if step == 1.0 else [_SteppedView(view, step) for view in views]
+
+
+def steps_around(quality: float, price: float) -> tuple[list[Setting], int]:
+    """Settings of a codec of one rate: its own step is the one that is asked for."""
+    return [Setting(quality, step, price) for step in STEPS], STEPS.index(1.0)
+
+
+class OwnCodec:
+    """A codec of this package.
+
+    Parameters
+    ----------
+    codec
+        As it stands; its networks are not touched.
+    """
+
+    has_files = True
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+
+    @property
+    def name(self) -> str:
+        """As the codec's."""
+        return self._codec.name
+
+    def settings(self, quality: float | Sequence[float] | None) -> tuple[list[Setting], int]:
+        """All whole qualities, or those asked for; of a codec of one rate, steps around it."""
+        codec = self._codec
+        low, high = codec.config.qualities
+        if quality is None and low == high:
+            return steps_around(low, lambda_of_quality(low))
+        if quality is None:
+            chosen = [float(q) for q in QUALITIES if low <= q <= high] or [low]
+        elif isinstance(quality, int | float):
+            chosen = [codec.check_quality(quality)]
+        else:
+            chosen = sorted({codec.check_quality(q) for q in quality})
+        found = [Setting(q, 1.0, lambda_of_quality(q)) for q in chosen]
+        return found, (len(chosen) - 1) // 2
+
+    def sit(self, picture: Picture, setting: Setting) -> Sitting:
+        """A picture at a setting."""
+        return _OwnSitting(self._codec, picture, setting)
+
+
+class _OwnSitting:
+    def __init__(self, codec: Codec, picture: Picture, setting: Setting) -> None:
+        self._codec, self._picture, self._setting = codec, picture, setting
+        self._tiles = list(codec.tiles(picture, setting.quality))
+        self.across = -(-picture.width // codec.tile)
+        # What is derived from one tile is kept; from many it would not fit into memory.
+        alone = len(self._tiles) == 1
+        self.views = stepped(
+            self._tiles if alone else list(map(_Fleeting, self._tiles)), setting.step
+        )
+
+    def file_bits(self) -> float | None:
+        if self._setting.step != 1.0:
+            return None
+        alone = len(self._tiles) == 1
+        tiles = self._tiles if alone else (replace(tile) for tile in self._tiles)
+        return 8.0 * len(self._codec.pack(self._picture, tiles, self._setting.quality))
+
+    def pixels(self, y_hats: Sequence[Tensor]) -> NDArray[np.uint8]:
+        picture = self._picture
+        found = self._codec.assemble(
+            (y_hat * self._setting.step for y_hat in y_hats),
+            self._setting.quality,
+            picture.height,
+            picture.width,
+        )
+        return finish(found, grey=picture.grey).pixels
+
+    def reconstruct(self, y_hat: Tensor) -> Tensor:
+        return self._codec.reconstruct(y_hat * self._setting.step, self._setting.quality)
+
+
+@dataclass(frozen=True)
+class _Fleeting:
+    """Latents that keep nothing of what is derived from them."""
+
+    latents: Latents
+
+    @property
+    def y(self) -> Tensor:
+        return self.latents.y
+
+    @property
+    def side_bits(self) -> float:
+        return self.latents.side_bits
+
+    def rounded(self) -> Arrival:
+        return replace(self.latents).rounded()
+
+    def through(self, channel: Channel, noise: Noise) -> Arrival:
+        return self.latents.through(channel, noise)
+
+
+def noise_of(seed: int, tile: int) -> Noise:
+    """The noise that a tile meets on every rung."""
+    return Noise(int(torch.tensor([seed, tile]).to(torch.int64) @ torch.tensor([1, 0x9E3779B1])))
