@@ -223,6 +223,16 @@ def test_modes_differ_in_the_gradient_as_they_say() -> None:
     assert slopes["paper-detached"].tolist() == pytest.approx([0.0, 0.0, alpha], rel=1e-4)
 
 
+def test_at_the_edge_of_the_water_gradients_stay_numbers() -> None:
+    edge = math.sqrt(WATER_LEVEL)
+    y = (edge + 1e-8 * torch.arange(-50.0, 50.0)).requires_grad_()
+    nothing = Gaussian(torch.zeros(100), torch.ones(100))
+    crossing = OracleGaussian("paper")(y, nothing, Noise(1))
+    (slope,) = torch.autograd.grad((crossing.y_hat.square() + crossing.bits).sum(), y)
+    assert bool(slope.isfinite().all())
+    assert float(slope.abs().max()) < 1e3
+
+
 def test_a_budget_is_met_in_every_picture() -> None:
     torch.manual_seed(2)
     y = torch.randn(3, 4, 8, 8) * torch.tensor([0.3, 1.0, 5.0])[:, None, None, None]

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from waterfill.ladder.result import Decomposition, Exhibit, Ladder, Point, RungResult
+from waterfill.ladder.result import TERMS, Decomposition, Exhibit, Ladder, Point, RungResult
 from waterfill.ladder.rungs import LADDER, Status
 from waterfill.report import figures
 from waterfill.report.html import render
@@ -61,7 +61,7 @@ def make_ladder(name: str = "kite.png", qualities: tuple[float, ...] = (2.0, 4.0
             )
         )
     # As measured on a poor codec: the test channel costs more than rounding, a loss below zero.
-    losses = (0.00577, -0.1234, 0.03142, 0.2468)
+    losses = (0.00577, -0.1234, 0.01618, 0.03142, 0.2468)
     decomposition = Decomposition(
         31.1,
         0.65522,
@@ -72,6 +72,8 @@ def make_ladder(name: str = "kite.png", qualities: tuple[float, ...] = (2.0, 4.0
         "grouped 4×4",
         0.60321,
         "made up",
+        {"ideal coder": -0.2525, "variances told": -31.7171},
+        {term: (loss - 0.0101, loss + 0.0202) for term, loss in zip(TERMS, losses, strict=True)},
     )
     pixels = random.integers(0, 256, (32, 48, 3), dtype=np.uint8)
     maps = random.normal(size=(7, 2, 3)).astype(np.float32)
@@ -86,14 +88,20 @@ def make_ladder(name: str = "kite.png", qualities: tuple[float, ...] = (2.0, 4.0
         maps[0],
         dict(zip(names, maps[1:4], strict=True)),
         dict(zip(names, np.abs(maps[4:]), strict=True)),
+        dict(zip(("quantisation", "context", "variance"), maps[:3], strict=True)),
     )
-    rows = ({"rung": "bitstream", "quality": qualities[-1], "ms_ssim": 0.93},)
+    rows = ({"rung": "ideal coder", "quality": qualities[-1], "step": 1.0, "ms_ssim": 0.93},)
+    channels = {
+        name: random.random(90) for name in ("ideal coder", "+ context", "variances not known")
+    }
     return Ladder(
         "toy",
         qualities[-1],
-        ({"name": name, "width": 48, "height": 32},),
+        ({"name": name, "width": 48, "height": 32}, {"name": "b.png", "width": 9, "height": 9}),
         tuple(results),
         decomposition,
+        (decomposition, replace(decomposition, achieved_bpp=0.77777)),
+        channels,
         rows,
         (exhibit,),
         {"command": f"waterfill limits {name}", "seed": 0, "versions": {"numpy": "2"}},
@@ -240,6 +248,25 @@ def test_waterfall_adds_up_with_signs_as_measured(html: str) -> None:
     assert columns["quantisation"][1] > 0  # a gain goes up and is not clipped
 
 
+def test_terms_have_their_interval_and_pictures_their_own(html: str) -> None:
+    text = "".join(Page(html).text.split())
+    assert "unusedcontext+0.0162+2.5+0.0061…+0.0364" in text
+    assert "variance(genie-aided)+0.2468" in text
+    assert "variancestold(genie-aided)−31.72%" in text
+    assert "b.png31.100.7778" in text
+
+
+def test_channels_are_those_that_spend_most(html: str) -> None:
+    ladder = make_ladder()
+    told, unknown, rounding = figure_of(html, "channels")["data"]
+    order = np.argsort(ladder.channels["ideal coder"])[::-1][:64]
+    assert told["x"] == [str(k) for k in order]
+    assert rounding["y"] == sorted(rounding["y"], reverse=True)
+    total = np.add(told["y"], unknown["y"])
+    assert total == pytest.approx(ladder.channels["+ context"][order])
+    assert "genie-aided" in unknown["name"]
+
+
 def test_curves_hold_every_point_with_units(html: str) -> None:
     figure = figure_of(html, "curves")
     assert "bpp" in figure["layout"]["xaxis"]["title"]["text"]
@@ -258,7 +285,8 @@ def test_single_quality_has_markers_only() -> None:
 
 def test_every_colour_of_a_figure_has_a_dark_one(html: str) -> None:
     used = set(re.findall(r'"(#[0-9a-fA-F]+)"', json.dumps(figure_of(html, "curves")["data"])))
-    used |= set(re.findall(r'"(#[0-9a-fA-F]+)"', json.dumps(figure_of(html, "waterfall"))))
+    for name in ("waterfall", "channels"):
+        used |= set(re.findall(r'"(#[0-9a-fA-F]+)"', json.dumps(figure_of(html, name))))
     assert used
     assert used <= set(figures.DARK)
 
@@ -289,7 +317,7 @@ def test_what_is_missing_shows_as_a_dash() -> None:
     page = Page(render(replace(ladder, rungs=blind, rows=(row,))))
     assert {row["ms_ssim"] for row in page.ladder} == {"—"}
     assert not re.search(r"\bnan\b", page.text, re.I)
-    assert "MS-SSIM leaves out 1 of 1" in page.text
+    assert "MS-SSIM leaves out 1 of 2" in page.text
 
 
 def test_rates_read_off_a_bent_or_short_curve_are_marked() -> None:
@@ -310,7 +338,7 @@ def test_pictures_are_embedded_without_loss(html: str) -> None:
     original, decoded = (np.asarray(image.convert("RGB")) for image in images[-2:])
     assert np.array_equal(original, exhibit.original)
     assert np.array_equal(decoded, exhibit.decoded)
-    assert [image.size for image in images[:-2]] == [(3, 2)] * 7
+    assert [image.size for image in images[:-2]] == [(3, 2)] * 10
     assert all(attributes["alt"] for tag, attributes in Page(html).elements if tag == "img")
 
 
@@ -388,7 +416,7 @@ def test_browser_draws_it_without_complaint(tmp_path: Path, theme: str) -> None:
     )
     assert "CONSOLE" not in run.stderr
     drawn = run.stdout.replace(get_plotlyjs(), "")
-    assert drawn.count('class="legend"') == 2  # both figures are there
+    assert drawn.count('class="legend"') == 3  # all figures are there
     body = drawn.split("</style>", 1)[1].split("<script", 1)[0]
     assert ("rgb(230, 230, 230)" in body) == (theme == "dark")
     assert ("rgb(31, 35, 40)" in body) == (theme == "light")

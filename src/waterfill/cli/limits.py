@@ -99,7 +99,7 @@ def _number(value: float, digits: int) -> str:
 def _ladder_table(ladder: Ladder) -> Table:
     pictures = "1 picture" if len(ladder.images) == 1 else f"{len(ladder.images)} pictures"
     table = Table(
-        title=f"{escape(ladder.codec)}, quality {ladder.quality:g}, {pictures}",
+        title=f"{escape(ladder.codec)}, {ladder.setting}, {pictures}",
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,

@@ -262,6 +262,8 @@ def _divergence(mean: Tensor, variance: Tensor, prior: Tensor) -> Tensor:
 
 #: How an oracle's Gaussian channel treats the water level, see :class:`OracleGaussian`.
 ORACLE_MODES = ("smooth", "paper", "paper-detached")
+#: Smallest α² with a gradient of its own.
+_SMALLEST_SHARE = 1e-4
 #: Stands for a residual of zero, whose square is no variance.
 _SMALLEST_DEVIATION = 1e-3
 
@@ -359,7 +361,9 @@ class OracleGaussian:
         power = residual * residual
         level = self._level(power)
         sent = power > level
-        alpha = torch.sqrt(torch.where(sent, 1.0 - level / power, 1.0)) * sent
+        share = torch.where(sent, 1.0 - level / power, 1.0)
+        # Just above the level the root's slope has no bound, and rounding can make it infinite.
+        alpha = torch.sqrt(bounded(share, _SMALLEST_SHARE, 1.0)) * sent
         if self.mode == "paper-detached":
             alpha = alpha.detach()
         return centre, alpha * residual, level.expand_as(residual), sent.to(residual.dtype)

@@ -41,6 +41,18 @@ class Point:
     step: float = 1.0
     price: float = math.nan
 
+    @property
+    def label(self) -> str:
+        """The setting, for tables and figures."""
+        return setting_label(self.quality, self.step)
+
+
+def setting_label(quality: float, step: float = 1.0) -> str:
+    """A setting in words: of a quality, of a step beside the codec's own, or its own rate."""
+    if step != 1.0:
+        return f"step × {step:.3g}"
+    return f"quality {quality:g}" if math.isfinite(quality) else "its own rate"
+
 
 @dataclass(frozen=True)
 class RungResult:
@@ -185,7 +197,7 @@ class Ladder:
     codec
         Name of the codec.
     quality
-        The quality of the table; curves hold all that were measured.
+        The quality of the table, NaN for codecs of other make; curves hold all that were measured.
     images
         Name, width and height of every picture.
     rungs
@@ -215,6 +227,11 @@ class Ladder:
     rows: tuple[dict[str, Any], ...]
     exhibits: tuple[Exhibit, ...] = field(repr=False)
     environment: dict[str, Any] = field(repr=False)
+
+    @property
+    def setting(self) -> str:
+        """Where the table is measured, in words."""
+        return setting_label(self.quality)
 
     def to_dict(self) -> dict[str, Any]:
         """The ladder as JSON-able data; NaN becomes ``None``."""

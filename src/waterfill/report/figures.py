@@ -1,4 +1,4 @@
-"""The report's two figures: rate–distortion curves, and where the bits go."""
+"""The report's figures: rate–distortion curves, where the bits go, and by which channel."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from html import escape
 import plotly.graph_objects as go
 
 from waterfill.ladder.result import Decomposition, Ladder
-from waterfill.ladder.rungs import BITSTREAM, Status
+from waterfill.ladder.rungs import BITSTREAM, CONTEXT, IDEAL, UNKNOWN_VARIANCE, Status
 from waterfill.report.text import number
 
-__all__ = ["DARK", "GENIE", "Step", "decomposition", "rate_distortion", "steps"]
+__all__ = ["DARK", "GENIE", "Step", "channels", "decomposition", "rate_distortion", "steps"]
 
 #: How anything that only a genie could reach is named, in every figure and table.
 GENIE = Status.GENIE.value
@@ -34,6 +34,11 @@ _SERIES = (
     "#7a6a00",
     "#c04a00",
     "#5b3fa0",
+    "#8a4b2a",
+    "#4d6d9a",
+    "#b5305f",
+    "#4f7f1f",
+    "#3d3d8f",
 )
 _SYMBOLS = (
     "circle",
@@ -46,6 +51,11 @@ _SYMBOLS = (
     "hexagram",
     "cross",
     "x",
+    "star",
+    "triangle-left",
+    "triangle-right",
+    "diamond-open",
+    "square-open",
 )
 
 #: What each colour of a figure becomes on a dark page.
@@ -62,6 +72,11 @@ DARK: dict[str, str] = {
     "#7a6a00": "#d9c840",
     "#c04a00": "#ff8a4a",
     "#5b3fa0": "#b6a0f0",
+    "#8a4b2a": "#d79a76",
+    "#4d6d9a": "#9fbbe0",
+    "#b5305f": "#f283a8",
+    "#4f7f1f": "#9fd066",
+    "#3d3d8f": "#a3a3f2",
 }
 
 
@@ -120,7 +135,7 @@ def rate_distortion(ladder: Ladder) -> go.Figure:
         figure.add_scatter(
             x=[point.bpp for point in rung.curve],
             y=[point.psnr for point in rung.curve],
-            customdata=[[point.quality] for point in rung.curve],
+            customdata=[[escape(point.label)] for point in rung.curve],
             name=f"{name} ({GENIE})" if genie else name,
             mode="lines+markers" if len(rung.curve) > 1 else "markers",
             line={
@@ -131,7 +146,7 @@ def rate_distortion(ladder: Ladder) -> go.Figure:
             marker={"symbol": _SYMBOLS[index % len(_SYMBOLS)], "size": 8, "color": colour},
             hovertemplate=(
                 f"<b>{name}</b> ({escape(rung.status)})<br>%{{x:.4f}} bpp, %{{y:.2f}} dB"
-                "<br>quality %{customdata[0]}<extra></extra>"
+                "<br>%{customdata[0]}<extra></extra>"
             ),
         )
     figure.add_hline(
@@ -190,6 +205,7 @@ def steps(parts: Decomposition) -> tuple[Step, ...]:
     losses = (
         ("coder overhead", parts.coder_overhead_bpp, False),
         ("quantisation", parts.quantisation_bpp, False),
+        ("unused context", parts.context_bpp, False),
         ("side information", parts.side_information_bpp, False),
         (f"variance ({GENIE})", parts.variance_bpp, True),
     )
@@ -271,6 +287,56 @@ def decomposition(parts: Decomposition) -> go.Figure:
     figure.update_layout(barmode="overlay", bargap=0.3, legend_y=-0.18)
     figure.update_xaxes(categoryorder="array", categoryarray=labels, tickangle=0)
     figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+#: Channels that the figure has room for, those that spend most.
+_MOST_CHANNELS = 64
+
+
+def channels(ladder: Ladder) -> go.Figure:
+    """Bits of each channel of the latents, those that spend most first.
+
+    Returns
+    -------
+    go.Figure
+        In bpp: what rounding spends, and in stacked bars what the test channel with a context
+        spends, of which the hatched part is for variances not known (genie-aided).
+    """
+    figure = _blank("channel of the latents", "rate (bpp)", height=420)
+    rounding = ladder.channels[IDEAL]
+    chosen = rounding.argsort()[::-1][:_MOST_CHANNELS]
+    labels = [str(channel) for channel in chosen]
+    unknown = ladder.channels[UNKNOWN_VARIANCE][chosen]
+    told = ladder.channels[CONTEXT][chosen] - unknown
+    figure.add_bar(
+        x=labels,
+        y=told.tolist(),
+        name="context, variances told (genie-aided)",
+        marker={"color": _LOSS},
+        hovertemplate="channel %{x}<br>%{y:.5f} bpp<extra></extra>",
+    )
+    figure.add_bar(
+        x=labels,
+        y=unknown.tolist(),
+        name="variances not known (genie-aided)",
+        marker={
+            "color": _GENIE_LIGHT,
+            "line": {"color": _GENIE_DARK, "width": 1},
+            "pattern": {"shape": "/", "fgcolor": _GENIE_DARK, "bgcolor": _GENIE_LIGHT},
+        },
+        hovertemplate="channel %{x}<br>%{y:.5f} bpp<extra></extra>",
+    )
+    figure.add_scatter(
+        x=labels,
+        y=rounding[chosen].tolist(),
+        name="rounding, as coded",
+        mode="markers",
+        marker={"symbol": "line-ew-open", "size": 9, "color": _INK, "line": {"width": 2}},
+        hovertemplate="channel %{x}<br>%{y:.5f} bpp<extra></extra>",
+    )
+    figure.update_layout(barmode="stack", bargap=0.2, legend_y=-0.2)
+    figure.update_xaxes(type="category")
     return figure
 
 

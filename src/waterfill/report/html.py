@@ -13,8 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from waterfill.ladder.result import Exhibit, Ladder, RungResult
-from waterfill.ladder.rungs import BITSTREAM
+from waterfill.ladder.result import Decomposition, Exhibit, Ladder, RungResult
+from waterfill.ladder.rungs import BITSTREAM, IDEAL
 from waterfill.report import figures
 from waterfill.report.figures import GENIE
 from waterfill.report.maps import ColourScale, crop_for_show, data_uri, diverging, sequential
@@ -56,11 +56,14 @@ def render(ladder: Ladder) -> str:
         rows=rows,
         doubts=_by_reason(rows),
         without_ms_ssim=_without_ms_ssim(ladder),
-        qualities=[point.quality for point in ladder.rungs[0].curve],
+        settings=[point.label for point in ladder.rungs[-1].curve],
+        terms=_terms(ladder.decomposition),
+        term_names=TERM_NAMES,
         steps=figures.steps(ladder.decomposition),
         figures={
             "curves": _plain(figures.rate_distortion(ladder)),
             "waterfall": _plain(figures.decomposition(ladder.decomposition)),
+            "channels": _plain(figures.channels(ladder)),
         },
         dark=figures.DARK,
         exhibits=[_exhibit(exhibit, genies) for exhibit in ladder.exhibits],
@@ -78,6 +81,40 @@ def _plain(figure: go.Figure) -> Any:
 def _part_names(ladder: Ladder) -> list[str]:
     """Every part of any rung's rate, in order of first appearance."""
     return list(dict.fromkeys(name for rung in ladder.rungs for name in rung.parts))
+
+
+#: Terms of the decomposition in words, and what is behind them.
+TERM_NAMES: dict[str, str] = {
+    "coder_overhead": "coder overhead",
+    "quantisation": "quantisation",
+    "context": "unused context",
+    "side_information": "side information",
+    "variance": "variance",
+}
+
+
+@dataclass(frozen=True)
+class _Term:
+    """A term of the decomposition as the table shows it."""
+
+    name: str
+    genie: bool
+    bpp: float
+    percent: float
+    interval: tuple[float, float] | None
+
+
+def _terms(parts: Decomposition) -> list[_Term]:
+    return [
+        _Term(
+            name,
+            key == "variance",
+            bpp := getattr(parts, f"{key}_bpp"),
+            100.0 * bpp / parts.achieved_bpp if parts.achieved_bpp else math.nan,
+            parts.intervals.get(key),
+        )
+        for key, name in TERM_NAMES.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -120,7 +157,7 @@ def _rows(ladder: Ladder) -> list[_Row]:
 
 def _doubt(rung: RungResult, psnr: float) -> str:
     """Why the rate at equal PSNR should be taken with care, or nothing."""
-    if rung.name in (BITSTREAM, "ideal coder"):
+    if rung.name in (BITSTREAM, IDEAL):
         return ""  # both have the table's PSNR: no curve was read
     reached = [point.psnr for point in sorted(rung.curve, key=lambda point: point.bpp)]
     if len(reached) < 2:
@@ -144,8 +181,9 @@ def _by_reason(rows: list[_Row]) -> dict[str, list[str]]:
 def _without_ms_ssim(ladder: Ladder) -> int:
     """Number of pictures that are too small for MS-SSIM."""
     return sum(
-        row["rung"] == BITSTREAM
-        and row["quality"] == ladder.quality
+        row["rung"] == IDEAL
+        and row["step"] == 1.0
+        and (row["quality"] == ladder.quality or math.isnan(ladder.quality))
         and not math.isfinite(row["ms_ssim"])
         for row in ladder.rows
     )
@@ -176,6 +214,8 @@ class _Shown:
     value_scale: ColourScale
     bits: list[_Map]
     bit_scale: ColourScale
+    losses: list[_Map]
+    loss_scale: ColourScale
     map_aspect: str
     leak: str
 
@@ -185,6 +225,7 @@ def _exhibit(exhibit: Exhibit, genies: set[str]) -> _Shown:
     height, width = original.shape[:2]
     value_scale = diverging([exhibit.y, *exhibit.y_hat.values()])
     bit_scale = sequential(exhibit.bits.values())
+    loss_scale = diverging(list(exhibit.losses.values()))
     pixels = exhibit.original.shape[0] * exhibit.original.shape[1]
     return _Shown(
         exhibit,
@@ -212,6 +253,16 @@ def _exhibit(exhibit: Exhibit, genies: set[str]) -> _Shown:
             for name, bits in exhibit.bits.items()
         ],
         bit_scale,
+        [
+            _Map(
+                TERM_NAMES[key],
+                key == "variance",
+                loss_scale.paint(bits),
+                f"{number(float(bits.sum(dtype='float64')) / pixels, sign=True)} bpp",
+            )
+            for key, bits in exhibit.losses.items()
+        ],
+        loss_scale,
         f"{exhibit.y.shape[1]} / {exhibit.y.shape[0]}",
         _mask_leak(exhibit, genies),
     )
