@@ -175,7 +175,7 @@ def test_every_number_of_the_table_is_the_ladders(html: str) -> None:
     ladder = make_ladder()
     rows = Page(html).ladder
     assert len(rows) == len(ladder.rungs)
-    above = math.nan
+    achieved = ladder.rungs[0].bpp_at_equal_psnr
     for row, rung in zip(rows, ladder.rungs, strict=True):
         assert row["name"] == rung.name
         assert row["bpp"] == f"{rung.bpp:.4f}"
@@ -188,9 +188,8 @@ def test_every_number_of_the_table_is_the_ladders(html: str) -> None:
             assert row["saved"] == row["percent"] == "—"
         else:
             assert float(row["saved"].replace("−", "-")) == pytest.approx(rung.saved_bpp, abs=5e-5)
-            percent = 100 * rung.saved_bpp / above
+            percent = 100 * rung.saved_bpp / achieved
             assert float(row["percent"].replace("−", "-")) == pytest.approx(percent, abs=0.05)
-        above = rung.bpp_at_equal_psnr
 
 
 def test_verdict_and_provenance_are_there(html: str) -> None:
@@ -246,6 +245,16 @@ def test_waterfall_adds_up_with_signs_as_measured(html: str) -> None:
     assert columns["limit (genie-aided)"] == (0.0, pytest.approx(parts.limit_bpp))
     assert columns["quantisation"][1] == pytest.approx(-parts.quantisation_bpp)
     assert columns["quantisation"][1] > 0  # a gain goes up and is not clipped
+
+
+def test_a_curve_far_away_is_hidden_until_asked_for() -> None:
+    ladder = make_ladder()
+    far = replace(ladder.rungs[3], bpp_at_equal_psnr=5.0)
+    rungs = (*ladder.rungs[:3], far, *ladder.rungs[4:])
+    traces = figure_of(render(replace(ladder, rungs=rungs)), "curves")["data"]
+    assert [t["visible"] for t in traces] == [True] * 3 + ["legendonly"] + [True] * (
+        len(traces) - 4
+    )
 
 
 def test_terms_have_their_interval_and_pictures_their_own(html: str) -> None:

@@ -81,7 +81,7 @@ def limits(
 
     out_console.print(_ladder_table(ladder))
     out_console.print(
-        f"* bpp against the rung above, at the file's PSNR; {ladder.decomposition.method}.",
+        f"* bpp at the codec's PSNR, and against the codec; {ladder.decomposition.method}.",
         "genie-aided: told each latent's variance for free, which no decoder can be.",
         sep="\n",
         style="dim",
@@ -108,10 +108,10 @@ def _ladder_table(ladder: Ladder) -> Table:
         show_edge=False,
     )
     table.add_column("rung", no_wrap=True)
-    table.add_column("status", min_width=11, max_width=13)
-    for column in ("bpp", "PSNR dB", "MS-SSIM", "saved*", "in %*"):
+    table.add_column("status", min_width=11, max_width=11)
+    for column in ("bpp", "PSNR dB", "MS-SSIM", "equal*", "in %*"):
         table.add_column(column, justify="right", no_wrap=True)
-    above = math.nan
+    achieved = ladder.rungs[0].bpp_at_equal_psnr
     for rung in ladder.rungs:
         genie = rung.status == "genie-aided"
         saved = math.nan if rung.saved_bpp is None else rung.saved_bpp
@@ -121,9 +121,8 @@ def _ladder_table(ladder: Ladder) -> Table:
             _number(rung.bpp, 4),
             _number(rung.psnr, 2),
             _number(rung.ms_ssim, 4),
-            f"{saved:+.4f}" if math.isfinite(saved) else "",
-            f"{100 * saved / above:+.1f}" if math.isfinite(saved) and above else "",
+            _number(rung.bpp_at_equal_psnr, 4),
+            f"{-100 * saved / achieved:+.1f}" if math.isfinite(saved) and achieved else "",
             style="magenta" if genie else None,
         )
-        above = rung.bpp_at_equal_psnr
     return table

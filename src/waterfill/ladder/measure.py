@@ -418,7 +418,7 @@ def _ladder(
                 point.parts,
                 curves[rung.name],
                 equal,
-                results[-1].bpp_at_equal_psnr - equal if results else None,
+                results[0].bpp_at_equal_psnr - equal if results else None,
             )
         )
     rows = [

@@ -69,7 +69,8 @@ class RungResult:
     bpp_at_equal_psnr
         Rate of this rung at the PSNR of what the codec itself shows, read off the curve.
     saved_bpp
-        Bits per pixel saved against the rung above at that PSNR; negative where it costs more.
+        Bits per pixel saved there against what the codec itself does, the first rung; negative
+        where it costs more, None of the first.
     """
 
     name: str

@@ -112,6 +112,10 @@ def _blank(x_title: str, y_title: str, height: int) -> go.Figure:
     return figure
 
 
+#: Curves this many times above the codec's rate are hidden until asked for.
+_FAR = 3.0
+
+
 def rate_distortion(ladder: Ladder) -> go.Figure:
     """R–D curves of all rungs: means over the pictures at every quality measured.
 
@@ -127,6 +131,7 @@ def rate_distortion(ladder: Ladder) -> go.Figure:
         so in the legend. Buttons switch the rate axis between linear and logarithmic.
     """
     figure = _blank("rate (bpp)", "PSNR (dB)", height=620)
+    highest = ladder.decomposition.achieved_bpp
     for index, rung in enumerate(ladder.rungs):
         genie = rung.status == GENIE
         achieved = rung.name == BITSTREAM
@@ -138,6 +143,8 @@ def rate_distortion(ladder: Ladder) -> go.Figure:
             customdata=[[escape(point.label)] for point in rung.curve],
             name=f"{name} ({GENIE})" if genie else name,
             mode="lines+markers" if len(rung.curve) > 1 else "markers",
+            # One that costs several times as much would squeeze all others into a corner.
+            visible="legendonly" if rung.bpp_at_equal_psnr > _FAR * highest else True,
             line={
                 "color": colour,
                 "width": 4 if achieved else 2,

@@ -132,11 +132,11 @@ class _Row:
 def _rows(ladder: Ladder) -> list[_Row]:
     longest = max(rung.bpp for rung in ladder.rungs)
     rows = []
-    above = math.nan
+    achieved = ladder.rungs[0].bpp_at_equal_psnr
     for rung in ladder.rungs:
         percent = None
-        if rung.saved_bpp is not None and above > 0:
-            percent = 100.0 * rung.saved_bpp / above
+        if rung.saved_bpp is not None and achieved > 0:
+            percent = 100.0 * rung.saved_bpp / achieved
         widths = {
             name: 100.0 * max(bpp, 0.0) / longest if longest > 0 else 0.0
             for name, bpp in rung.parts.items()
@@ -151,7 +151,6 @@ def _rows(ladder: Ladder) -> list[_Row]:
                 _doubt(rung, ladder.decomposition.psnr),
             )
         )
-        above = rung.bpp_at_equal_psnr
     return rows
 
 
