@@ -51,7 +51,10 @@ class Analysis:
 
 @runtime_checkable
 class TransformCodec(Protocol):
-    """What a codec has to do to be measured. Gradients are welcome but not needed."""
+    """What a codec has to do to be measured. Gradients are welcome but not needed.
+
+    A codec may also say its ``price``, λ in bpp + λ·255²·MSE.
+    """
 
     @property
     def name(self) -> str:
@@ -109,7 +112,7 @@ class Adapted:
         """Steps around its own."""
         if quality is not None:
             raise QualityError(f"{self.name} has one rate, and no quality to choose")
-        return steps_around(math.nan, math.nan)
+        return steps_around(math.nan, float(getattr(self._codec, "price", math.nan)))
 
     def sit(self, picture: Picture, setting: Setting) -> Sitting:
         """A picture at a step."""

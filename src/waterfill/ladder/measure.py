@@ -10,13 +10,13 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from waterfill.codec.channels import WATER_LEVEL, GaussianTest
 from waterfill.codec.model import Codec
@@ -24,6 +24,7 @@ from waterfill.data.images import ImageLike, Picture, as_picture, sample_picture
 from waterfill.errors import ImageError
 from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error
 from waterfill.ladder.adapters import Adapted, TransformCodec
+from waterfill.ladder.compressai import as_protocol, is_like_compressai
 from waterfill.ladder.decompose import decompose, intervals, mean_point, rates_at_equal_psnr
 from waterfill.ladder.levels import STRENGTHS, activity_of, levels_of, sensitivity
 from waterfill.ladder.result import Decomposition, Exhibit, Ladder, Point, RungResult
@@ -310,8 +311,17 @@ def _survey(
     return [Moments.joined(column) for column in zip(*each, strict=True)]
 
 
+def _as_subject(codec: Codec | TransformCodec | nn.Module) -> Subject:
+    if isinstance(codec, Codec):
+        return OwnCodec(codec)
+    if not isinstance(codec, TransformCodec) and is_like_compressai(codec):
+        assert isinstance(codec, nn.Module)
+        return Adapted(as_protocol(codec))
+    return Adapted(cast(TransformCodec, codec))
+
+
 def limits(
-    codec: Codec | TransformCodec,
+    codec: Codec | TransformCodec | nn.Module,
     images: ImageLike | Iterable[ImageLike],
     quality: float | Sequence[float] | None = None,
     *,
@@ -323,7 +333,7 @@ def limits(
     Parameters
     ----------
     codec
-        The codec, or anything with the methods of
+        The codec; a live model of CompressAI; or anything with the methods of
         :class:`~waterfill.ladder.adapters.TransformCodec`. Its networks stay as they are.
     images
         Paths, PIL images, uint8 arrays or :class:`~waterfill.data.images.Picture`.
@@ -345,7 +355,7 @@ def limits(
     CodecError
         If a codec of other make breaks the protocol.
     """
-    subject: Subject = OwnCodec(codec) if isinstance(codec, Codec) else Adapted(codec)
+    subject = _as_subject(codec)
     settings, main = subject.settings(quality)
     if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Picture):
         images = [images]
