@@ -26,6 +26,7 @@ FLOORS = (
     "training",
     "evaluation",
     "ladder",
+    "reproduce",
     "report",
     "cli",
 )

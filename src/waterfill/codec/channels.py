@@ -361,7 +361,8 @@ class OracleGaussian:
         power = residual * residual
         level = self._level(power)
         sent = power > level
-        share = torch.where(sent, 1.0 - level / power, 1.0)
+        # Of a power of zero neither the ratio nor its slope is a number.
+        share = 1.0 - level / torch.where(sent, power, 2.0 * level)
         # Just above the level the root's slope has no bound, and rounding can make it infinite.
         alpha = torch.sqrt(bounded(share, _SMALLEST_SHARE, 1.0)) * sent
         if self.mode == "paper-detached":

@@ -45,7 +45,7 @@ from waterfill.ladder.variances import Moments
 from waterfill.parallel import side_by_side
 from waterfill.provenance import environment
 
-__all__ = ["limits"]
+__all__ = ["limits", "measure_rung"]
 
 _MAX_EXHIBITS = 4
 #: PSNR of a perfect copy, so that means stay finite: one 8-bit step in one sample of a megapixel.
@@ -379,6 +379,49 @@ def limits(
 
     measured = list(side_by_side(one, len(items)))
     return _ladder(subject, settings[main], main, rungs, measured, seed)
+
+
+def measure_rung(
+    codec: Codec,
+    rung: Rung,
+    images: Sequence[ImageLike],
+    qualities: Sequence[float],
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> list[list[Point]]:
+    """One rung alone, which need not be of the ladder.
+
+    Parameters
+    ----------
+    codec, images, seed, progress
+        As for :func:`limits`.
+    rung
+        What is measured; no rung that asks for moments of the data set.
+    qualities
+        At which.
+
+    Returns
+    -------
+    list of list of Point
+        Of every picture, in the order of the qualities.
+    """
+    subject, items = OwnCodec(codec), list(images)
+    settings, _ = subject.settings(list(qualities))
+    m = codec.config.m
+    known = Known(Moments(np.zeros(m), 1, 1), torch.full((m,), WATER_LEVEL))
+    measure = _Measure(subject, settings, 0, [rung], [known] * len(settings), seed)
+    steps = _Progress(len(items) * len(settings), progress)
+
+    def one(index: int, check: Callable[[], None]) -> list[Point]:
+        def advance(what: str) -> None:
+            check()
+            steps.advance(what)
+
+        found = measure(_picture_of(items, index), shown=False, advance=advance)
+        return [point for point in found.points[0] if point is not None]
+
+    return list(side_by_side(one, len(items)))
 
 
 def _ladder(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -11,7 +13,19 @@ from waterfill.ladder.result import Decomposition, Ladder
 from waterfill.ladder.rungs import BITSTREAM, CONTEXT, IDEAL, UNKNOWN_VARIANCE, Status
 from waterfill.report.text import number
 
-__all__ = ["DARK", "GENIE", "Step", "channels", "decomposition", "rate_distortion", "steps"]
+__all__ = [
+    "DARK",
+    "GENIE",
+    "Step",
+    "blank",
+    "channels",
+    "colour_of",
+    "decomposition",
+    "plain",
+    "rate_distortion",
+    "steps",
+    "symbol_of",
+]
 
 #: How anything that only a genie could reach is named, in every figure and table.
 GENIE = Status.GENIE.value
@@ -80,7 +94,7 @@ DARK: dict[str, str] = {
 }
 
 
-def _blank(x_title: str, y_title: str, height: int) -> go.Figure:
+def blank(x_title: str, y_title: str, height: int) -> go.Figure:
     """An empty figure on a transparent page, with units on its axes."""
     figure = go.Figure()
     axis = {
@@ -116,6 +130,21 @@ def _blank(x_title: str, y_title: str, height: int) -> go.Figure:
 _FAR = 3.0
 
 
+def plain(figure: go.Figure) -> Any:
+    """A figure as plain data, for a template to write as JSON that no text can break out of."""
+    return json.loads(figure.to_json())
+
+
+def colour_of(index: int) -> str:
+    """Colour of a line: the first is drawn in ink."""
+    return _INK if index == 0 else _SERIES[(index - 1) % len(_SERIES)]
+
+
+def symbol_of(index: int) -> str:
+    """Marker of a line."""
+    return _SYMBOLS[index % len(_SYMBOLS)]
+
+
 def rate_distortion(ladder: Ladder) -> go.Figure:
     """R–D curves of all rungs: means over the pictures at every quality measured.
 
@@ -130,12 +159,12 @@ def rate_distortion(ladder: Ladder) -> go.Figure:
         Rate in bpp against PSNR in dB, one trace per rung; genie-aided rungs are dashed and named
         so in the legend. Buttons switch the rate axis between linear and logarithmic.
     """
-    figure = _blank("rate (bpp)", "PSNR (dB)", height=620)
+    figure = blank("rate (bpp)", "PSNR (dB)", height=620)
     highest = ladder.decomposition.achieved_bpp
     for index, rung in enumerate(ladder.rungs):
         genie = rung.status == GENIE
         achieved = rung.name == BITSTREAM
-        colour = _INK if achieved else _SERIES[(index - 1) % len(_SERIES)]
+        colour = colour_of(index)
         name = escape(rung.name)
         figure.add_scatter(
             x=[point.bpp for point in rung.curve],
@@ -150,7 +179,7 @@ def rate_distortion(ladder: Ladder) -> go.Figure:
                 "width": 4 if achieved else 2,
                 "dash": "dash" if genie else "solid",
             },
-            marker={"symbol": _SYMBOLS[index % len(_SYMBOLS)], "size": 8, "color": colour},
+            marker={"symbol": symbol_of(index), "size": 8, "color": colour},
             hovertemplate=(
                 f"<b>{name}</b> ({escape(rung.status)})<br>%{{x:.4f}} bpp, %{{y:.2f}} dB"
                 "<br>%{customdata[0]}<extra></extra>"
@@ -236,7 +265,7 @@ def decomposition(parts: Decomposition) -> go.Figure:
     go.Figure
         Rate in bpp. A negative loss goes up. The line is the lowest rate that is achievable.
     """
-    figure = _blank("", "rate (bpp)", height=520)
+    figure = blank("", "rate (bpp)", height=520)
     columns = steps(parts)
     labels = [_broken(column.label) for column in columns]
     last = len(columns) - 1
@@ -310,7 +339,7 @@ def channels(ladder: Ladder) -> go.Figure:
         In bpp: what rounding spends, and in stacked bars what the test channel with a context
         spends, of which the hatched part is for variances not known (genie-aided).
     """
-    figure = _blank("channel of the latents", "rate (bpp)", height=420)
+    figure = blank("channel of the latents", "rate (bpp)", height=420)
     rounding = ladder.channels[IDEAL]
     chosen = rounding.argsort()[::-1][:_MOST_CHANNELS]
     labels = [str(channel) for channel in chosen]

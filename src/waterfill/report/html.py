@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-import plotly.graph_objects as go
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
@@ -18,7 +15,7 @@ from waterfill.ladder.rungs import BITSTREAM, IDEAL
 from waterfill.report import figures
 from waterfill.report.figures import GENIE
 from waterfill.report.maps import ColourScale, crop_for_show, data_uri, diverging, sequential
-from waterfill.report.text import base_name, number, slug
+from waterfill.report.text import base_name, number, provenance, slug
 
 __all__ = ["render"]
 
@@ -61,21 +58,16 @@ def render(ladder: Ladder) -> str:
         term_names=TERM_NAMES,
         steps=figures.steps(ladder.decomposition),
         figures={
-            "curves": _plain(figures.rate_distortion(ladder)),
-            "waterfall": _plain(figures.decomposition(ladder.decomposition)),
-            "channels": _plain(figures.channels(ladder)),
+            "curves": figures.plain(figures.rate_distortion(ladder)),
+            "waterfall": figures.plain(figures.decomposition(ladder.decomposition)),
+            "channels": figures.plain(figures.channels(ladder)),
         },
         dark=figures.DARK,
         exhibits=[_exhibit(exhibit, genies) for exhibit in ladder.exhibits],
-        provenance=_provenance(ladder.environment),
+        provenance=provenance(ladder.environment),
         # Trusted: the script that the plotly package ships.
         plotly_js=Markup(get_plotlyjs()),
     )
-
-
-def _plain(figure: go.Figure) -> Any:
-    """A figure as plain data, for the template to write as JSON that no text can break out of."""
-    return json.loads(figure.to_json())
 
 
 def _part_names(ladder: Ladder) -> list[str]:
@@ -278,16 +270,3 @@ def _mask_leak(exhibit: Exhibit, genies: set[str]) -> str:
                 f"which ones is worth up to {entropy:.3f} bit per latent, and is not charged."
             )
     return ""
-
-
-def _provenance(environment: dict[str, Any]) -> list[tuple[str, str]]:
-    """The environment as pairs of text, versions in one line."""
-    return [
-        (
-            name,
-            ", ".join(f"{key} {text}" for key, text in value.items())
-            if isinstance(value, dict)
-            else str(value),
-        )
-        for name, value in environment.items()
-    ]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import re
 from pathlib import PurePath
+from typing import Any
 
-__all__ = ["base_name", "number", "slug"]
+__all__ = ["base_name", "number", "provenance", "slug"]
 
 
 def number(value: float | None, digits: int = 4, *, sign: bool = False) -> str:
@@ -24,3 +25,16 @@ def slug(text: str) -> str:
 def base_name(name: str) -> str:
     """The last part of a path; a name that is no path stays as it is."""
     return PurePath(name).name or name
+
+
+def provenance(environment: dict[str, Any]) -> list[tuple[str, str]]:
+    """The environment as pairs of text, versions in one line."""
+    return [
+        (
+            name,
+            ", ".join(f"{key} {text}" for key, text in value.items())
+            if isinstance(value, dict)
+            else str(value),
+        )
+        for name, value in environment.items()
+    ]

@@ -1,0 +1,105 @@
+"""``waterfill reproduce``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from waterfill.cli.shared import (
+    PATH,
+    as_json,
+    json_option,
+    out_console,
+    progress_bar,
+    say,
+    writable_folder,
+    write_json,
+)
+from waterfill.errors import WaterfillError
+from waterfill.files import check_writable, write_whole
+
+if TYPE_CHECKING:
+    from waterfill.reproduce import Reproduction
+
+
+@click.command()
+@click.argument("name")
+@click.argument("pictures", nargs=-1, metavar="[PICTURE]...")
+@click.option("--scale", default="mini", show_default=True, help="mini, or full for a GPU.")
+@click.option(
+    "--train",
+    "photographs",
+    multiple=True,
+    metavar="PATH",
+    help="Photographs to train on, repeatable.",
+)
+@click.option(
+    "--out",
+    type=PATH,
+    default=Path("waterfill-reproduce"),
+    metavar="DIR",
+    show_default=True,
+    help="Folder for NAME.html, NAME.csv, NAME.json, and runs/.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the channels' noise.")
+@json_option
+def reproduce(
+    name: str,
+    pictures: tuple[str, ...],
+    scale: str,
+    photographs: tuple[str, ...],
+    out: Path,
+    seed: int,
+    json_file: Path | None,
+) -> None:
+    """Compute a figure or table of the papers again, our numbers beside theirs.
+
+    NAME is fig2, fig3, fig4a, fig4b, table1, table2, appendix-d or appendix-g. PICTURE are those to
+    measure on, built-in photographs by default. Trainings go on where they stopped.
+    """
+    from waterfill.data.images import find_images
+    from waterfill.report.reproduction import render_reproduction
+    from waterfill.reproduce import REPRODUCTIONS, Request
+
+    if name not in REPRODUCTIONS:
+        raise WaterfillError(f"{name}: can't be reproduced ({', '.join(REPRODUCTIONS)})")
+    found_pictures: list[Any] = find_images(pictures) if pictures else []
+    if json_file is not None:
+        check_writable(json_file)
+    writable_folder(out)
+    with progress_bar() as bar:
+        task = bar.add_task("starting", total=None)
+
+        def advance(done: int, total: int | None, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        found = REPRODUCTIONS[name](
+            Request(scale, found_pictures, photographs, out / "runs", seed, advance)
+        )
+    write_whole(out / f"{name}.json", as_json(found.to_dict()))
+    write_whole(out / f"{name}.csv", found.to_csv())
+    write_whole(out / f"{name}.html", render_reproduction(found))
+    write_json(json_file, found.to_dict())
+    _print(found)
+    say("\n" + "\n".join(str(out / f"{name}.{kind}") for kind in ("html", "csv", "json")))
+
+
+def _print(found: Reproduction) -> None:
+    out_console.print(found.title, style="bold", highlight=False, markup=False)
+    for table in found.tables:
+        grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+        for column in table.columns:
+            grid.add_column(column)
+        for row in table.rows:
+            grid.add_row(*map(str, row), style="magenta" if "genie-aided" in row else None)
+        if table.title != found.title:
+            out_console.print(f"\n{table.title}", style="dim", highlight=False, markup=False)
+        out_console.print(grid)
+    for verdict in found.verdicts:
+        say(f"\n{verdict.verdict}: {verdict.claim}\n  {verdict.measured}")
+    for note in found.notes:
+        out_console.print(f"\n{note}", style="dim", highlight=False, markup=False)

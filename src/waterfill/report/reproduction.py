@@ -1,0 +1,74 @@
+"""The page of a reproduction: its figure, our numbers beside the paper's, and the verdicts."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from waterfill.report import figures
+from waterfill.report.figures import DARK, GENIE, plain
+from waterfill.report.maps import diverging
+from waterfill.report.text import provenance
+from waterfill.reproduce.result import Reproduction
+
+__all__ = ["render_reproduction"]
+
+#: Axes on which these are plotted by their logarithm.
+_LOGARITHMIC = ("variance (squared steps)",)
+
+
+def render_reproduction(found: Reproduction) -> str:
+    """A reproduction as the text of one self-contained HTML file."""
+    environment = Environment(
+        loader=PackageLoader("waterfill.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    scale = diverging(list(found.pictures.values())) if found.pictures else None
+    maps = {
+        name: (scale.paint(values), f"{values.shape[1]} / {values.shape[0]}")
+        for name, values in found.pictures.items()
+        if scale is not None
+    }
+    drawn: dict[str, Any] = {"lines": plain(_figure(found))} if found.lines else {}
+    return environment.get_template("reproduction.html.j2").render(
+        found=found,
+        GENIE=GENIE,
+        maps=maps,
+        scale=scale,
+        figures=drawn,
+        dark=DARK,
+        provenance=provenance(dict(found.environment)),
+        plotly_js=Markup(get_plotlyjs()),
+    )
+
+
+def _figure(found: Reproduction) -> go.Figure:
+    """The lines, those of a genie dashed and named so."""
+    x_title, y_title = found.axes
+    figure = figures.blank(x_title, y_title, height=560)
+    for index, line in enumerate(found.lines):
+        colour = figures.colour_of(index)
+        name = escape(line.name)
+        figure.add_scatter(
+            x=line.x,
+            y=line.y,
+            name=f"{name} ({GENIE})" if line.genie else name,
+            mode="lines+markers" if len(line.x) < 20 else "lines",
+            line={
+                "color": colour,
+                "width": 3 if index == 0 else 2,
+                "dash": "dash" if line.genie else "solid",
+            },
+            marker={"symbol": figures.symbol_of(index), "size": 8, "color": colour},
+        )
+    if x_title in _LOGARITHMIC:
+        figure.update_xaxes(type="log")
+    return figure

@@ -1,0 +1,155 @@
+"""What is asked of a reproduction, and what it gives."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from waterfill.errors import WaterfillError
+
+__all__ = ["SCALES", "Line", "Reproduction", "Request", "Table", "Verdict"]
+
+#: ``mini``: minutes on two cores; ``full``: the paper's settings, for a GPU.
+SCALES = ("mini", "full")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reproduction works with.
+
+    Attributes
+    ----------
+    scale
+        One of :data:`SCALES`.
+    pictures
+        To measure on: the paper's are Kodak's. Empty for built-in photographs.
+    photographs
+        To train on, where training is part of it.
+    runs
+        Folder of the trainings, which are taken up where they stand.
+    seed
+        Of channels' noise.
+    progress
+        Called with steps done, steps in all (None where unknown), and what is at hand.
+    """
+
+    scale: str = "mini"
+    pictures: Sequence[Any] = ()
+    photographs: Sequence[str] = ()
+    runs: Path = Path("runs/reproduce")
+    seed: int = 0
+    progress: Callable[[int, int | None, str], None] = lambda done, total, what: None
+
+    def __post_init__(self) -> None:
+        if self.scale not in SCALES:
+            raise WaterfillError(f"scale must be one of {', '.join(SCALES)}, not {self.scale!r}")
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a figure; dashed and named so if it is genie-aided."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    genie: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text and numbers under names of columns, with their units."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim of the paper, and what became of it.
+
+    Attributes
+    ----------
+    claim
+        In one sentence.
+    verdict
+        ``reproduced``, ``not reproduced`` or ``cannot be``.
+    measured
+        The figures that say so.
+    """
+
+    claim: str
+    verdict: str
+    measured: str
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A figure or table of a paper, computed again.
+
+    Attributes
+    ----------
+    name, title
+        Its name on the command line, and what it shows.
+    scale
+        At which it was computed.
+    axes
+        Titles of the axes with units, x first; empty without a figure.
+    lines
+        Of the figure.
+    tables
+        Ours beside the paper's.
+    verdicts
+        On the paper's claims.
+    notes
+        What the reader must know: what is genie-aided, what was smaller than in the paper.
+    environment
+        Command, seed, versions, machine, date.
+    pictures
+        By caption: 8-bit pictures to show.
+    """
+
+    name: str
+    title: str
+    scale: str
+    axes: tuple[str, ...]
+    lines: tuple[Line, ...]
+    tables: tuple[Table, ...]
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...]
+    environment: Mapping[str, Any]
+    pictures: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON-able data, pictures left out."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "scale": self.scale,
+            "axes": list(self.axes),
+            "lines": [dict(line.__dict__) for line in self.lines],
+            "tables": [dict(table.__dict__) for table in self.tables],
+            "verdicts": [dict(verdict.__dict__) for verdict in self.verdicts],
+            "notes": list(self.notes),
+            "environment": dict(self.environment),
+        }
+
+    def to_csv(self) -> str:
+        """The tables as CSV, one after the other; of a figure its points first."""
+        text = io.StringIO()
+        out = csv.writer(text, lineterminator="\n")
+        if self.lines:
+            out.writerow(["line", "genie-aided", *self.axes])
+            for line in self.lines:
+                for x, y in zip(line.x, line.y, strict=True):
+                    out.writerow([line.name, "yes" if line.genie else "no", f"{x:.6g}", f"{y:.6g}"])
+        for table in self.tables:
+            if text.tell():
+                out.writerow([])
+            out.writerow(table.columns)
+            out.writerows(table.rows)
+        return text.getvalue()

@@ -1,0 +1,169 @@
+"""Reproductions: known answers where theory gives them, and the whole way from training to page."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from waterfill.cli import run
+from waterfill.codec.config import CodecConfig
+from waterfill.errors import WaterfillError
+from waterfill.report.reproduction import render_reproduction
+from waterfill.reproduce import REPRODUCTIONS, Reproduction, Request, on_pictures
+from waterfill.reproduce.architectures import layers_of
+from waterfill.training.config import TrainConfig
+
+
+def line(found: Reproduction, start: str) -> NDArray[np.float64]:
+    (one,) = (one for one in found.lines if one.name.startswith(start))
+    return np.stack([one.x, one.y], 1)
+
+
+def test_figure_2_is_known_to_the_third_digit() -> None:
+    found = REPRODUCTIONS["fig2"](Request())
+    rows = {row[0]: row for row in found.tables[0].rows}
+    # Rounding above the Gaussian rate-distortion function, and its error at v = 1/12.
+    expected = {"0.05": 0.196, "0.08333": 0.497, "0.2": 0.472, "1": 0.312, "4": 0.270, "16": 0.258}
+    for variance, gap in expected.items():
+        assert float(rows[variance][3]) == pytest.approx(gap, abs=6e-4)
+    assert float(rows["0.08333"][2]) == pytest.approx(0.0638, abs=1e-4)
+    assert float(rows["0.08333"][4]) == pytest.approx(0.304, abs=6e-4)
+    assert {v.verdict for v in found.verdicts} == {"reproduced"}
+    rounding, shannon = line(found, "rounding"), line(found, "Gaussian test channel, D")
+    assert (rounding[:, 1] > shannon[:, 1]).all()
+    assert (shannon[shannon[:, 0] < 1 / 12][:, 1] == 0).all()
+
+
+def test_appendix_d_has_the_known_rates() -> None:
+    found = REPRODUCTIONS["appendix-d"](Request())
+    (row,) = (row for row in found.tables[0].rows if row[0] == "0.9")
+    assert row[1:] == ("4.392", "3.375", "3.435", "3.124")
+
+
+def test_tables_compare_layer_by_layer() -> None:
+    one, two = REPRODUCTIONS["table1"](Request()), REPRODUCTIONS["table2"](Request())
+    equal = {row[0]: row[3] for row in one.tables[0].rows}
+    assert equal == {
+        "encoder": "yes",
+        "decoder": "yes",
+        "hyper-encoder": "yes",
+        "hyper-decoder": "no",
+        "context prediction": "yes",
+        "entropy parameters": "yes",
+    }
+    assert one.verdicts[0].verdict == "not reproduced"
+    assert two.verdicts[0].verdict == "reproduced"
+    assert "GDN" in layers_of(on_pictures.load_codec("tiny", pretrained=False).g_a)
+
+
+def tiny(system: on_pictures._System) -> TrainConfig:
+    return TrainConfig(
+        objective=system.objective,
+        oracle_mean=system.mean,
+        oracle_mode="paper",
+        steps=2,
+        batch=1,
+        crop=64,
+        warmup=0,
+        checkpoint_every=1,
+        validate_every=2,
+        codec=CodecConfig(n=4, m=8, hyper=4),
+    )
+
+
+@pytest.fixture
+def request_(tmp_path: Path, photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> Request:
+    monkeypatch.setattr(on_pictures, "_mini", tiny)
+    (tmp_path / "photographs").mkdir()
+    for k in range(3):
+        Image.fromarray(photo[k * 8 :]).save(tmp_path / "photographs" / f"{k}.png")
+    return Request(
+        pictures=[photo[:64, :64], photo[:64, 64:128]],
+        photographs=[str(tmp_path / "photographs")],
+        runs=tmp_path / "runs",
+    )
+
+
+def test_figure_4_trains_measures_and_goes_on(request_: Request) -> None:
+    steps: list[str] = []
+    told = replace(request_, progress=lambda done, total, what: steps.append(what))
+    a = REPRODUCTIONS["fig4a"](told)
+    assert [one.genie for one in a.lines] == [False, True, False, True, False]
+    assert all(len(one.x) == 4 for one in a.lines)
+    assert "charged by a prior" in a.lines[-1].name
+    # No prior asks for less than the oracle, for the same ŷ.
+    oracle, prior = (np.array(one.x) for one in a.lines[-2:])
+    assert (prior >= oracle - 1e-9).all()
+    assert a.lines[-2].y == a.lines[-1].y
+    assert len(a.tables[0].rows) == 5
+    assert a.verdicts[-1].verdict == "cannot be"
+
+    # What is trained is not trained again; only the context is missing.
+    steps.clear()
+    b = REPRODUCTIONS["fig4b"](told)
+    assert {s for s in steps if s.startswith("training")} == {"training mini-joint-context"}
+    assert [one.name for one in b.lines[:2]] == [a.lines[0].name, a.lines[3].name]
+    assert b.lines[0].x == a.lines[0].x
+    without = replace(request_, photographs=[])
+    g = REPRODUCTIONS["appendix-g"](without)
+    assert len(g.tables[0].rows) == 2
+    assert g.tables[1].rows[0][1] == "26.16, 0.2675"
+
+
+def test_without_photographs_nothing_is_trained(request_: Request) -> None:
+    with pytest.raises(WaterfillError, match="--train"):
+        REPRODUCTIONS["fig4a"](replace(request_, photographs=[]))
+    with pytest.raises(WaterfillError, match="scale"):
+        Request(scale="huge")
+
+
+def test_full_scale_is_the_papers_settings() -> None:
+    experiments = {e.name: e for e in on_pictures._experiments("full", ["baseline", "joint"])}
+    assert len(experiments) == 8
+    joint = experiments["full-joint-q3"]
+    assert joint.after == "full-baseline-q3"
+    assert (joint.config.steps, joint.config.batch) == (200_000, 100)
+    assert joint.config.objective == "oracle-test-channel"
+
+
+def test_the_command_writes_page_table_and_data(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert run(["reproduce", "fig2", "--out", str(out), "--json", str(tmp_path / "f.json")]) == 0
+    data = json.loads((out / "fig2.json").read_text())
+    assert data == json.loads((tmp_path / "f.json").read_text())
+    rows = list(csv.reader(io.StringIO((out / "fig2.csv").read_text())))
+    assert rows[0] == ["line", "genie-aided", "variance (squared steps)", "rate (bits)"]
+    page = (out / "fig2.html").read_text()
+    assert "What became of the paper" in page
+    assert "<script>" in page
+
+
+def test_what_cant_be_reproduced_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["reproduce", "fig9", "--out", str(tmp_path / "out")]) == 2
+    assert "fig9: can't be reproduced (fig2, fig3" in capsys.readouterr().err
+    assert run(["reproduce", "fig2", "--scale", "big", "--out", str(tmp_path / "out")]) == 2
+    assert run(["reproduce", "fig3", str(tmp_path / "no.png")]) == 2
+
+
+def test_a_page_without_a_figure_has_no_script() -> None:
+    page = render_reproduction(REPRODUCTIONS["table2"](Request()))
+    assert "Plotly" not in page
+    assert "conv c36 s2" in page
+
+
+def test_figure_3_shows_what_is_silent(photo: NDArray[np.uint8]) -> None:
+    found = REPRODUCTIONS["fig3"](Request(pictures=[photo[:64, :96]]))
+    assert list(found.pictures) == ["y", "rounding", "test channel", "oracle, test channel"]
+    page = render_reproduction(found)
+    assert page.count("<img") == 4
+    assert "(genie-aided)" in page
