@@ -50,7 +50,7 @@ def measure_codec(codec: Any, pictures: list[Any], similarity: list[SimilarityTo
         for picture, similar in zip(pictures, similarity, strict=True):
             began = time.perf_counter()
             latents = codec.latents(picture, quality)
-            data = codec.pack(picture, latents, quality)
+            data = codec.pack(picture, [latents], quality)
             encoded = time.perf_counter()
             decoded = np.asarray(wf.decompress(data, codec=codec).convert("RGB"))
             finished = time.perf_counter()

@@ -30,7 +30,7 @@ def code_everywhere(codec: Codec, pictures: list[Picture]) -> list[tuple[float, 
         cells = []
         for picture in pictures:
             latents = codec.latents(picture, quality)
-            data = codec.pack(picture, latents, quality)
+            data = codec.pack(picture, [latents], quality)
             symbols = latents.quantised
             ideal = (symbols.bits.sum() + latents.side_bits) / 8
             assert ideal <= len(data) <= 1.005 * ideal + 64

@@ -12,6 +12,7 @@ from scipy.interpolate import PchipInterpolator
 from skimage.metrics import peak_signal_noise_ratio
 
 import waterfill as wf
+from waterfill.evaluation import metrics
 from waterfill.evaluation.curves import rate_at_psnr
 from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error, ms_ssim, psnr
 
@@ -36,6 +37,19 @@ def test_ms_ssim_equals_an_independent_implementation(
     assert ms_ssim(a, b) == pytest.approx(expected, abs=1e-5)
     similarity = SimilarityTo(a)
     assert similarity(b) == similarity(b) == ms_ssim(a, b)
+
+
+@pytest.mark.parametrize("strip", [16, 37, 1000])
+def test_large_pictures_are_taken_in_strips_to_the_same_end(
+    photo: NDArray[np.uint8], strip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b = noisy(photo, 10.0)
+    expected = ms_ssim(photo, b), mean_squared_error(photo, b)
+    monkeypatch.setattr(metrics, "_LARGE", 1000)
+    monkeypatch.setattr(metrics, "_STRIP", strip)
+    assert ms_ssim(photo, b) == pytest.approx(expected[0], abs=1e-6)
+    assert mean_squared_error(photo, b) == expected[1]
+    assert math.isnan(ms_ssim(photo[:100], b[:100]))
 
 
 def test_ms_ssim_is_one_for_a_copy_and_nan_where_there_is_none(photo: NDArray[np.uint8]) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from waterfill.codec.channels import WATER_LEVEL
-from waterfill.ladder.levels import activity_of, levels_of, sensitivity
+from waterfill.codec.sensitivity import sensitivity
+from waterfill.ladder.levels import activity_of, levels_of
 
 
 def test_of_a_linear_decoder_it_is_the_squared_length_of_its_columns() -> None:

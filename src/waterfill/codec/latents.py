@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -79,6 +80,10 @@ class Quantised:
         return costs.numpy()
 
 
+#: Symbols of a part, given what is predicted of it.
+Choice = Callable[[Part, Prediction], Tensor]
+
+
 @dataclass(frozen=True)
 class Latents:
     """The latents of one picture in quantisation steps, and what its prior says of them.
@@ -93,12 +98,15 @@ class Latents:
         Integer twin of the codec's prior.
     quality
         Of the stream.
+    chosen
+        Symbols that an encoder prefers to the nearest ones.
     """
 
     y: Tensor
     z: Plane | None
     prior: CodedPrior
     quality: float
+    chosen: Quantised | None = None
 
     @cached_property
     def side_bits(self) -> float:
@@ -112,13 +120,27 @@ class Latents:
 
     @cached_property
     def quantised(self) -> Quantised:
-        """The latents rounded: the one place where an encoder's symbols come from."""
+        """The symbols of a stream: those that were chosen, or the nearest ones."""
+        if self.chosen is not None:
+            return self.chosen
+        return self.quantise(
+            lambda part, predicted: torch.round(part.take(self.y).double() - predicted.centre)
+        )
+
+    def quantise(self, choose: Choice) -> Quantised:
+        """Quantise part by part: the one place where an encoder's symbols come from.
+
+        Parameters
+        ----------
+        choose
+            Symbols of a part, whole numbers of steps from the centre that is predicted of it.
+        """
         symbols = torch.zeros(self.y.shape, dtype=torch.int32)
         y_hat = torch.zeros(self.y.shape)
         planes: list[tuple[Part, Plane]] = []
 
         def exchange(part: Part, predicted: Prediction) -> Tensor:
-            rounded = integer_symbols(part.take(self.y).double() - predicted.centre)
+            rounded = integer_symbols(choose(part, predicted))
             planes.append((part, Plane(rounded, predicted.distribution)))
             residual = torch.from_numpy(rounded)
             part.put(symbols, residual)

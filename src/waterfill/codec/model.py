@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +18,11 @@ from waterfill.bitstream.container import QUALITY_STEPS
 from waterfill.codec.channels import Channel
 from waterfill.codec.coding import CodedPrior, StoredTables
 from waterfill.codec.config import CodecConfig
-from waterfill.codec.gains import Gains, check_quality, relative_step
+from waterfill.codec.gains import Gains, check_quality, lambda_of_quality, relative_step
 from waterfill.codec.latents import Latents, Plane, decoded_latents
 from waterfill.codec.noise import Noise
 from waterfill.codec.priors import NoSideInformation, Prior
+from waterfill.codec.refine import refine
 from waterfill.codec.tiles import TILE, Surroundings, Tile, reach_of, tiles_of
 from waterfill.codec.transforms import (
     FilteredAnalysis,
@@ -34,6 +36,8 @@ from waterfill.errors import BitstreamError, ImageError, QualityError
 
 __all__ = ["Codec", "Passage"]
 
+#: Passes of refinement.
+_MOST_EFFORT = 1000
 #: No transform may look further than so many latents.
 _MOST_REACH = 32
 
@@ -267,7 +271,7 @@ class Codec(nn.Module):
             found = np.repeat(found, 3, axis=2)
         return np.ascontiguousarray(found)
 
-    def compress(self, image: ImageLike, quality: float | None = None) -> bytes:
+    def compress(self, image: ImageLike, quality: float | None = None, *, effort: int = 0) -> bytes:
         """Code a picture.
 
         Parameters
@@ -277,6 +281,10 @@ class Codec(nn.Module):
         quality
             1 … 8, fractions allowed; 1 ≙ λ = .0018, 8 ≙ λ = .18. None for 4, or for the codec's
             only one.
+        effort
+            Passes of rate–distortion-optimised rounding, a few per cent of rate at several times
+            the time; streams decode as ever. What is chosen depends on the last bits of gradients:
+            another number of threads, or another machine, may write another stream as good.
 
         Returns
         -------
@@ -284,20 +292,41 @@ class Codec(nn.Module):
             A stream for :func:`waterfill.decompress`.
         """
         picture, exact = self._accepted(image), self.check_quality(quality)
-        return self.pack(picture, self.tiles(picture, exact), exact)
+        return self.pack(picture, self.tiles(picture, exact, effort=effort), exact)
 
     @torch.no_grad()
-    def tiles(self, image: ImageLike, quality: float | None = None) -> Iterator[Latents]:
+    def tiles(
+        self, image: ImageLike, quality: float | None = None, *, effort: int = 0
+    ) -> Iterator[Latents]:
         """Latents of a picture tile by tile, as a stream holds them, row by row.
 
         Parameters
         ----------
-        image, quality
-            As for :meth:`latents`.
+        image, quality, effort
+            As for :meth:`compress`.
+
+        Raises
+        ------
+        QualityError
+            If ``effort`` is negative, or more than anybody would wait for.
         """
+        if not 0 <= effort <= _MOST_EFFORT:
+            raise QualityError(f"effort must lie in 0 … {_MOST_EFFORT}, not {effort}")
         picture, exact = self._accepted(image), self.check_quality(quality)
         for tile in tiles_of(picture.height, picture.width, self.tile):
-            yield self._latents_of(picture, tile, exact)
+            latents = self._latents_of(picture, tile, exact)
+            if effort:
+                window = picture.pixels[tile.top : tile.bottom, tile.left : tile.right]
+                x = torch.from_numpy(window[..., : self.config.planes].astype(np.float32)) / 255.0
+                chosen = refine(
+                    latents,
+                    lambda y_hat: self.reconstruct(y_hat, exact),
+                    x.permute(2, 0, 1),
+                    lambda_of_quality(exact),
+                    passes=effort,
+                )
+                latents = replace(latents, chosen=chosen)
+            yield latents
 
     def pack(self, picture: Picture, tiles: Iterable[Latents], quality: float) -> bytes:
         """The stream of a picture, from the latents of its tiles."""

@@ -19,6 +19,10 @@ _C1, _C2 = (0.01 * 255.0) ** 2, (0.03 * 255.0) ** 2
 MS_SSIM_MIN_SIDE = (_WINDOW - 1) * 2 ** (len(_SCALE_WEIGHTS) - 1) + 1
 
 
+#: Rows that are looked at together, and the pixels above which a picture is taken in such strips.
+_STRIP, _LARGE = 256, 6_000_000
+
+
 def _same_shape(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> None:
     if a.shape != b.shape:
         raise ValueError(f"shapes differ: {a.shape} and {b.shape}")
@@ -27,8 +31,11 @@ def _same_shape(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> None:
 def mean_squared_error(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     """Mean squared error of two uint8 arrays of one shape, in squared 8-bit units."""
     _same_shape(a, b)
-    difference = np.subtract(a, b, dtype=np.int32)
-    return float(np.mean(np.square(difference), dtype=np.float64))
+    total = 0
+    for top in range(0, len(a), _STRIP):  # a large picture's differences would not fit into memory
+        difference = np.subtract(a[top : top + _STRIP], b[top : top + _STRIP], dtype=np.int32)
+        total += int(np.square(difference, out=difference).sum(dtype=np.int64))
+    return total / a.size
 
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
@@ -63,6 +70,35 @@ def _halve(x: Tensor) -> Tensor:
     return F.avg_pool2d(x[None], 2, padding=(x.shape[-2] % 2, x.shape[-1] % 2))[0]
 
 
+def _similarity(x: Tensor, x_mean: Tensor, x_variance: Tensor, y: Tensor, scale: int) -> Tensor:
+    """Structure and contrast, and at the coarsest scale luminance too, under each window."""
+    y_mean = _blur(y)
+    covariance = _blur(x * y) - x_mean * y_mean
+    variances = x_variance + (_blur(y * y) - y_mean * y_mean)
+    similarity = (2.0 * covariance + _C2) / (variances + _C2)
+    if scale == len(_SCALE_WEIGHTS) - 1:
+        means = x_mean * x_mean + y_mean * y_mean
+        similarity = similarity * (2.0 * x_mean * y_mean + _C1) / (means + _C1)
+    return similarity
+
+
+def _similarity_of_plane(original: NDArray[np.uint8], copy: NDArray[np.uint8]) -> float:
+    """MS-SSIM of one plane, strip by strip: windows reach from one into the next."""
+    x, y = (torch.from_numpy(plane.astype(np.float32))[None] for plane in (original, copy))
+    product = 1.0
+    for scale, weight in enumerate(_SCALE_WEIGHTS):
+        total, count = 0.0, 0
+        for top in range(0, x.shape[1] - _WINDOW + 1, _STRIP):
+            piece, other = (z[:, top : top + _STRIP + _WINDOW - 1] for z in (x, y))
+            mean = _blur(piece)
+            found = _similarity(piece, mean, _blur(piece * piece) - mean * mean, other, scale)
+            total += float(found.double().sum())
+            count += found.numel()
+        product *= max(total / count, 0.0) ** weight
+        x, y = _halve(x), _halve(y)
+    return product
+
+
 class SimilarityTo:
     """MS-SSIM of any number of copies to one original, whose own statistics are kept.
 
@@ -80,12 +116,20 @@ class SimilarityTo:
     def __init__(self, original: NDArray[np.uint8]) -> None:
         self.original = original
         self._scales: list[tuple[Tensor, Tensor, Tensor]] = []
+        if self._in_strips:
+            return
         if min(original.shape[:2]) >= MS_SSIM_MIN_SIDE:
             x = self._planes(original)
             for _ in _SCALE_WEIGHTS:
                 mean = _blur(x)
                 self._scales.append((x, mean, _blur(x * x) - mean * mean))
                 x = _halve(x)
+
+    @property
+    def _in_strips(self) -> bool:
+        """Whether the original is so large that nothing of it is kept."""
+        height, width = self.original.shape[:2]
+        return bool(height * width > _LARGE and min(height, width) >= MS_SSIM_MIN_SIDE)
 
     @staticmethod
     def _planes(pixels: NDArray[np.uint8]) -> Tensor:
@@ -94,18 +138,15 @@ class SimilarityTo:
     def __call__(self, copy: NDArray[np.uint8]) -> float:
         """MS-SSIM of a copy, uint8 of the original's shape; NaN below 161 pixels."""
         _same_shape(self.original, copy)
+        if self._in_strips:
+            planes = zip(self.original.transpose(2, 0, 1), copy.transpose(2, 0, 1), strict=True)
+            return float(np.mean([_similarity_of_plane(*pair) for pair in planes]))
         if not self._scales:
             return math.nan
         y = self._planes(copy)
         product = torch.ones(y.shape[0])
         for scale, (x, x_mean, x_variance) in enumerate(self._scales):
-            y_mean = _blur(y)
-            covariance = _blur(x * y) - x_mean * y_mean
-            variances = x_variance + (_blur(y * y) - y_mean * y_mean)
-            similarity = (2.0 * covariance + _C2) / (variances + _C2)
-            if scale == len(_SCALE_WEIGHTS) - 1:
-                means = x_mean * x_mean + y_mean * y_mean
-                similarity = similarity * (2.0 * x_mean * y_mean + _C1) / (means + _C1)
+            similarity = _similarity(x, x_mean, x_variance, y, scale)
             product *= similarity.mean((1, 2)).relu() ** _SCALE_WEIGHTS[scale]
             y = _halve(y)
         return float(product.mean())

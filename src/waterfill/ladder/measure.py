@@ -20,13 +20,14 @@ from torch import Tensor, nn
 
 from waterfill.codec.channels import WATER_LEVEL, GaussianTest
 from waterfill.codec.model import Codec
+from waterfill.codec.sensitivity import sensitivity
 from waterfill.data.images import ImageLike, Picture, as_picture, sample_pictures
 from waterfill.errors import ImageError
 from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error
 from waterfill.ladder.adapters import Adapted, TransformCodec
 from waterfill.ladder.compressai import as_protocol, is_like_compressai
 from waterfill.ladder.decompose import decompose, intervals, mean_point, rates_at_equal_psnr
-from waterfill.ladder.levels import STRENGTHS, activity_of, levels_of, sensitivity
+from waterfill.ladder.levels import STRENGTHS, activity_of, levels_of
 from waterfill.ladder.result import Decomposition, Exhibit, Ladder, Point, RungResult
 from waterfill.ladder.rungs import (
     BITSTREAM,
@@ -73,7 +74,7 @@ class _Measurement:
 
 
 class _Viewer:
-    """Pixels and distortion of ŷ for one picture and setting, each computed once.
+    """Distortion of ŷ for one picture and setting, computed once.
 
     Several rungs hand the same latents to g_s: the file and its ideal code, the oracle with and
     without its price. Synthesis and MS-SSIM are the dearest parts of a ladder.
@@ -81,10 +82,10 @@ class _Viewer:
 
     def __init__(self, picture: Picture, sitting: Sitting, similarity: SimilarityTo) -> None:
         self.picture, self.sitting, self.similarity = picture, sitting, similarity
-        self._known: dict[bytes, tuple[NDArray[np.uint8], float, float]] = {}
+        self._known: dict[bytes, tuple[float, float]] = {}
 
-    def __call__(self, y_hats: Sequence[Tensor]) -> tuple[NDArray[np.uint8], float, float]:
-        """Pixels, MSE and MS-SSIM."""
+    def __call__(self, y_hats: Sequence[Tensor]) -> tuple[float, float]:
+        """MSE and MS-SSIM."""
         digest = hashlib.sha256()
         for y_hat in y_hats:
             digest.update(y_hat.numpy().tobytes())
@@ -92,7 +93,7 @@ class _Viewer:
         if key not in self._known:
             pixels = self.sitting.pixels(y_hats)
             mse = mean_squared_error(self.picture.pixels, pixels)
-            self._known[key] = (pixels, mse, self.similarity(pixels))
+            self._known[key] = (mse, self.similarity(pixels))
         return self._known[key]
 
 
@@ -150,22 +151,25 @@ class _Measure:
             at_main = index == self.main
             traces: dict[str, _Traces] = {}
             channel, coded = 0, None
+            decoded: NDArray[np.uint8] | None = None
             for rung, points in zip(self.rungs, table, strict=True):
                 if isinstance(rung, Coded):  # the file and its ideal code are one climb
                     coded = climb = coded or rung.climb(sitting.views, known, seed=self.seed)
                 else:
+                    coded = None
                     climb = rung.climb(sitting.views, known, seed=self.seed)
                 points.append(self._point(rung, climb, view, setting))
                 if at_main:
                     self._per_channel(rung.name, climb, picture.pixel_count, channels)
                 if at_main and shown:
-                    if isinstance(rung, Coded):
+                    if rung.name == IDEAL:
                         channel = int(channels[rung.name].argmax())
-                    self._trace(rung.name, climb, channel, sitting.across, traces)
+                        decoded = sitting.pixels(climb.y_hats)
+                    if rung.name != BITSTREAM:
+                        self._trace(rung.name, climb, channel, sitting.across, traces)
                 advance(label)
             if at_main and shown:
-                assert coded is not None
-                decoded, _, _ = view(coded.y_hats)
+                assert decoded is not None
                 point = next(p for points in table if (p := points[index]) is not None)
                 y = _joined([v.y[channel] for v in sitting.views], sitting.across)
                 exhibit = _exhibit(picture, decoded, point, channel, y, traces)
@@ -180,7 +184,7 @@ class _Measure:
             if size is None:
                 return None
             parts["coder overhead"] = size / pixels - sum(parts.values())
-        _, mse, similarity = view(climb.y_hats)
+        mse, similarity = view(climb.y_hats)
         psnr = 10.0 * math.log10(255.0**2 / mse) if mse else _PSNR_CEILING
         bpp = sum(parts.values())
         return Point(
