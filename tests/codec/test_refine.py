@@ -8,45 +8,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from known_scale import gaussian_latents
 from numpy.typing import NDArray
 from PIL import Image
 
 import waterfill as wf
 from waterfill.bitstream import Rows, gaussian_tables
 from waterfill.cli import run
-from waterfill.codec.coding import CodedPrior, Exchange, Prediction
 from waterfill.codec.gains import lambda_of_quality
-from waterfill.codec.latents import Latents, Quantised
+from waterfill.codec.latents import Quantised
 from waterfill.codec.model import Codec
-from waterfill.codec.priors import NoContext
 from waterfill.codec.refine import refine
 from waterfill.data.images import sample_pictures
 
 
-class KnownScale(CodedPrior):
-    """A prior that knows the scale of all latents."""
-
-    def __init__(self, log2_sigma: float) -> None:
-        self.row = round((log2_sigma + 4) * 16)
-
-    def walk(
-        self,
-        z_symbols: NDArray[np.int32] | None,
-        quality: float,
-        shape: tuple[int, ...],
-        exchange: Exchange,
-    ) -> None:
-        zero = torch.zeros(shape, dtype=torch.float64)
-        rows = np.full(shape, self.row)
-        ((part, _),) = NoContext().coded().walk(zero, zero)
-        exchange(part, Prediction(zero, Rows(gaussian_tables(), rows), zero, rows))
-
-
 @pytest.mark.parametrize("log2_sigma", [-1.0, 0.0, 2.0])
 def test_of_an_orthonormal_transform_the_optimum_is_known(log2_sigma: float) -> None:
-    torch.manual_seed(0)
-    y = 2.0**log2_sigma * torch.randn(3, 64, 64)
-    latents = Latents(y, None, KnownScale(log2_sigma), 4.0)
+    latents = gaussian_latents(log2_sigma, (3, 64, 64))
+    y = latents.y
     per_error = 4.0  # bits per squared step: coarse, so that zeros pay
     price = per_error * 3 / 255.0**2
 

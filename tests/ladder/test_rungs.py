@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from known_scale import SHAPE, gaussian_latents
 from numpy.typing import NDArray
 
 from waterfill import theory
-from waterfill.bitstream import Rows, gaussian_tables
 from waterfill.codec.channels import (
     WATER_LEVEL,
     Channel,
@@ -18,44 +18,15 @@ from waterfill.codec.channels import (
     OracleGaussian,
     Rounding,
 )
-from waterfill.codec.coding import CodedPrior, Exchange, Prediction
 from waterfill.codec.densities import Gaussian
 from waterfill.codec.latents import Arrival, Latents
 from waterfill.codec.noise import Noise
-from waterfill.codec.priors import NoContext
 from waterfill.ladder.rungs import CONTEXT, LADDER, Climb, Known, Predicted, Rung, Status, Told
 from waterfill.ladder.subjects import View, stepped
 from waterfill.ladder.variances import SPREAD, Grouped, Moments, Oracle, Pooled
 
 RUNGS = {rung.name: rung for rung in LADDER}
-SHAPE = (16, 128, 128)
 COUNT = math.prod(SHAPE)
-
-
-class KnownScale(CodedPrior):
-    """A prior that knows the one scale of all latents, and needs not be told."""
-
-    def __init__(self, log2_sigma: float) -> None:
-        self.row = round((log2_sigma + 4) * 16)
-
-    def walk(
-        self,
-        z_symbols: NDArray[np.int32] | None,
-        quality: float,
-        shape: tuple[int, ...],
-        exchange: Exchange,
-    ) -> None:
-        zero = torch.zeros(shape, dtype=torch.float64)
-        rows = np.full(shape, self.row)
-        ((part, _),) = NoContext().coded().walk(zero, zero)
-        exchange(part, Prediction(zero, Rows(gaussian_tables(), rows), zero, rows))
-
-
-def gaussian_latents(log2_sigma: float, shape: tuple[int, int, int] = SHAPE) -> Latents:
-    """Latents that are iid N(0, σ²), with a prior that knows σ and side information of no cost."""
-    torch.manual_seed(11)
-    y = 2.0**log2_sigma * torch.randn(shape)
-    return Latents(y, None, KnownScale(log2_sigma), 4.0)
 
 
 def climb(rung: Rung, latents: View, *, seed: int = 0) -> Climb:

@@ -22,6 +22,7 @@ from waterfill.codec.channels import (
     Rounding,
 )
 from waterfill.codec.densities import Gaussian
+from waterfill.codec.latents import Arrival
 from waterfill.ladder.context import Posterior, fit_context
 from waterfill.ladder.subjects import View, noise_of
 from waterfill.ladder.variances import Grouped, Moments, Oracle, Pooled, VarianceSource
@@ -109,6 +110,13 @@ def _sum(planes: Sequence[Tensor]) -> float:
     return sum(float(plane.double().sum()) for plane in planes)
 
 
+def _by_prior(views: Sequence[View], arrivals: Sequence[Arrival]) -> Climb:
+    """What arrived by the codec's own prior, its side information paid for."""
+    bits = [arrival.bits for arrival in arrivals]
+    parts = {LATENTS: _sum(bits), SIDE: sum(view.side_bits for view in views)}
+    return Climb([arrival.y_hat for arrival in arrivals], bits, parts)
+
+
 @dataclass(frozen=True)
 class Rung(ABC):
     """One system of the ladder.
@@ -148,10 +156,7 @@ class Coded(Rung):
 
     def climb(self, views: Sequence[View], known: Known, *, seed: int = 0) -> Climb:
         """Round."""
-        arrivals = [view.rounded() for view in views]
-        bits = [arrival.bits for arrival in arrivals]
-        parts = {LATENTS: _sum(bits), SIDE: sum(view.side_bits for view in views)}
-        return Climb([arrival.y_hat for arrival in arrivals], bits, parts)
+        return _by_prior(views, [view.rounded() for view in views])
 
 
 @dataclass(frozen=True)
@@ -162,10 +167,9 @@ class Predicted(Rung):
 
     def climb(self, views: Sequence[View], known: Known, *, seed: int = 0) -> Climb:
         """Walk through the prior."""
-        arrivals = [view.through(self.channel, noise_of(seed, k)) for k, view in enumerate(views)]
-        bits = [arrival.bits for arrival in arrivals]
-        parts = {LATENTS: _sum(bits), SIDE: sum(view.side_bits for view in views)}
-        return Climb([arrival.y_hat for arrival in arrivals], bits, parts)
+        noise = (noise_of(seed, k) for k in range(len(views)))
+        arrivals = [v.through(self.channel, n) for v, n in zip(views, noise, strict=True)]
+        return _by_prior(views, arrivals)
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,13 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
-
 from waterfill.ladder.result import Decomposition, Exhibit, Ladder, RungResult
 from waterfill.ladder.rungs import BITSTREAM, IDEAL
 from waterfill.report import figures
 from waterfill.report.figures import GENIE
 from waterfill.report.maps import ColourScale, crop_for_show, data_uri, diverging, sequential
-from waterfill.report.text import base_name, number, provenance, slug
+from waterfill.report.page import fill
+from waterfill.report.text import number, provenance
 
 __all__ = ["render"]
 
@@ -36,19 +33,11 @@ def render(ladder: Ladder) -> str:
     str
         A page without external resources: scripts, styles, pictures and figures are inside.
     """
-    environment = Environment(
-        loader=PackageLoader("waterfill.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "slug": slug, "base_name": base_name}
     genies = {rung.name for rung in ladder.rungs if rung.status == GENIE}
     rows = _rows(ladder)
-    return environment.get_template("ladder.html.j2").render(
+    return fill(
+        "ladder.html.j2",
         ladder=ladder,
-        GENIE=GENIE,
         part_names=_part_names(ladder),
         rows=rows,
         doubts=_by_reason(rows),
@@ -62,11 +51,8 @@ def render(ladder: Ladder) -> str:
             "waterfall": figures.plain(figures.decomposition(ladder.decomposition)),
             "channels": figures.plain(figures.channels(ladder)),
         },
-        dark=figures.DARK,
         exhibits=[_exhibit(exhibit, genies) for exhibit in ladder.exhibits],
         provenance=provenance(ladder.environment),
-        # Trusted: the script that the plotly package ships.
-        plotly_js=Markup(get_plotlyjs()),
     )
 
 
@@ -75,7 +61,7 @@ def _part_names(ladder: Ladder) -> list[str]:
     return list(dict.fromkeys(name for rung in ladder.rungs for name in rung.parts))
 
 
-#: Terms of the decomposition in words, and what is behind them.
+#: Terms of the decomposition in words.
 TERM_NAMES: dict[str, str] = {
     "coder_overhead": "coder overhead",
     "quantisation": "quantisation",
@@ -85,11 +71,22 @@ TERM_NAMES: dict[str, str] = {
 }
 
 
+#: What gets some of a term back.
+_REMEDIES: dict[str, str] = {
+    "coder_overhead": "nothing worth having: headers, and the last word of each tile",
+    "quantisation": "better symbols for the same decoder: waterfill compress --effort 8",
+    "context": "a context in the codec's prior: architectures autoregressive, space-channel",
+    "side_information": "a smaller hyper-latent, or a context that needs less of it",
+    "variance": "a better prior, in part; what is left no decoder can know",
+}
+
+
 @dataclass(frozen=True)
 class _Term:
     """A term of the decomposition as the table shows it."""
 
     name: str
+    remedy: str
     genie: bool
     bpp: float
     percent: float
@@ -100,6 +97,7 @@ def _terms(parts: Decomposition) -> list[_Term]:
     return [
         _Term(
             name,
+            _REMEDIES[key],
             key == "variance",
             bpp := getattr(parts, f"{key}_bpp"),
             100.0 * bpp / parts.achieved_bpp if parts.achieved_bpp else math.nan,

@@ -6,13 +6,11 @@ from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from waterfill.report import figures
-from waterfill.report.figures import DARK, GENIE, plain
+from waterfill.report.figures import GENIE, plain
 from waterfill.report.maps import diverging
+from waterfill.report.page import fill
 from waterfill.report.text import provenance
 from waterfill.reproduce.result import Reproduction
 
@@ -24,13 +22,6 @@ _LOGARITHMIC = ("variance (squared steps)",)
 
 def render_reproduction(found: Reproduction) -> str:
     """A reproduction as the text of one self-contained HTML file."""
-    environment = Environment(
-        loader=PackageLoader("waterfill.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     scale = diverging(list(found.pictures.values())) if found.pictures else None
     maps = {
         name: (scale.paint(values), f"{values.shape[1]} / {values.shape[0]}")
@@ -38,15 +29,13 @@ def render_reproduction(found: Reproduction) -> str:
         if scale is not None
     }
     drawn: dict[str, Any] = {"lines": plain(_figure(found))} if found.lines else {}
-    return environment.get_template("reproduction.html.j2").render(
+    return fill(
+        "reproduction.html.j2",
         found=found,
-        GENIE=GENIE,
         maps=maps,
         scale=scale,
         figures=drawn,
-        dark=DARK,
         provenance=provenance(dict(found.environment)),
-        plotly_js=Markup(get_plotlyjs()),
     )
 
 
