@@ -100,7 +100,7 @@ def test_ladder_of_a_known_variance_is_in_order() -> None:
 @pytest.mark.parametrize("log2_sigma", [-3.0, 0.0, 3.0])
 def test_oracle_never_pays_more_than_any_prior_with_the_same_mean(log2_sigma: float) -> None:
     latents = gaussian_latents(log2_sigma)
-    (oracle,) = climb(RUNGS["oracle, test channel"], latents).latent_bits
+    (oracle,) = climb(RUNGS["oracle, test channel"], latents).spent
     for level in (WATER_LEVEL,):
         y, zero = latents.y.double(), torch.zeros(SHAPE, dtype=torch.float64)
         for wrong in (0.5, 1.0, 3.0):
@@ -112,7 +112,7 @@ def test_oracle_never_pays_more_than_any_prior_with_the_same_mean(log2_sigma: fl
             alpha_squared = 1 - distortion / sigma.square()
             least = 0.5 * torch.log2(1 + alpha_squared * y.square() / distortion)
             assert (charged - least).min() > -1e-9
-    assert oracle.min() >= 0
+    assert oracle.by_place.min() >= 0
 
 
 def test_oracle_with_rounding_is_told_the_magnitude() -> None:
@@ -259,5 +259,7 @@ def test_the_split_of_the_rate_is_an_identity() -> None:
     reached = climb(RUNGS[CONTEXT], latents)
     parts = reached.parts
     told, unknown = parts["latents, variances told"], parts["variances not known"]
-    assert told + unknown == pytest.approx(float(reached.latent_bits[0].double().sum()), rel=1e-6)
-    assert (reached.maps["variances not known"][0] >= 0).all()
+    assert told + unknown == pytest.approx(float(reached.spent[0].by_channel.sum()), rel=1e-6)
+    (lost,) = reached.lost["variances not known"]
+    assert (lost.by_channel >= 0).all()
+    assert float(lost.by_place.sum()) == pytest.approx(unknown, rel=1e-4)

@@ -195,18 +195,16 @@ class _Measure:
     def _per_channel(
         name: str, climb: Climb, pixels: int, channels: dict[str, NDArray[np.float64]]
     ) -> None:
-        for label, tiles in {name: climb.latent_bits, **climb.maps}.items():
-            total = sum(tile.double().sum((1, 2)) for tile in tiles)
-            assert isinstance(total, Tensor)
-            channels[label] = total.numpy() / pixels
+        for label, tiles in {name: climb.spent, **climb.lost}.items():
+            channels[label] = torch.stack([t.by_channel for t in tiles]).sum(0).numpy() / pixels
 
     @staticmethod
     def _trace(
         name: str, climb: Climb, channel: int, across: int, traces: dict[str, _Traces]
     ) -> None:
         y_hat = _joined([tile[channel] for tile in climb.y_hats], across)
-        for label, tiles in {name: climb.latent_bits, **climb.maps}.items():
-            traces[label] = _Traces(_joined([tile.sum(0) for tile in tiles], across), y_hat)
+        for label, tiles in {name: climb.spent, **climb.lost}.items():
+            traces[label] = _Traces(_joined([tile.by_place for tile in tiles], across), y_hat)
 
 
 def _joined(tiles: Sequence[Tensor], across: int) -> NDArray[np.float32]:

@@ -7,9 +7,10 @@ To add one, make it of a class below, or write a class with :meth:`Rung.climb`, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +41,7 @@ __all__ = [
     "Climb",
     "Known",
     "Rung",
+    "Spent",
     "Status",
 ]
 
@@ -79,6 +81,21 @@ class Known:
     levels: Tensor
 
 
+class Spent(NamedTuple):
+    """Bits of the latents (M, h, w) of a tile, added up two ways: all of them take too much memory.
+
+    By channel, float64 (M,), and by place, float32 (h, w).
+    """
+
+    by_channel: Tensor
+    by_place: Tensor
+
+    @classmethod
+    def on(cls, bits: Tensor) -> Spent:
+        """Of bits of each latent."""
+        return cls(bits.double().sum((1, 2)), bits.sum(0).float())
+
+
 @dataclass(frozen=True)
 class Climb:
     """A picture on a rung.
@@ -87,18 +104,18 @@ class Climb:
     ----------
     y_hats
         ŷ of each tile (M, h, w), in steps.
-    latent_bits
-        Bits of each latent, tile by tile.
+    spent
+        Bits on the latents, tile by tile.
     parts
         All bits by what they buy.
-    maps
-        Further quantities of each latent by name, in bits.
+    lost
+        Bits of the latents that are lost, by the name of the part, tile by tile.
     """
 
     y_hats: list[Tensor]
-    latent_bits: list[Tensor]
+    spent: list[Spent]
     parts: dict[str, float]
-    maps: dict[str, list[Tensor]] = field(default_factory=dict)
+    lost: dict[str, list[Spent]] = field(default_factory=dict)
 
     @property
     def bits(self) -> float:
@@ -106,15 +123,21 @@ class Climb:
         return sum(self.parts.values())
 
 
-def _sum(planes: Sequence[Tensor]) -> float:
-    return sum(float(plane.double().sum()) for plane in planes)
+def _sum(spent: Sequence[Spent]) -> float:
+    return float(sum(float(one.by_channel.sum()) for one in spent))
 
 
-def _by_prior(views: Sequence[View], arrivals: Sequence[Arrival]) -> Climb:
+def _by_prior(views: Sequence[View], arrivals: Iterable[Arrival]) -> Climb:
     """What arrived by the codec's own prior, its side information paid for."""
-    bits = [arrival.bits for arrival in arrivals]
-    parts = {LATENTS: _sum(bits), SIDE: sum(view.side_bits for view in views)}
-    return Climb([arrival.y_hat for arrival in arrivals], bits, parts)
+    y_hats, spent = [], []
+    for arrival in arrivals:
+        y_hats.append(arrival.y_hat)
+        spent.append(Spent.on(arrival.bits))
+    return Climb(y_hats, spent, {LATENTS: _sum(spent), SIDE: _side(views)})
+
+
+def _side(views: Sequence[View]) -> float:
+    return float(sum(view.side_bits for view in views))
 
 
 @dataclass(frozen=True)
@@ -156,7 +179,7 @@ class Coded(Rung):
 
     def climb(self, views: Sequence[View], known: Known, *, seed: int = 0) -> Climb:
         """Round."""
-        return _by_prior(views, [view.rounded() for view in views])
+        return _by_prior(views, (view.rounded() for view in views))
 
 
 @dataclass(frozen=True)
@@ -168,7 +191,7 @@ class Predicted(Rung):
     def climb(self, views: Sequence[View], known: Known, *, seed: int = 0) -> Climb:
         """Walk through the prior."""
         noise = (noise_of(seed, k) for k in range(len(views)))
-        arrivals = [v.through(self.channel, n) for v, n in zip(views, noise, strict=True)]
+        arrivals = (v.through(self.channel, n) for v, n in zip(views, noise, strict=True))
         return _by_prior(views, arrivals)
 
 
@@ -183,14 +206,14 @@ class Told(Rung):
         """Ask for the variances, and send."""
         ys = [view.y for view in views]
         sigmas, price = self.variance(ys, known.data_set)
-        y_hats, bits = [], []
+        y_hats, spent = [], []
         for k, (y, sigma) in enumerate(zip(ys, sigmas, strict=True)):
             density = Gaussian(torch.zeros_like(y), sigma)
             crossing = self.channel(y, density, noise_of(seed, k))
             y_hats.append(crossing.y_hat)
-            bits.append(crossing.bits)
-        parts = {LATENTS: _sum(bits)} | ({"variance price": price} if price else {})
-        return Climb(y_hats, bits, parts)
+            spent.append(Spent.on(crossing.bits))
+        parts = {LATENTS: _sum(spent)} | ({"variance price": price} if price else {})
+        return Climb(y_hats, spent, parts)
 
 
 #: Tiles that a context is fitted to, at most.
@@ -213,13 +236,13 @@ class LearnedPosterior(Rung):
 
     def climb(self, views: Sequence[View], known: Known, *, seed: int = 0) -> Climb:
         """Walk through the prior."""
-        y_hats, bits = [], []
+        y_hats, spent = [], []
         for k, view in enumerate(views):
             tile, _, y_hat = _posterior(view, known, seed, k)
-            bits.append(tile.charge(torch.zeros_like(tile.residual), tile.variance))
+            charged = tile.charge(torch.zeros_like(tile.residual), tile.variance)
+            spent.append(Spent.on(charged))
             y_hats.append(y_hat)
-        parts = {LATENTS: _sum(bits), SIDE: sum(view.side_bits for view in views)}
-        return Climb(y_hats, bits, parts)
+        return Climb(y_hats, spent, {LATENTS: _sum(spent), SIDE: _side(views)})
 
 
 @dataclass(frozen=True)
@@ -232,21 +255,21 @@ class WithContext(Rung):
         every = -(-len(views) // _TILES_FITTED)
         fitted = range(0, len(views), every)
         context = fit_context([_posterior(views[k], known, seed, k)[0] for k in fitted])
-        y_hats, bits, told, unknown = [], [], [], []
+        y_hats, spent, told, unknown = [], [], 0.0, []
         for k, view in enumerate(views):
             tile, mu, _ = _posterior(view, known, seed, k)
             mean, variance = context.predict(tile)
             y_hats.append(mu + tile.estimate(mean, variance))
-            bits.append(tile.charge(mean, variance))
-            told.append(tile.told(mean))
-            unknown.append(tile.divergence(mean, variance))
+            spent.append(Spent.on(tile.charge(mean, variance)))
+            told += float(tile.told(mean).double().sum())
+            unknown.append(Spent.on(tile.divergence(mean, variance)))
         parts = {
-            TOLD: _sum(told),
+            TOLD: told,
             UNKNOWN_VARIANCE: _sum(unknown),
-            SIDE: sum(view.side_bits for view in views),
+            SIDE: _side(views),
             "context": context.price_bits,
         }
-        return Climb(y_hats, bits, parts, {UNKNOWN_VARIANCE: unknown})
+        return Climb(y_hats, spent, parts, {UNKNOWN_VARIANCE: unknown})
 
 
 #: From what the codec does to what only a genie could do.
