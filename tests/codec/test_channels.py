@@ -263,6 +263,33 @@ def test_a_priors_charge_for_an_oracles_latents_is_the_divergence() -> None:
     )
 
 
+def test_a_prior_pays_for_which_latents_are_silent_too() -> None:
+    # y ~ N(0, v) and the prior knows it: which of them lie below θ costs H_b(p), known exactly.
+    y, _, sigma = latents(0.3, mean=0.0)
+    known = Gaussian(torch.zeros_like(y), sigma)
+    oracle = OracleGaussian("paper")
+    charged = oracle.charged_by_prior(y, known, Noise(2))
+    free = oracle(y, known, Noise(2))
+    assert torch.equal(charged.y_hat, free.y_hat)
+    p = 2 * float(theory.ndtr(math.sqrt(WATER_LEVEL / 0.3))) - 1
+    silent = free.y_hat == 0
+    assert float(silent.float().mean()) == pytest.approx(p, abs=0.003)
+    assert charged.bits[silent].numpy() == pytest.approx(-math.log2(p), rel=1e-4)
+    sent = charged.bits[~silent].double()
+    alone = theory.gaussian_kl(
+        (y[~silent] * torch.sqrt(1 - WATER_LEVEL / y[~silent] ** 2)).double().numpy(),
+        WATER_LEVEL,
+        0.0,
+        0.3 + WATER_LEVEL,
+    )
+    told = sent.numpy() - np.asarray(alone)
+    assert told == pytest.approx(-math.log2(1 - p), rel=1e-3)
+    # All told, no oracle's bargain is left: Shannon's rate at the error of the best estimate.
+    estimate = torch.sqrt(1 - WATER_LEVEL / y[~silent] ** 2) * charged.y_hat[~silent]
+    error = float(((estimate - y[~silent]) ** 2).sum() + (y[silent] ** 2).sum()) / len(y)
+    assert float(charged.bits.mean()) > theory.gaussian_rate(0.3, error)
+
+
 def test_a_posteriors_rate_is_mutual_information_where_the_prior_fits() -> None:
     # y ~ N(0, v), ŷ = y + n ~ N(0, v + θ), and E KL = I(y; ŷ) = ½log₂(1 + v/θ).
     y, mu, sigma = latents(4.0)

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from waterfill.codec.bounds import bounded
-from waterfill.codec.densities import Density, Gaussian
+from waterfill.codec.densities import Density, Gaussian, gaussian_bin_bits
 from waterfill.codec.noise import Noise
 
 __all__ = [
@@ -389,17 +389,27 @@ class OracleGaussian:
         return Crossing(received + centre, bits)
 
     def charged_by_prior(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
-        """KL divergence of the same ŷ's density, by the prior.
+        """The same ŷ by a prior with variance σ² before noise, everything paid for.
 
-        As for :class:`GaussianPosterior`, σ² is the variance before noise. An exact zero, which no
-        density has, is charged as zero with noise.
+        KL divergence of what is sent; in ``paper`` modes also which latents are sent at all, by the
+        probability that the prior gives to r² > θ. An oracle has that for free.
         """
         centre, residual, level, noisy = self._noiseless(y, density)
         mean = (residual + centre).detach()
         received = mean + torch.sqrt(level) * noisy * noise.normal(y)
         known = density.gaussian()
-        prior = known.sigma.square() + level
-        return Crossing(received, _divergence(mean - known.mu, level, prior))
+        bits = _divergence(mean - known.mu, level, known.sigma.square() + level)
+        if self.mode != "smooth":
+            silent = _silence_bits(known.mu - centre.detach(), known.sigma, level)
+            told = torch.log(-torch.expm1(-math.log(2.0) * silent)) / -math.log(2.0)
+            bits = torch.where(noisy > 0, bits + told, silent)
+        return Crossing(received, bits)
+
+
+def _silence_bits(mean: Tensor, sigma: Tensor, level: Tensor) -> Tensor:
+    """−log₂ of the probability that r² is at most ``level`` under N(mean, σ²); never quite 0."""
+    width = 2.0 * torch.sqrt(level)
+    return gaussian_bin_bits(mean / width, sigma / width).clamp_min(1e-6)
 
 
 def solved_level(power: Tensor, budget: float) -> Tensor:
