@@ -32,6 +32,12 @@ def revision() -> str | None:
     return done.stdout.strip() or None
 
 
+def _program() -> str:
+    """What was called; ``python -m`` names a file that says nothing."""
+    name = Path(sys.argv[0]).name
+    return "waterfill" if name == "__main__.py" else name
+
+
 def environment(seed: int) -> dict[str, Any]:
     """What a number depends on besides the codec, as a JSON-able mapping."""
     import torch
@@ -44,7 +50,7 @@ def environment(seed: int) -> dict[str, Any]:
             continue
     devices = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     return {
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([_program(), *sys.argv[1:]]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "seed": seed,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",

@@ -15,9 +15,10 @@ from PIL import Image
 
 from waterfill.cli import run
 from waterfill.codec.config import CodecConfig
+from waterfill.codec.registry import load_codec
 from waterfill.errors import WaterfillError
 from waterfill.report.reproduction import render_reproduction
-from waterfill.reproduce import REPRODUCTIONS, Reproduction, Request, on_pictures
+from waterfill.reproduce import REPRODUCTIONS, Reproduction, Request, trained
 from waterfill.reproduce.architectures import layers_of
 from waterfill.training.config import TrainConfig
 
@@ -61,10 +62,10 @@ def test_tables_compare_layer_by_layer() -> None:
     }
     assert one.verdicts[0].verdict == "not reproduced"
     assert two.verdicts[0].verdict == "reproduced"
-    assert "GDN" in layers_of(on_pictures.load_codec("tiny", pretrained=False).g_a)
+    assert "GDN" in layers_of(load_codec("tiny", pretrained=False).g_a)
 
 
-def tiny(system: on_pictures._System) -> TrainConfig:
+def tiny(system: trained.System) -> TrainConfig:
     return TrainConfig(
         objective=system.objective,
         oracle_mean=system.mean,
@@ -81,7 +82,7 @@ def tiny(system: on_pictures._System) -> TrainConfig:
 
 @pytest.fixture
 def request_(tmp_path: Path, photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> Request:
-    monkeypatch.setattr(on_pictures, "_mini", tiny)
+    monkeypatch.setattr(trained, "_mini", tiny)
     (tmp_path / "photographs").mkdir()
     for k in range(3):
         Image.fromarray(photo[k * 8 :]).save(tmp_path / "photographs" / f"{k}.png")
@@ -126,7 +127,7 @@ def test_without_photographs_nothing_is_trained(request_: Request) -> None:
 
 
 def test_full_scale_is_the_papers_settings() -> None:
-    experiments = {e.name: e for e in on_pictures._experiments("full", ["baseline", "joint"])}
+    experiments = {e.name: e for e in trained.experiments_of("full", ["baseline", "joint"])}
     assert len(experiments) == 8
     joint = experiments["full-joint-q3"]
     assert joint.after == "full-baseline-q3"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -23,25 +21,20 @@ from waterfill.codec.model import Codec
 from waterfill.codec.sensitivity import sensitivity
 from waterfill.data.images import ImageLike, Picture, as_picture, sample_pictures
 from waterfill.errors import ImageError
-from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error
+from waterfill.evaluation.metrics import mean_squared_error
 from waterfill.ladder.adapters import Adapted, TransformCodec
 from waterfill.ladder.compressai import as_protocol, is_like_compressai
 from waterfill.ladder.decompose import decompose, intervals, mean_point, rates_at_equal_psnr
 from waterfill.ladder.levels import STRENGTHS, activity_of, levels_of
-from waterfill.ladder.result import Decomposition, Exhibit, Ladder, Point, RungResult
+from waterfill.ladder.picture import Measurement, MeasurePicture
+from waterfill.ladder.result import Decomposition, Ladder, Point, RungResult
 from waterfill.ladder.rungs import (
     BITSTREAM,
-    CONTEXT,
-    IDEAL,
     LADDER,
-    POSTERIOR,
-    UNKNOWN_VARIANCE,
-    Climb,
-    Coded,
     Known,
     Rung,
 )
-from waterfill.ladder.subjects import OwnCodec, Setting, Sitting, Subject, noise_of
+from waterfill.ladder.subjects import OwnCodec, Setting, Subject, noise_of
 from waterfill.ladder.variances import Moments
 from waterfill.parallel import side_by_side
 from waterfill.provenance import environment
@@ -49,201 +42,8 @@ from waterfill.provenance import environment
 __all__ = ["limits", "measure_rung"]
 
 _MAX_EXHIBITS = 4
-#: PSNR of a perfect copy, so that means stay finite: one 8-bit step in one sample of a megapixel.
-_PSNR_CEILING = 110.0
 #: Side of the piece of a built-in photograph that says how sensitive a decoder is.
 _SAMPLE_SIDE = 256
-
-
-@dataclass(frozen=True)
-class _Traces:
-    """What the report shows of a climb."""
-
-    bits: NDArray[np.float32]
-    y_hat: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class _Measurement:
-    """All rungs of one picture at all settings, in the order of both; None where there is none."""
-
-    picture: dict[str, Any]
-    points: list[list[Point | None]]
-    channels: dict[str, NDArray[np.float64]]
-    exhibit: Exhibit | None
-
-
-class _Viewer:
-    """Distortion of ŷ for one picture and setting, computed once.
-
-    Several rungs hand the same latents to g_s: the file and its ideal code, the oracle with and
-    without its price. Synthesis and MS-SSIM are the dearest parts of a ladder.
-    """
-
-    def __init__(self, picture: Picture, sitting: Sitting, similarity: SimilarityTo) -> None:
-        self.picture, self.sitting, self.similarity = picture, sitting, similarity
-        self._known: dict[bytes, tuple[float, float]] = {}
-
-    def __call__(self, y_hats: Sequence[Tensor]) -> tuple[float, float]:
-        """MSE and MS-SSIM."""
-        digest = hashlib.sha256()
-        for y_hat in y_hats:
-            digest.update(y_hat.numpy().tobytes())
-        key = digest.digest()
-        if key not in self._known:
-            pixels = self.sitting.pixels(y_hats)
-            mse = mean_squared_error(self.picture.pixels, pixels)
-            self._known[key] = (mse, self.similarity(pixels))
-        return self._known[key]
-
-
-class _Measure:
-    """Measures pictures one by one.
-
-    Parameters
-    ----------
-    subject
-        The codec.
-    settings, main
-        Where it is measured, and which of them the table is of.
-    rungs
-        Of the ladder.
-    known
-        What is known before a picture is looked at, by setting.
-    seed
-        Of the channels' noise.
-    """
-
-    def __init__(
-        self,
-        subject: Subject,
-        settings: Sequence[Setting],
-        main: int,
-        rungs: Sequence[Rung],
-        known: Sequence[Known],
-        seed: int,
-    ) -> None:
-        self.subject, self.settings, self.main = subject, settings, main
-        self.rungs, self.known, self.seed = rungs, known, seed
-
-    def __call__(
-        self, picture: Picture, *, shown: bool, advance: Callable[[str], None]
-    ) -> _Measurement:
-        """Every rung of one picture.
-
-        Parameters
-        ----------
-        picture
-            The picture.
-        shown
-            Whether the report shows it.
-        advance
-            Called after every rung.
-        """
-        label = Path(picture.name).name
-        similarity = SimilarityTo(picture.pixels)
-        table: list[list[Point | None]] = [[] for _ in self.rungs]
-        channels: dict[str, NDArray[np.float64]] = {}
-        exhibit = None
-        for index, (setting, known) in enumerate(zip(self.settings, self.known, strict=True)):
-            sitting = self.subject.sit(picture, setting)
-            view = _Viewer(picture, sitting, similarity)
-            at_main = index == self.main
-            traces: dict[str, _Traces] = {}
-            channel, coded = 0, None
-            decoded: NDArray[np.uint8] | None = None
-            for rung, points in zip(self.rungs, table, strict=True):
-                if isinstance(rung, Coded):  # the file and its ideal code are one climb
-                    coded = climb = coded or rung.climb(sitting.views, known, seed=self.seed)
-                else:
-                    coded = None
-                    climb = rung.climb(sitting.views, known, seed=self.seed)
-                points.append(self._point(rung, climb, view, setting))
-                if at_main:
-                    self._per_channel(rung.name, climb, picture.pixel_count, channels)
-                if at_main and shown:
-                    if rung.name == IDEAL:
-                        channel = int(channels[rung.name].argmax())
-                        decoded = sitting.pixels(climb.y_hats)
-                    if rung.name != BITSTREAM:
-                        self._trace(rung.name, climb, channel, sitting.across, traces)
-                advance(label)
-            if at_main and shown:
-                assert decoded is not None
-                point = next(p for points in table if (p := points[index]) is not None)
-                y = _joined([v.y[channel] for v in sitting.views], sitting.across)
-                exhibit = _exhibit(picture, decoded, point, channel, y, traces)
-        facts = {"name": picture.name, "width": picture.width, "height": picture.height}
-        return _Measurement(facts, table, channels, exhibit)
-
-    def _point(self, rung: Rung, climb: Climb, view: _Viewer, setting: Setting) -> Point | None:
-        pixels = view.picture.pixel_count
-        parts = {name: bits / pixels for name, bits in climb.parts.items()}
-        if rung.name == BITSTREAM:
-            size = view.sitting.file_bits()
-            if size is None:
-                return None
-            parts["coder overhead"] = size / pixels - sum(parts.values())
-        mse, similarity = view(climb.y_hats)
-        psnr = 10.0 * math.log10(255.0**2 / mse) if mse else _PSNR_CEILING
-        bpp = sum(parts.values())
-        return Point(
-            setting.quality, bpp, psnr, similarity, mse, parts, setting.step, setting.price
-        )
-
-    @staticmethod
-    def _per_channel(
-        name: str, climb: Climb, pixels: int, channels: dict[str, NDArray[np.float64]]
-    ) -> None:
-        for label, tiles in {name: climb.spent, **climb.lost}.items():
-            channels[label] = torch.stack([t.by_channel for t in tiles]).sum(0).numpy() / pixels
-
-    @staticmethod
-    def _trace(
-        name: str, climb: Climb, channel: int, across: int, traces: dict[str, _Traces]
-    ) -> None:
-        y_hat = _joined([tile[channel] for tile in climb.y_hats], across)
-        for label, tiles in {name: climb.spent, **climb.lost}.items():
-            traces[label] = _Traces(_joined([tile.by_place for tile in tiles], across), y_hat)
-
-
-def _joined(tiles: Sequence[Tensor], across: int) -> NDArray[np.float32]:
-    """Tiles (h, w) put together, so many in a row."""
-    rows = [torch.cat(list(tiles[k : k + across]), 1) for k in range(0, len(tiles), across)]
-    joined: NDArray[np.float32] = torch.cat(rows).float().numpy()
-    return joined
-
-
-def _exhibit(
-    picture: Picture,
-    decoded: NDArray[np.uint8],
-    point: Point,
-    channel: int,
-    y: NDArray[np.float32],
-    traces: dict[str, _Traces],
-) -> Exhibit:
-    shown = {
-        "rounding": traces[IDEAL],
-        "test channel": traces["test channel"],
-        "oracle, test channel": traces["oracle, test channel"],
-    }
-    losses = {
-        "quantisation": traces[IDEAL].bits - traces[POSTERIOR].bits,
-        "context": traces[POSTERIOR].bits - traces[CONTEXT].bits,
-        "variance": traces[UNKNOWN_VARIANCE].bits,
-    }
-    return Exhibit(
-        picture.name,
-        picture.pixels,
-        decoded,
-        point.bpp,
-        point.psnr,
-        channel,
-        y,
-        {name: trace.y_hat for name, trace in shown.items()},
-        {name: trace.bits for name, trace in shown.items()},
-        losses,
-    )
 
 
 def _levels(subject: Subject, setting: Setting, seed: int) -> Tensor:
@@ -369,9 +169,9 @@ def limits(
     steps = _Progress(len(items) * (1 + len(settings) * len(rungs)), progress)
     moments = _survey(subject, settings, items, steps)
     known = [Known(m, _levels(subject, s, seed)) for m, s in zip(moments, settings, strict=True)]
-    measure = _Measure(subject, settings, main, rungs, known, seed)
+    measure = MeasurePicture(subject, settings, main, rungs, known, seed)
 
-    def one(index: int, check: Callable[[], None]) -> _Measurement:
+    def one(index: int, check: Callable[[], None]) -> Measurement:
         def advance(what: str) -> None:
             check()
             steps.advance(what)
@@ -412,7 +212,7 @@ def measure_rung(
     settings, _ = subject.settings(list(qualities))
     m = codec.config.m
     known = Known(Moments(np.zeros(m), 1, 1), torch.full((m,), WATER_LEVEL))
-    measure = _Measure(subject, settings, 0, [rung], [known] * len(settings), seed)
+    measure = MeasurePicture(subject, settings, 0, [rung], [known] * len(settings), seed)
     steps = _Progress(len(items) * len(settings), progress)
 
     def one(index: int, check: Callable[[], None]) -> list[Point]:
@@ -431,7 +231,7 @@ def _ladder(
     setting: Setting,
     main: int,
     rungs: Sequence[Rung],
-    measured: Sequence[_Measurement],
+    measured: Sequence[Measurement],
     seed: int,
 ) -> Ladder:
     """The result, from what was measured of each picture."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -256,4 +255,4 @@ class _Fleeting:
 
 def noise_of(seed: int, tile: int) -> Noise:
     """The noise that a tile meets on every rung."""
-    return Noise(int(torch.tensor([seed, tile]).to(torch.int64) @ torch.tensor([1, 0x9E3779B1])))
+    return Noise((seed + 0x9E3779B1 * tile) & 0x7FFF_FFFF_FFFF_FFFF)

@@ -3,239 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
-from waterfill.codec.channels import Crossing, GaussianTest, Oracle, OracleGaussian, Rounding
-from waterfill.codec.densities import Density
-from waterfill.codec.noise import Noise
 from waterfill.codec.registry import load_codec
 from waterfill.data.images import sample_pictures
-from waterfill.errors import WaterfillError
-from waterfill.evaluation.curves import bd_rate
 from waterfill.ladder import limits
-from waterfill.ladder.decompose import efficient, mean_point
-from waterfill.ladder.measure import measure_rung
-from waterfill.ladder.result import Point
-from waterfill.ladder.rungs import Coded, Predicted, Rung, Status, Told
-from waterfill.ladder.variances import Oracle as OracleVariance
 from waterfill.provenance import environment
 from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict
-from waterfill.training.config import TrainConfig
-from waterfill.training.experiments import Experiment, work_through
-from waterfill.training.folder import RunFolder
-from waterfill.training.presets import PRESETS
+from waterfill.reproduce.trained import (
+    GENIE_AIDED,
+    QUALITIES,
+    SYSTEMS,
+    Measured,
+    bd_rate_of,
+    experiments_of,
+    measure,
+)
 
 __all__ = ["appendix_g", "fig3", "fig4a", "fig4b"]
-
-#: Four rates.
-_QUALITIES = (1.0, 3.0, 5.0, 7.0)
-_GENIE = "genie-aided"
-
-
-@dataclass(frozen=True)
-class _System:
-    """A system of figure 4: what is trained, and how it is measured."""
-
-    label: str
-    objective: str
-    mean: str
-    preset: str
-    rung: Rung
-
-    @property
-    def genie(self) -> bool:
-        return self.rung.status is Status.GENIE
-
-
-def _as_trained(status: Status, channel: Any, variance: Any = None) -> Rung:
-    if variance is None:
-        return Predicted("as trained", status, "", channel)
-    return Told("as trained", status, "", channel, variance)
-
-
-_PAPER_ORACLE = OracleGaussian("paper")
-_PAPER_CONTEXT = OracleGaussian("paper", predicted_mean=True)
-_SYSTEMS = {
-    "baseline": _System(
-        "hyperprior: predicted variance, rounding",
-        "rate-distortion",
-        "zero",
-        "paper1-hyperprior",
-        Coded("as trained", Status.ACHIEVED_IDEAL, ""),
-    ),
-    "oracle-rounding": _System(
-        "oracle variance, rounding",
-        "oracle-rounding",
-        "zero",
-        "paper1-oracle-rounding",
-        _as_trained(Status.GENIE, Rounding(), OracleVariance()),
-    ),
-    "test-channel": _System(
-        "predicted variance, test channel",
-        "test-channel",
-        "zero",
-        "paper1-test-channel",
-        _as_trained(Status.ACHIEVABLE, GaussianTest(mmse=False)),
-    ),
-    "joint": _System(
-        "oracle variance, test channel",
-        "oracle-test-channel",
-        "zero",
-        "paper1-oracle-test-channel",
-        _as_trained(Status.GENIE, _PAPER_ORACLE, OracleVariance()),
-    ),
-    "joint-context": _System(
-        "oracle variance, test channel, context",
-        "oracle-test-channel",
-        "predicted",
-        "paper1-oracle-test-channel-context",
-        _as_trained(Status.GENIE, _PAPER_CONTEXT),
-    ),
-}
-
-
-@dataclass(frozen=True)
-class _Witness:
-    """What the codec's own prior charges for what an oracle delivers."""
-
-    oracle: Oracle
-
-    def __call__(self, y: Any, density: Density, noise: Noise) -> Crossing:
-        return self.oracle.charged_by_prior(y, density, noise)
-
-
-_WITNESSES = {
-    "joint": _as_trained(Status.ACHIEVABLE, _Witness(_PAPER_ORACLE)),
-    "joint-context": _as_trained(Status.ACHIEVABLE, _Witness(_PAPER_CONTEXT)),
-}
-
-
-def _mini(system: _System) -> TrainConfig:
-    """The bundled codec, at all λ, fine-tuned for minutes."""
-    return replace(
-        PRESETS["bundled"],
-        start="default",
-        objective=system.objective,
-        oracle_mean=system.mean,
-        oracle_mode="paper",
-        steps=200,
-        batch=4,
-        crop=256,
-        linear_steps=0,
-        learning_rate=3e-4,
-        warmup=20,
-        schedule="cosine",
-        decay=0.9,
-        ema=0.98,
-        checkpoint_every=50,
-        validate_every=100,
-    )
-
-
-def _experiments(scale: str, names: Sequence[str]) -> list[Experiment]:
-    """Trainings by the name of the system; at full scale one for each rate, after its baseline."""
-    if scale == "mini":
-        return [Experiment(f"mini-{name}", 0, None, _mini(_SYSTEMS[name])) for name in names]
-    found = []
-    for quality in _QUALITIES:
-        for name in names:
-            config = PRESETS[f"{_SYSTEMS[name].preset}-q{quality:g}"]
-            after = None if name == "baseline" else f"full-baseline-q{quality:g}"
-            found.append(Experiment(f"full-{name}-q{quality:g}", 0, after, config))
-    return found
-
-
-def _train(request: Request, names: Sequence[str]) -> None:
-    """Train what is not trained yet."""
-    experiments = _experiments(request.scale, names)
-    steps = sum(e.config.steps for e in experiments)
-    before = {e.name: 0 for e in experiments}
-
-    def advance(name: str, report: Any) -> None:
-        before[name] = report.step
-        request.progress(sum(before.values()), steps, f"training {name}")
-
-    missing = [e for e in experiments if not RunFolder(request.runs / e.name).weights.exists()]
-    if missing and not request.photographs:
-        raise WaterfillError(
-            f"{missing[0].name} is not trained: name photographs to train on with --train"
-        )
-    outcomes = work_through(
-        experiments, request.runs, data=list(request.photographs), progress=advance
-    )
-    for outcome in outcomes:
-        if not outcome.finished:
-            raise WaterfillError(
-                f"{outcome.name}: step {outcome.step} of {outcome.steps} {outcome.note}".rstrip()
-                + "; the same command goes on"
-            )
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """A trained system on pictures: points of each picture, ascending in rate."""
-
-    system: _System
-    pictures: list[list[Point]]
-
-    @property
-    def curve(self) -> list[Point]:
-        return [mean_point(column) for column in zip(*self.pictures, strict=True)]
-
-
-def _measure(request: Request, names: Sequence[str]) -> dict[str, _Measured]:
-    _train(request, names)
-    pictures = list(request.pictures) or sample_pictures()
-    found = {}
-    for name in names:
-        for suffix, rung in (("", _SYSTEMS[name].rung), (" witness", _WITNESSES.get(name))):
-            if rung is None:
-                continue
-            rows: list[list[Point]] = [[] for _ in pictures]
-            for stem, qualities in _weights(request, name):
-                codec = load_codec(str(RunFolder(request.runs / stem).weights))
-                each = measure_rung(
-                    codec,
-                    rung,
-                    pictures,
-                    qualities,
-                    seed=request.seed,
-                    progress=partial(_told, request, name),
-                )
-                for row, points in zip(rows, each, strict=True):
-                    row += points
-            found[name + suffix] = _Measured(_SYSTEMS[name], rows)
-    return found
-
-
-def _told(request: Request, name: str, done: int, total: int, what: str) -> None:
-    request.progress(done, total, f"measuring {name} on {what}")
-
-
-def _weights(request: Request, name: str) -> list[tuple[str, tuple[float, ...]]]:
-    """Folders of a system's trainings, and the qualities that each covers."""
-    if request.scale == "mini":
-        return [(f"mini-{name}", _QUALITIES)]
-    return [(f"full-{name}-q{q:g}", (q,)) for q in _QUALITIES]
-
-
-def _bd(anchor: Sequence[Point], test: Sequence[Point]) -> float:
-    try:
-        return bd_rate(*([(p.bpp, p.psnr) for p in efficient(c)] for c in (anchor, test)))
-    except ValueError:
-        return math.nan
 
 
 def _percent(value: float) -> str:
     return f"{value:+.1f} %" if math.isfinite(value) else "—"
 
 
-def _lines(measured: dict[str, _Measured]) -> tuple[Line, ...]:
+def _lines(measured: dict[str, Measured]) -> tuple[Line, ...]:
     lines = []
     for name, one in measured.items():
         witness = name.endswith("witness")
@@ -254,14 +48,14 @@ def _lines(measured: dict[str, _Measured]) -> tuple[Line, ...]:
     return tuple(lines)
 
 
-def _table(measured: dict[str, _Measured]) -> Table:
+def _table(measured: dict[str, Measured]) -> Table:
     baseline = measured["baseline"].curve
     rows = []
     for line, one in zip(_lines(measured), measured.values(), strict=True):
-        status = _GENIE if line.genie else "achievable"
+        status = GENIE_AIDED if line.genie else "achievable"
         points = [f"{p.bpp:.4f}, {p.psnr:.2f}" for p in one.curve]
-        rows.append((line.name, status, *points, _percent(_bd(baseline, one.curve))))
-    rates = tuple(f"rate {k + 1} (bpp, dB)" for k in range(len(_QUALITIES)))
+        rows.append((line.name, status, *points, _percent(bd_rate_of(baseline, one.curve))))
+    rates = tuple(f"rate {k + 1} (bpp, dB)" for k in range(len(QUALITIES)))
     return Table(
         "Means over the pictures; BD-rate against the hyperprior, by PSNR",
         ("system", "status", *rates, "BD-rate"),
@@ -270,7 +64,7 @@ def _table(measured: dict[str, _Measured]) -> Table:
 
 
 def _notes(request: Request, pictures: int) -> tuple[str, ...]:
-    steps = _experiments(request.scale, ["baseline"])[0].config.steps
+    steps = experiments_of(request.scale, ["baseline"])[0].config.steps
     if request.scale == "mini":
         how = (
             f"Mini scale: the bundled variable-rate codec, which has a context of its own, is "
@@ -289,11 +83,11 @@ def _notes(request: Request, pictures: int) -> tuple[str, ...]:
 
 def fig4a(request: Request) -> Reproduction:
     """Baseline, oracle variance, test channel, and both, each with networks trained for it."""
-    measured = _measure(request, ("baseline", "oracle-rounding", "test-channel", "joint"))
+    measured = measure(request, ("baseline", "oracle-rounding", "test-channel", "joint"))
     baseline = measured["baseline"].curve
-    gains = {name: _bd(baseline, one.curve) for name, one in measured.items()}
+    gains = {name: bd_rate_of(baseline, one.curve) for name, one in measured.items()}
     refined = {n: gains[n] for n in ("oracle-rounding", "test-channel", "joint")}
-    text = ", ".join(f"{_SYSTEMS[n].label} {_percent(g)}" for n, g in refined.items())
+    text = ", ".join(f"{SYSTEMS[n].label} {_percent(g)}" for n, g in refined.items())
     joint = refined["joint"]
     return Reproduction(
         "fig4a",
@@ -327,10 +121,10 @@ def fig4a(request: Request) -> Reproduction:
 
 def fig4b(request: Request) -> Reproduction:
     """Baseline, the joint limit, and the joint limit with a context."""
-    measured = _measure(request, ("baseline", "joint", "joint-context"))
+    measured = measure(request, ("baseline", "joint", "joint-context"))
     baseline = measured["baseline"].curve
-    gains = {name: _bd(baseline, one.curve) for name, one in measured.items()}
-    more = _bd(measured["joint"].curve, measured["joint-context"].curve)
+    gains = {name: bd_rate_of(baseline, one.curve) for name, one in measured.items()}
+    more = bd_rate_of(measured["joint"].curve, measured["joint-context"].curve)
     return Reproduction(
         "fig4b",
         "The limit without and with context (paper 1, figure 4b)",
@@ -374,11 +168,11 @@ _APPENDIX_G_GAIN = {"joint": -47.0, "joint-context": -73.0}
 
 def appendix_g(request: Request) -> Reproduction:
     """Picture by picture: how much rate the limits save."""
-    measured = _measure(request, ("baseline", "joint", "joint-context"))
+    measured = measure(request, ("baseline", "joint", "joint-context"))
     names = ("joint", "joint-context")
     rows = []
     for k, base in enumerate(measured["baseline"].pictures):
-        gains = [_bd(base, measured[name].pictures[k]) for name in names]
+        gains = [bd_rate_of(base, measured[name].pictures[k]) for name in names]
         first = base[0]
         points = [measured[name].pictures[k][0] for name in names]
         rows.append(
@@ -389,7 +183,7 @@ def appendix_g(request: Request) -> Reproduction:
                 *map(_percent, gains),
             )
         )
-    means = {name: _bd(measured["baseline"].curve, measured[name].curve) for name in names}
+    means = {name: bd_rate_of(measured["baseline"].curve, measured[name].curve) for name in names}
     paper = tuple(
         (f"{k + 1}", *(f"{psnr:.2f}, {bpp:.4f}" for psnr, bpp in row), "", "")
         for k, row in enumerate(_APPENDIX_G)

@@ -1,0 +1,251 @@
+"""Codecs trained for the limits of paper 1, and what they reach on pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from waterfill.codec.channels import Crossing, GaussianTest, Oracle, OracleGaussian, Rounding
+from waterfill.codec.densities import Density
+from waterfill.codec.noise import Noise
+from waterfill.codec.registry import load_codec
+from waterfill.data.images import sample_pictures
+from waterfill.errors import WaterfillError
+from waterfill.evaluation.curves import bd_rate
+from waterfill.ladder.decompose import efficient, mean_point
+from waterfill.ladder.measure import measure_rung
+from waterfill.ladder.result import Point
+from waterfill.ladder.rungs import Coded, Predicted, Rung, Status, Told
+from waterfill.ladder.variances import Oracle as OracleVariance
+from waterfill.reproduce.result import Request
+from waterfill.training.config import TrainConfig
+from waterfill.training.experiments import Experiment, work_through
+from waterfill.training.folder import RunFolder
+from waterfill.training.presets import PRESETS
+
+__all__ = [
+    "GENIE_AIDED",
+    "QUALITIES",
+    "SYSTEMS",
+    "Measured",
+    "System",
+    "bd_rate_of",
+    "experiments_of",
+    "measure",
+]
+
+#: Four rates.
+QUALITIES = (1.0, 3.0, 5.0, 7.0)
+GENIE_AIDED = "genie-aided"
+
+
+@dataclass(frozen=True)
+class System:
+    """A system of figure 4: what is trained, and how it is measured."""
+
+    label: str
+    objective: str
+    mean: str
+    preset: str
+    rung: Rung
+
+    @property
+    def genie(self) -> bool:
+        """Whether it is told something for free."""
+        return self.rung.status is Status.GENIE
+
+
+def _as_trained(status: Status, channel: Any, variance: Any = None) -> Rung:
+    if variance is None:
+        return Predicted("as trained", status, "", channel)
+    return Told("as trained", status, "", channel, variance)
+
+
+_PAPER_ORACLE = OracleGaussian("paper")
+_PAPER_CONTEXT = OracleGaussian("paper", predicted_mean=True)
+SYSTEMS = {
+    "baseline": System(
+        "hyperprior: predicted variance, rounding",
+        "rate-distortion",
+        "zero",
+        "paper1-hyperprior",
+        Coded("as trained", Status.ACHIEVED_IDEAL, ""),
+    ),
+    "oracle-rounding": System(
+        "oracle variance, rounding",
+        "oracle-rounding",
+        "zero",
+        "paper1-oracle-rounding",
+        _as_trained(Status.GENIE, Rounding(), OracleVariance()),
+    ),
+    "test-channel": System(
+        "predicted variance, test channel",
+        "test-channel",
+        "zero",
+        "paper1-test-channel",
+        _as_trained(Status.ACHIEVABLE, GaussianTest(mmse=False)),
+    ),
+    "joint": System(
+        "oracle variance, test channel",
+        "oracle-test-channel",
+        "zero",
+        "paper1-oracle-test-channel",
+        _as_trained(Status.GENIE, _PAPER_ORACLE, OracleVariance()),
+    ),
+    "joint-context": System(
+        "oracle variance, test channel, context",
+        "oracle-test-channel",
+        "predicted",
+        "paper1-oracle-test-channel-context",
+        _as_trained(Status.GENIE, _PAPER_CONTEXT),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Witness:
+    """What the codec's own prior charges for what an oracle delivers."""
+
+    oracle: Oracle
+
+    def __call__(self, y: Any, density: Density, noise: Noise) -> Crossing:
+        return self.oracle.charged_by_prior(y, density, noise)
+
+
+_WITNESSES = {
+    "joint": _as_trained(Status.ACHIEVABLE, _Witness(_PAPER_ORACLE)),
+    "joint-context": _as_trained(Status.ACHIEVABLE, _Witness(_PAPER_CONTEXT)),
+}
+
+
+def _mini(system: System) -> TrainConfig:
+    """The bundled codec, at all λ, fine-tuned for minutes."""
+    return replace(
+        PRESETS["bundled"],
+        start="default",
+        objective=system.objective,
+        oracle_mean=system.mean,
+        oracle_mode="paper",
+        steps=200,
+        batch=4,
+        crop=256,
+        linear_steps=0,
+        learning_rate=3e-4,
+        warmup=20,
+        schedule="cosine",
+        decay=0.9,
+        ema=0.98,
+        checkpoint_every=50,
+        validate_every=100,
+    )
+
+
+def experiments_of(scale: str, names: Sequence[str]) -> list[Experiment]:
+    """Trainings by the name of the system; at full scale one for each rate, after its baseline."""
+    if scale == "mini":
+        return [Experiment(f"mini-{name}", 0, None, _mini(SYSTEMS[name])) for name in names]
+    found = []
+    for quality in QUALITIES:
+        for name in names:
+            config = PRESETS[f"{SYSTEMS[name].preset}-q{quality:g}"]
+            after = None if name == "baseline" else f"full-baseline-q{quality:g}"
+            found.append(Experiment(f"full-{name}-q{quality:g}", 0, after, config))
+    return found
+
+
+def _train(request: Request, names: Sequence[str]) -> None:
+    """Train what is not trained yet."""
+    experiments = experiments_of(request.scale, names)
+    steps = sum(e.config.steps for e in experiments)
+    before = {e.name: 0 for e in experiments}
+
+    def advance(name: str, report: Any) -> None:
+        before[name] = report.step
+        request.progress(sum(before.values()), steps, f"training {name}")
+
+    missing = [e for e in experiments if not RunFolder(request.runs / e.name).weights.exists()]
+    if missing and not request.photographs:
+        raise WaterfillError(
+            f"{missing[0].name} is not trained: name photographs to train on with --train"
+        )
+    outcomes = work_through(
+        experiments, request.runs, data=list(request.photographs), progress=advance
+    )
+    for outcome in outcomes:
+        if not outcome.finished:
+            raise WaterfillError(
+                f"{outcome.name}: step {outcome.step} of {outcome.steps} {outcome.note}".rstrip()
+                + "; the same command goes on"
+            )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A trained system on pictures: points of each picture, ascending in rate."""
+
+    system: System
+    pictures: list[list[Point]]
+
+    @property
+    def curve(self) -> list[Point]:
+        """Means over the pictures."""
+        return [mean_point(column) for column in zip(*self.pictures, strict=True)]
+
+
+def measure(request: Request, names: Sequence[str]) -> dict[str, Measured]:
+    """Train what is not trained yet, and measure all of it.
+
+    Returns
+    -------
+    dict
+        By name; of an oracle also ``NAME witness``, what a prior charges for the same ŷ.
+
+    Raises
+    ------
+    WaterfillError
+        If something has to be trained and there is nothing to train on, or a training stops.
+    """
+    _train(request, names)
+    pictures = list(request.pictures) or sample_pictures()
+    found = {}
+    for name in names:
+        for suffix, rung in (("", SYSTEMS[name].rung), (" witness", _WITNESSES.get(name))):
+            if rung is None:
+                continue
+            rows: list[list[Point]] = [[] for _ in pictures]
+            for stem, qualities in _weights(request, name):
+                codec = load_codec(str(RunFolder(request.runs / stem).weights))
+                each = measure_rung(
+                    codec,
+                    rung,
+                    pictures,
+                    qualities,
+                    seed=request.seed,
+                    progress=partial(_told, request, name),
+                )
+                for row, points in zip(rows, each, strict=True):
+                    row += points
+            found[name + suffix] = Measured(SYSTEMS[name], rows)
+    return found
+
+
+def _told(request: Request, name: str, done: int, total: int, what: str) -> None:
+    request.progress(done, total, f"measuring {name} on {what}")
+
+
+def _weights(request: Request, name: str) -> list[tuple[str, tuple[float, ...]]]:
+    """Folders of a system's trainings, and the qualities that each covers."""
+    if request.scale == "mini":
+        return [(f"mini-{name}", QUALITIES)]
+    return [(f"full-{name}-q{q:g}", (q,)) for q in QUALITIES]
+
+
+def bd_rate_of(anchor: Sequence[Point], test: Sequence[Point]) -> float:
+    """BD-rate by PSNR, percent; NaN where the curves don't allow one."""
+    try:
+        return bd_rate(*([(p.bpp, p.psnr) for p in efficient(c)] for c in (anchor, test)))
+    except ValueError:
+        return math.nan
