@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from waterfill.reproduce import Reproduction
 
 
+#: Room for what a row is about.
+_FIRST = 18
+
+
 @click.command()
 @click.argument("name")
 @click.argument("pictures", nargs=-1, metavar="[PICTURE]...")
@@ -92,8 +96,8 @@ def _print(found: Reproduction) -> None:
     out_console.print(found.title, style="bold", highlight=False, markup=False)
     for table in found.tables:
         grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-        for column in table.columns:
-            grid.add_column(column)
+        for index, column in enumerate(table.columns):
+            grid.add_column(column, min_width=None if index else _FIRST)
         for row in table.rows:
             grid.add_row(*map(str, row), style="magenta" if "genie-aided" in row else None)
         if table.title != found.title:

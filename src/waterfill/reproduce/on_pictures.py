@@ -26,7 +26,7 @@ __all__ = ["appendix_g", "fig3", "fig4a", "fig4b"]
 
 
 def _percent(value: float) -> str:
-    return f"{value:+.1f} %" if math.isfinite(value) else "—"
+    return f"{value:+.1f} %".replace("-", "−") if math.isfinite(value) else "—"
 
 
 def _lines(measured: dict[str, Measured]) -> tuple[Line, ...]:
@@ -55,7 +55,7 @@ def _table(measured: dict[str, Measured]) -> Table:
         status = GENIE_AIDED if line.genie else "achievable"
         points = [f"{p.bpp:.4f}, {p.psnr:.2f}" for p in one.curve]
         rows.append((line.name, status, *points, _percent(bd_rate_of(baseline, one.curve))))
-    rates = tuple(f"rate {k + 1} (bpp, dB)" for k in range(len(QUALITIES)))
+    rates = tuple(f"rate {k + 1}: bpp, dB" for k in range(len(QUALITIES)))
     return Table(
         "Means over the pictures; BD-rate against the hyperprior, by PSNR",
         ("system", "status", *rates, "BD-rate"),
@@ -87,7 +87,10 @@ def fig4a(request: Request) -> Reproduction:
     baseline = measured["baseline"].curve
     gains = {name: bd_rate_of(baseline, one.curve) for name, one in measured.items()}
     refined = {n: gains[n] for n in ("oracle-rounding", "test-channel", "joint")}
-    text = ", ".join(f"{SYSTEMS[n].label} {_percent(g)}" for n, g in refined.items())
+    text = ", ".join(
+        f"{SYSTEMS[n].label} {_percent(g)}" + (f" ({GENIE_AIDED})" if SYSTEMS[n].genie else "")
+        for n, g in refined.items()
+    )
     joint = refined["joint"]
     return Reproduction(
         "fig4a",
@@ -136,7 +139,9 @@ def fig4b(request: Request) -> Reproduction:
             Verdict(
                 "context-based mean prediction reduces the rate further",
                 _said(more < 0),
-                f"{_percent(more)} against the limit without it; against the hyperprior "
+                f"{_percent(more)} against the limit without it ({GENIE_AIDED}); what a prior "
+                f"charges for the same ŷ {_percent(gains['joint-context witness'])}, against "
+                f"{_percent(gains['joint witness'])} without; against the hyperprior "
                 f"{_percent(gains['joint'])} and {_percent(gains['joint-context'])} (genie-aided)",
             ),
             Verdict(
