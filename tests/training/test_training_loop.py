@@ -226,7 +226,8 @@ def test_metrics_keep_what_the_checkpoint_has_behind_it(photographs, tmp_path):
     out = tmp_path / "run"
     killed_at(5, photographs, out)  # rows: 3; checkpoint: 4
     with open(out / "metrics.csv", "a") as stream:
-        stream.write("4,1,1,1,1,1,1,1,1,1\n5,1,1,1,1,1,1,1,1,1\nnonsense\n\n6,0.1,0.0")
+        ones = ",1" * (len(_COLUMNS) - 1)
+        stream.write(f"4{ones}\n5{ones}\nnonsense\n\n6,0.1,0.0")
     run(photographs, out, resume=True)
     assert [row[0] for row in rows(out)] == ["3", "4", "6"]
     # A file that is gone is begun anew.
