@@ -96,6 +96,11 @@ def _number(value: float, digits: int) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "—"
 
 
+def _percent(value: float) -> str:
+    """With a digit behind the point where it says something."""
+    return f"{value:+.0f}" if abs(value) >= 100 else f"{value:+.1f}"
+
+
 def _ladder_table(ladder: Ladder) -> Table:
     pictures = "1 picture" if len(ladder.images) == 1 else f"{len(ladder.images)} pictures"
     table = Table(
@@ -103,7 +108,7 @@ def _ladder_table(ladder: Ladder) -> Table:
         title_justify="left",
         title_style="bold",
         box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=(0, 0),
         pad_edge=False,
         show_edge=False,
     )
@@ -122,7 +127,7 @@ def _ladder_table(ladder: Ladder) -> Table:
             _number(rung.psnr, 2),
             _number(rung.ms_ssim, 4),
             _number(rung.bpp_at_equal_psnr, 4),
-            f"{-100 * saved / achieved:+.1f}" if math.isfinite(saved) and achieved else "",
+            _percent(-100 * saved / achieved) if math.isfinite(saved) and achieved else "",
             style="magenta" if genie else None,
         )
     return table
