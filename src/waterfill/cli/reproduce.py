@@ -17,10 +17,9 @@ from waterfill.cli.shared import (
     progress_bar,
     say,
     writable_folder,
-    write_json,
 )
 from waterfill.errors import WaterfillError
-from waterfill.files import check_writable, write_whole
+from waterfill.files import check_writable, write_all
 
 if TYPE_CHECKING:
     from waterfill.reproduce import Reproduction
@@ -84,10 +83,13 @@ def reproduce(
         found = REPRODUCTIONS[name](
             Request(scale, found_pictures, photographs, out / "runs", seed, advance)
         )
-    write_whole(out / f"{name}.json", as_json(found.to_dict()))
-    write_whole(out / f"{name}.csv", found.to_csv())
-    write_whole(out / f"{name}.html", render_reproduction(found))
-    write_json(json_file, found.to_dict())
+    data = as_json(found.to_dict())
+    contents: dict[Path, str | bytes] = {
+        out / f"{name}.json": data,
+        out / f"{name}.csv": found.to_csv(),
+        out / f"{name}.html": render_reproduction(found),
+    }
+    write_all(contents | ({json_file: data} if json_file else {}))
     _print(found)
     say("\n" + "\n".join(str(out / f"{name}.{kind}") for kind in ("html", "csv", "json")))
 

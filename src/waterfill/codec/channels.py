@@ -41,6 +41,7 @@ __all__ = [
     "ORACLE_MODES",
     "WATER_LEVEL",
     "Channel",
+    "ChargedByPrior",
     "Crossing",
     "Dithered",
     "GaussianPosterior",
@@ -287,9 +288,31 @@ class Oracle(Channel, Protocol):
         ...
 
 
-def _about_zero(density: Density) -> Gaussian:
-    zero = torch.zeros_like(density.centre)
-    return Gaussian(zero, torch.ones_like(zero))
+@dataclass(frozen=True)
+class ChargedByPrior:
+    """An oracle's ŷ at the price of the prior: what a genie's bargain costs without the genie.
+
+    A mean that the oracle works about is the oracle's to train, and a constant here.
+
+    Parameters
+    ----------
+    oracle
+        Whose ŷ.
+    """
+
+    oracle: Oracle
+
+    def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
+        """Send as the oracle does, charge as a prior must."""
+        known = density.gaussian()
+        if self.oracle.predicted_mean:
+            known = Gaussian(known.mu.detach(), known.sigma)
+        return self.oracle.charged_by_prior(y, known, noise)
+
+
+def _centre(density: Density, predicted_mean: bool) -> Tensor:
+    """What an oracle's variance is about."""
+    return density.centre if predicted_mean else torch.zeros_like(density.centre)
 
 
 @dataclass(frozen=True)
@@ -308,13 +331,13 @@ class OracleStraightThrough:
 
     def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """As :class:`StraightThrough` with σ = abs(y − μ)."""
-        centre = density.centre if self.predicted_mean else torch.zeros_like(density.centre)
+        centre = _centre(density, self.predicted_mean)
         told = bounded((y - centre).abs(), _SMALLEST_DEVIATION, math.inf)
         return StraightThrough()(y, Gaussian(centre, told), noise)
 
     def charged_by_prior(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """The bin around the same ŷ, by the prior."""
-        centre = density.centre if self.predicted_mean else torch.zeros_like(density.centre)
+        centre = _centre(density, self.predicted_mean)
         y_hat = torch.round(y - centre) + centre
         return Crossing(y_hat, density.bits((y_hat - density.centre).detach()))
 
@@ -353,7 +376,7 @@ class OracleGaussian:
 
     def _noiseless(self, y: Tensor, density: Density) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Centre, noiseless residual, water level, and whether there is noise."""
-        centre = density.centre if self.predicted_mean else torch.zeros_like(density.centre)
+        centre = _centre(density, self.predicted_mean)
         residual = y - centre
         if self.mode == "smooth":
             level = torch.full_like(residual, self.level)

@@ -253,11 +253,11 @@ class WithContext(Rung):
         """Walk through the prior, fit, and charge by what is then predicted."""
         # Of a large picture some tiles are looked at: all of them would not fit into memory.
         every = -(-len(views) // _TILES_FITTED)
-        fitted = range(0, len(views), every)
-        context = fit_context([_posterior(views[k], known, seed, k)[0] for k in fitted])
+        fitted = {k: _posterior(views[k], known, seed, k) for k in range(0, len(views), every)}
+        context = fit_context([tile for tile, _, _ in fitted.values()])
         y_hats, spent, told, unknown = [], [], 0.0, []
         for k, view in enumerate(views):
-            tile, mu, _ = _posterior(view, known, seed, k)
+            tile, mu, _ = fitted.get(k) or _posterior(view, known, seed, k)
             mean, variance = context.predict(tile)
             y_hats.append(mu + tile.estimate(mean, variance))
             spent.append(Spent.on(tile.charge(mean, variance)))

@@ -250,7 +250,7 @@ def fig3(request: Request) -> Reproduction:
         (),
         (
             Table(
-                f"Channel {exhibit.channel}: places where ŷ is exactly the predicted mean or zero",
+                f"Channel {exhibit.channel}: places where ŷ is exactly zero",
                 ("channel", "share (%)"),
                 rows,
             ),

@@ -8,9 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from waterfill.codec.channels import Crossing, GaussianTest, Oracle, OracleGaussian, Rounding
-from waterfill.codec.densities import Density
-from waterfill.codec.noise import Noise
+from waterfill.codec.channels import ChargedByPrior, GaussianTest, OracleGaussian, Rounding
 from waterfill.codec.registry import load_codec
 from waterfill.data.images import sample_pictures
 from waterfill.errors import WaterfillError
@@ -105,19 +103,10 @@ SYSTEMS = {
 }
 
 
-@dataclass(frozen=True)
-class _Witness:
-    """What the codec's own prior charges for what an oracle delivers."""
-
-    oracle: Oracle
-
-    def __call__(self, y: Any, density: Density, noise: Noise) -> Crossing:
-        return self.oracle.charged_by_prior(y, density, noise)
-
-
+#: What the codec's own prior charges for what an oracle delivers.
 _WITNESSES = {
-    "joint": _as_trained(Status.ACHIEVABLE, _Witness(_PAPER_ORACLE)),
-    "joint-context": _as_trained(Status.ACHIEVABLE, _Witness(_PAPER_CONTEXT)),
+    "joint": _as_trained(Status.ACHIEVABLE, ChargedByPrior(_PAPER_ORACLE)),
+    "joint-context": _as_trained(Status.ACHIEVABLE, ChargedByPrior(_PAPER_CONTEXT)),
 }
 
 

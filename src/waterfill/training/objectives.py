@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 
 from waterfill.codec.channels import (
     Channel,
-    Crossing,
+    ChargedByPrior,
     GaussianPosterior,
     GaussianTest,
     Oracle,
@@ -38,7 +37,6 @@ from waterfill.codec.channels import (
     Rounding,
     StraightThrough,
 )
-from waterfill.codec.densities import Density, Gaussian
 from waterfill.codec.gains import QUALITIES, lambdas_of, relative_step
 from waterfill.codec.model import Codec, Passage
 from waterfill.codec.noise import Noise
@@ -202,19 +200,6 @@ class RateDistortion(Objective):
         return RateDistortion(codec, channel, distortion=self.distortion)
 
 
-@dataclass(frozen=True)
-class _Witness:
-    """An oracle's ŷ, charged by the prior."""
-
-    oracle: Oracle
-
-    def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
-        known = density.gaussian()
-        if self.oracle.predicted_mean:  # the mean is the oracle's to train
-            known = Gaussian(known.mu.detach(), known.sigma)
-        return self.oracle.charged_by_prior(y, known, noise)
-
-
 class GenieAided(Objective):
     """Rate and distortion of a codec whose channel is told each latent's variance.
 
@@ -246,7 +231,11 @@ class GenieAided(Objective):
 
         log2_gain, _ = self.codec.gains(quality)
         witness = self.codec.prior(
-            passage.y.detach(), quality, log2_gain.detach(), _Witness(self.oracle), batch.noise
+            passage.y.detach(),
+            quality,
+            log2_gain.detach(),
+            ChargedByPrior(self.oracle),
+            batch.noise,
         )
         y_bits, z_bits = (bits.sum((1, 2, 3)) for bits in (witness.y_bits, witness.z_bits))
         # Where the oracle's mean takes side information, its z is trained and paid for above.
