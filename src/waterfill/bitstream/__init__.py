@@ -8,6 +8,7 @@ from waterfill.bitstream.coder import Distribution, SymbolReader, SymbolWriter
 from waterfill.bitstream.container import Container, Header
 from waterfill.bitstream.mixtures import Mixtures
 from waterfill.bitstream.tables import Rows, Tables, gaussian_tables
+from waterfill.bitstream.trellis import Trellis
 
 __all__ = [
     "Container",
@@ -18,5 +19,6 @@ __all__ = [
     "SymbolReader",
     "SymbolWriter",
     "Tables",
+    "Trellis",
     "gaussian_tables",
 ]

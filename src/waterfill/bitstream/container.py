@@ -8,7 +8,8 @@ offset  bytes  field
 0       3      ``WFL``
 3       1      version of the bitstream, 2
 4       8      identity of the codec's weights: the head of their SHA-256
-12      1      flags: bit 0, the picture is grey; the others are 0
+12      1      flags: bit 0, the picture is grey; bit 1, symbols of y are those of
+               trellis-coded quantisation; the others are 0
 13      2      quality in 1/256, from 1 to 8
 15      4      width in pixels, 1 … 65,535
 19      4      height in pixels, 1 … 65,535
@@ -44,7 +45,7 @@ _SIZES = struct.Struct("<II")
 #: Bytes before the sizes of sections, of which there are two for each tile.
 HEADER_BYTES = _LAYOUT.size + _CRC.size
 SIZES_BYTES = _SIZES.size
-_GREY = 1
+_GREY, _TRELLIS = 1, 2
 #: Sides of tiles are multiples of this.
 TILE_UNIT = 32
 _QUALITIES = (1 * QUALITY_STEPS, 8 * QUALITY_STEPS)
@@ -61,6 +62,7 @@ class Header:
     grey: bool
     tile: int
     symbols_crc: int
+    trellis: bool = False
 
     @property
     def tile_count(self) -> int:
@@ -81,7 +83,7 @@ class Container(NamedTuple):
             _MAGIC,
             VERSION,
             header.weights_id,
-            _GREY * header.grey,
+            _GREY * header.grey | _TRELLIS * header.trellis,
             round(header.quality * QUALITY_STEPS),
             header.width,
             header.height,
@@ -143,7 +145,7 @@ _DAMAGED = "the stream is damaged: its checksum doesn't match"
 def _checked_header(fields: tuple[Any, ...], max_pixels: int, *, damaged: bool) -> Header:
     _, _, weights_id, flags, quality, width, height, tile, symbols_crc = fields
     reason = None
-    if flags & ~_GREY:
+    if flags & ~(_GREY | _TRELLIS):
         reason = f"the stream has flags this version doesn't know ({flags:#04x})"
     elif not _QUALITIES[0] <= quality <= _QUALITIES[1]:
         reason = f"the stream claims quality {quality / QUALITY_STEPS:g}"
@@ -153,6 +155,13 @@ def _checked_header(fields: tuple[Any, ...], max_pixels: int, *, damaged: bool) 
         reason = "the stream has tiles of 0 pixels, which can't be"
     if reason is not None:
         raise BitstreamError(_DAMAGED if damaged else reason)
-    grey = bool(flags & _GREY)
-    side = tile * TILE_UNIT
-    return Header(weights_id, quality / QUALITY_STEPS, width, height, grey, side, symbols_crc)
+    return Header(
+        weights_id,
+        quality / QUALITY_STEPS,
+        width,
+        height,
+        bool(flags & _GREY),
+        tile * TILE_UNIT,
+        symbols_crc,
+        bool(flags & _TRELLIS),
+    )

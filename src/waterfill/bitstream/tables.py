@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import constriction
@@ -20,7 +20,7 @@ from waterfill.bitstream.normal import (
 )
 from waterfill.errors import CodecError
 
-__all__ = ["ESCAPE_BITS", "PRECISION", "Rows", "Tables", "gaussian_tables"]
+__all__ = ["ESCAPE_BITS", "PRECISION", "Rows", "Tables", "gaussian_tables", "integer_shares"]
 
 #: Frequencies of a table add up to 2^PRECISION, the precision of the range coder.
 PRECISION = 24
@@ -38,6 +38,11 @@ def _integer_frequencies(masses: NDArray[np.float64]) -> NDArray[np.int64]:
     share = np.maximum(masses, 0.0)
     room = _TOTAL - len(share)
     return _filled(1 + np.floor(share / share.sum() * room).astype(np.int64))
+
+
+def integer_shares(masses: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
+    """Frequencies from masses in units of 2^−bits that add up to 1: the same on every machine."""
+    return _filled(1 + (masses * (_TOTAL - len(masses)) >> bits))
 
 
 def _filled(frequencies: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -118,6 +123,23 @@ class Tables:
         outside = (index < 0) | (index >= escape)
         return np.where(outside, escape, index).astype(np.int32), outside
 
+    @cached_property
+    def _costs(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+        """Code lengths of all entries of all rows, where each row's begin, and their numbers."""
+        sizes = np.array([len(row) for row in self.frequencies], dtype=np.int64)
+        logs = PRECISION - np.log2(np.concatenate(list(self.frequencies)).astype(np.float64))
+        return logs, sizes.cumsum() - sizes, sizes
+
+    def bits(
+        self, rows: NDArray[np.int64], symbols: NDArray[np.int32] | NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Ideal code lengths of symbols by row, escapes included; and which of them escape."""
+        logs, starts, sizes = self._costs
+        index, escape = symbols - self.first[rows], sizes[rows] - 1
+        outside = (index < 0) | (index >= escape)
+        cost = logs[starts[rows] + np.where(outside, escape, index)]
+        return cost + ESCAPE_BITS * outside, outside
+
     def model(self, row: int) -> Any:
         """The range coder's model of a row, built once; ``None`` where there is no choice."""
         if row not in self._models:
@@ -165,12 +187,7 @@ class Rows:
 
     def bits(self, symbols: NDArray[np.int32]) -> NDArray[np.float64]:
         """Ideal code length of each symbol in bits, escapes included; shape of ``symbols``."""
-        cost = np.empty(symbols.size, dtype=np.float64)
-        for row, where in group_by_row(self.rows.ravel()):
-            index, outside = self.tables.entries(row, symbols.ravel()[where])
-            logs = PRECISION - np.log2(self.tables.frequencies[row].astype(np.float64))
-            cost[where] = logs[index] + ESCAPE_BITS * outside
-        return cost.reshape(symbols.shape)
+        return self.tables.bits(self.rows, symbols)[0]
 
     def encode(self, encoder: Any, symbols: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Encode flat symbols; which of them are escapes, whose values are still to be sent."""
@@ -208,10 +225,8 @@ def gaussian_tables() -> Tables:
         edges = np.arange(-2 * reach - 1, 2 * reach + 2, 2, dtype=np.int64)
         masses = np.diff(cumulative(edges * reciprocal))
         outside = (1 << PHI_BITS) - masses.sum()
-        masses = np.append(masses, outside)
-        shares = masses * (_TOTAL - len(masses)) >> PHI_BITS
         first.append(-reach)
-        frequencies.append(_filled(1 + shares))
+        frequencies.append(integer_shares(np.append(masses, outside), PHI_BITS))
     return Tables(np.array(first, dtype=np.int64), frequencies)
 
 

@@ -8,7 +8,7 @@ stops.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from waterfill.bitstream import Distribution, Mixtures, Rows, Tables, gaussian_tables
+from waterfill.bitstream import Distribution, Mixtures, Rows, Tables, Trellis, gaussian_tables
 from waterfill.bitstream.mixtures import WEIGHT_BITS
 from waterfill.bitstream.normal import (
     LOG2_SIGMA_MIN,
@@ -61,6 +61,18 @@ class Prediction:
     means: Tensor
     rows: NDArray[np.int64]
     weights: NDArray[np.int64] | None = None
+
+    @property
+    def trellised(self) -> Prediction:
+        """The same with symbols of trellis-coded quantisation, for Gaussians alone."""
+        assert isinstance(self.distribution, Rows)
+        return replace(self, distribution=Trellis(self.distribution))
+
+    def residual(self, symbols: NDArray[np.int32]) -> Tensor:
+        """ŷ − centre of symbols in the shape of the part, float64, in steps."""
+        if isinstance(self.distribution, Trellis):
+            return torch.from_numpy(self.distribution.residual(symbols))
+        return torch.from_numpy(symbols).double()
 
     @property
     def gaussian(self) -> Gaussian:

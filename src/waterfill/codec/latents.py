@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from waterfill.bitstream import Distribution, SymbolReader
+from waterfill.bitstream import Distribution, SymbolReader, Trellis
 from waterfill.codec.channels import Channel, of_channels
 from waterfill.codec.coding import CodedPrior, Exchange, Prediction
 from waterfill.codec.noise import Noise
 from waterfill.codec.priors import integer_symbols
 from waterfill.codec.priors.context import Part
+from waterfill.codec.trellis import near
 
 __all__ = ["Arrival", "Latents", "Plane", "Quantised", "decoded_latents"]
 
@@ -100,6 +101,8 @@ class Latents:
         Of the stream.
     chosen
         Symbols that an encoder prefers to the nearest ones.
+    trellis
+        Whether symbols are those of trellis-coded quantisation.
     """
 
     y: Tensor
@@ -107,6 +110,7 @@ class Latents:
     prior: CodedPrior
     quality: float
     chosen: Quantised | None = None
+    trellis: bool = False
 
     @cached_property
     def side_bits(self) -> float:
@@ -123,9 +127,13 @@ class Latents:
         """The symbols of a stream: those that were chosen, or the nearest ones."""
         if self.chosen is not None:
             return self.chosen
-        return self.quantise(
-            lambda part, predicted: torch.round(part.take(self.y).double() - predicted.centre)
-        )
+        return self.quantise(self._nearest)
+
+    def _nearest(self, part: Part, predicted: Prediction) -> Tensor:
+        residual = part.take(self.y).double() - predicted.centre
+        if isinstance(predicted.distribution, Trellis):
+            return torch.from_numpy(near(predicted.distribution, residual.numpy()))
+        return torch.round(residual)
 
     def quantise(self, choose: Choice) -> Quantised:
         """Quantise part by part: the one place where an encoder's symbols come from.
@@ -133,19 +141,22 @@ class Latents:
         Parameters
         ----------
         choose
-            Symbols of a part, whole numbers of steps from the centre that is predicted of it.
+            Symbols of a part: whole numbers of steps from the centre that is predicted of it, or
+            whatever a trellis takes them for.
         """
         symbols = torch.zeros(self.y.shape, dtype=torch.int32)
         y_hat = torch.zeros(self.y.shape)
         planes: list[tuple[Part, Plane]] = []
 
         def exchange(part: Part, predicted: Prediction) -> Tensor:
-            rounded = integer_symbols(choose(part, predicted))
-            planes.append((part, Plane(rounded, predicted.distribution)))
-            residual = torch.from_numpy(rounded)
-            part.put(symbols, residual)
-            part.put(y_hat, (residual.double() + predicted.centre).float())
-            return residual.double()
+            if self.trellis:
+                predicted = predicted.trellised
+            chosen = integer_symbols(choose(part, predicted))
+            planes.append((part, Plane(chosen, predicted.distribution)))
+            residual = predicted.residual(chosen)
+            part.put(symbols, torch.from_numpy(chosen))
+            part.put(y_hat, (residual + predicted.centre).float())
+            return residual
 
         self.walk(exchange)
         return Quantised(symbols.numpy(), y_hat, planes)
@@ -182,6 +193,8 @@ def decoded_latents(
     quality: float,
     shape: tuple[int, ...],
     reader: SymbolReader,
+    *,
+    trellis: bool = False,
 ) -> tuple[NDArray[np.int32], Tensor]:
     """Symbols, and ŷ in steps, read part by part: what an encoder's :class:`Quantised` holds.
 
@@ -197,14 +210,19 @@ def decoded_latents(
         Of y, (M, h, w).
     reader
         At the first symbol.
+    trellis
+        Whether symbols are those of trellis-coded quantisation.
     """
     symbols, y_hat = torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
 
     def exchange(part: Part, predicted: Prediction) -> Tensor:
-        residual = torch.from_numpy(reader.read(predicted.distribution))
-        part.put(symbols, residual)
-        part.put(y_hat, (residual.double() + predicted.centre).float())
-        return residual.double()
+        if trellis:
+            predicted = predicted.trellised
+        read = reader.read(predicted.distribution)
+        residual = predicted.residual(read)
+        part.put(symbols, torch.from_numpy(read))
+        part.put(y_hat, (residual + predicted.centre).float())
+        return residual
 
     prior.walk(z, quality, shape, exchange)
     return symbols.numpy(), y_hat

@@ -32,7 +32,7 @@ from waterfill.codec.transforms import (
     table2,
 )
 from waterfill.data.images import ImageLike, Picture, as_picture
-from waterfill.errors import BitstreamError, ImageError, QualityError
+from waterfill.errors import BitstreamError, CodecError, ImageError, QualityError
 
 __all__ = ["Codec", "Passage"]
 
@@ -271,7 +271,14 @@ class Codec(nn.Module):
             found = np.repeat(found, 3, axis=2)
         return np.ascontiguousarray(found)
 
-    def compress(self, image: ImageLike, quality: float | None = None, *, effort: int = 0) -> bytes:
+    def compress(
+        self,
+        image: ImageLike,
+        quality: float | None = None,
+        *,
+        effort: int = 0,
+        trellis: bool = False,
+    ) -> bytes:
         """Code a picture.
 
         Parameters
@@ -282,9 +289,12 @@ class Codec(nn.Module):
             1 … 8, fractions allowed; 1 ≙ λ = .0018, 8 ≙ λ = .18. None for 4, or for the codec's
             only one.
         effort
-            Passes of rate–distortion-optimised rounding, a few per cent of rate at several times
-            the time; streams decode as ever. What is chosen depends on the last bits of gradients:
-            another number of threads, or another machine, may write another stream as good.
+            Passes in which symbols are chosen by what they cost and what they do to the picture: a
+            few per cent of rate at several times the time; streams decode as ever. What is chosen
+            depends on the last bits of gradients: another number of threads, or another machine,
+            may write another stream as good.
+        trellis
+            Trellis-coded quantisation in place of rounding: a few per cent of rate, at any effort.
 
         Returns
         -------
@@ -292,29 +302,39 @@ class Codec(nn.Module):
             A stream for :func:`waterfill.decompress`.
         """
         picture, exact = self._accepted(image), self.check_quality(quality)
-        return self.pack(picture, self.tiles(picture, exact, effort=effort), exact)
+        tiles = self.tiles(picture, exact, effort=effort, trellis=trellis)
+        return self.pack(picture, tiles, exact, trellis=trellis)
 
     @torch.no_grad()
     def tiles(
-        self, image: ImageLike, quality: float | None = None, *, effort: int = 0
+        self,
+        image: ImageLike,
+        quality: float | None = None,
+        *,
+        effort: int = 0,
+        trellis: bool = False,
     ) -> Iterator[Latents]:
         """Latents of a picture tile by tile, as a stream holds them, row by row.
 
         Parameters
         ----------
-        image, quality, effort
+        image, quality, effort, trellis
             As for :meth:`compress`.
 
         Raises
         ------
         QualityError
             If ``effort`` is negative, or more than anybody would wait for.
+        CodecError
+            If a trellis is asked for, and the codec's prior is not Gaussian.
         """
         if not 0 <= effort <= _MOST_EFFORT:
             raise QualityError(f"effort must lie in 0 … {_MOST_EFFORT}, not {effort}")
+        if trellis and not self.takes_trellis:
+            raise CodecError(f"{self.name} can't use a trellis: its prior is not Gaussian")
         picture, exact = self._accepted(image), self.check_quality(quality)
         for tile in tiles_of(picture.height, picture.width, self.tile):
-            latents = self._latents_of(picture, tile, exact)
+            latents = replace(self._latents_of(picture, tile, exact), trellis=trellis)
             if effort:
                 window = picture.pixels[tile.top : tile.bottom, tile.left : tile.right]
                 x = torch.from_numpy(window[..., : self.config.planes].astype(np.float32)) / 255.0
@@ -328,8 +348,15 @@ class Codec(nn.Module):
                 latents = replace(latents, chosen=chosen)
             yield latents
 
-    def pack(self, picture: Picture, tiles: Iterable[Latents], quality: float) -> bytes:
-        """The stream of a picture, from the latents of its tiles."""
+    @property
+    def takes_trellis(self) -> bool:
+        """Whether a trellis, whose entropy model is a Gaussian's, can quantise its latents."""
+        return self.config.side != "none" and self.config.mixtures == 1
+
+    def pack(
+        self, picture: Picture, tiles: Iterable[Latents], quality: float, *, trellis: bool = False
+    ) -> bytes:
+        """The stream of a picture, from the latents of its tiles, all with a trellis or none."""
         sections: list[tuple[bytes, bytes]] = []
         crc = 0
         for latents in tiles:
@@ -350,6 +377,7 @@ class Codec(nn.Module):
             picture.grey,
             self.tile,
             crc,
+            trellis,
         )
         return Container(header, sections).pack()
 
@@ -375,7 +403,9 @@ class Codec(nn.Module):
                 expected = prior.z_distribution((self.config.hyper, rows, columns), quality)
                 z = SymbolReader(side).read(expected)
                 crc = _crc_of(z, crc)
-            symbols, y_hat = decoded_latents(prior, z, quality, shape, SymbolReader(main))
+            symbols, y_hat = decoded_latents(
+                prior, z, quality, shape, SymbolReader(main), trellis=header.trellis
+            )
             crc = _crc_of(symbols, crc)
             yield y_hat
         if crc != header.symbols_crc:
@@ -390,6 +420,8 @@ class Codec(nn.Module):
             )
         if header.tile % self.config.alignment:
             raise BitstreamError(f"the stream has tiles of {header.tile} pixels, which can't be")
+        if header.trellis and not self.takes_trellis:
+            raise BitstreamError(f"the stream has a trellis, which {self.name} can't use")
         try:
             return self.check_quality(header.quality)
         except QualityError as error:

@@ -1,12 +1,12 @@
-"""Rate–distortion-optimised rounding: a better choice of symbols for the same decoder.
+"""Rate–distortion-optimised quantisation: a better choice of symbols for the same decoder.
 
-Rounding each latent to the nearest step looks at one latent at a time, and at nothing that the
-decoder does. Here symbols are tried beside those that are chosen, one step to or from zero, and
-judged by what they cost in bits and by what they do to the picture: to second order, by the
-gradient of the squared error at the picture that is decoded now, and by each channel's sensitivity.
-Latents overlap in the picture, so only a random share of them may change at a time, and the
-curvature is taken for larger than it is, the more so the more often that was too optimistic. The
-best of all passes is kept, so the cost never rises.
+Quantising each latent to what is nearest looks at one latent at a time, and at nothing that the
+decoder does. Here symbols are tried beside those that are chosen, one step to or from zero, or
+other ways through a trellis, and judged by what they cost in bits and by what they do to the
+picture: to second order, by the gradient of the squared error at the picture that is decoded now,
+and by each channel's sensitivity. Latents overlap in the picture, so only a random share of them
+may change at a time, and the curvature is taken for larger than it is, the more so the more often
+that was too optimistic. The best of all passes is kept, so the cost never rises.
 
 The gradient matters: trained with rounding, an analysis transform shrinks what it sends, and
 rounds to zero what isn't worth its bits. To weigh rates against the distance from y alone would do
@@ -18,21 +18,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from waterfill.bitstream import Distribution, Trellis
 from waterfill.codec.coding import Prediction
 from waterfill.codec.latents import Latents, Quantised
 from waterfill.codec.priors.context import Part
 from waterfill.codec.sensitivity import sensitivity
+from waterfill.codec.trellis import cheapest_path
 
 __all__ = ["refine"]
 
 #: Share of the latents that may change in a pass.
-_SHARE = 0.25
+_SHARE = 0.5
 #: How much larger their curvature is taken at first; less after a pass that pays, more after one
 #: that doesn't.
-_CAUTION, _BOLDER, _MORE_CAREFUL = 1.5, 1.05, 1.5
+_CAUTION, _BOLDER, _MORE_CAREFUL = 2.5, 1.2, 1.5
+#: How much larger that of lanes of a trellis which may not change: contexts move what is predicted
+#: of them, and which of their latents the trellis runs through.
+_HELD = 50.0
 #: Curvature of channels that hardly show, in bits per squared step.
 _LEAST_CURVATURE = 0.3
 
@@ -113,30 +119,48 @@ class _Chooser:
     slope, curvature
         Of the distortion there, in bits.
     free
-        Which latents may change.
+        Which latents may change; which lanes of a trellis, in the places of the first channel.
     """
 
     def __init__(self, before: Tensor, slope: Tensor, curvature: Tensor, free: Tensor) -> None:
         self._planes = (before, slope, curvature, free)
 
     def __call__(self, part: Part, predicted: Prediction) -> Tensor:
-        """Symbols of a part, float64: whole numbers of steps from the centre."""
+        """Symbols of a part, float64."""
         before, slope, curvature, free = (part.take(plane) for plane in self._planes)
         start = before.double() - predicted.centre
-        kept = torch.round(start)
-
-        def cost(symbols: Tensor) -> Tensor:
-            bits = predicted.distribution.bits(symbols.to(torch.int32).numpy())
-            moved = symbols - start
-            return torch.from_numpy(bits) + slope * moved + curvature * moved.square()
-
-        chosen, least = kept, cost(kept)
-        downhill = torch.where(slope > 0, -1.0, 1.0).double()
-        for candidate in (kept - torch.sign(kept), kept + downhill):
-            price = cost(candidate)
-            better = free & (price < least)
-            chosen, least = (
-                torch.where(better, candidate, chosen),
-                torch.where(better, price, least),
-            )
+        distribution = predicted.distribution
+        if not isinstance(distribution, Trellis):
+            return _stepped(distribution, start, slope, curvature, free)
+        chosen = _stepped(distribution.rounded, start, slope, curvature, free).contiguous()
+        lanes = distribution.lane_of(np.arange(free[0].numel()))
+        freed = free[0].flatten()[torch.from_numpy(lanes)].reshape(free[0].shape).expand_as(free)
+        target = start - torch.where(freed, slope / (2.0 * curvature), 0.0)
+        weight = torch.where(freed, curvature, _HELD * curvature).double()
+        path = cheapest_path(distribution, target.numpy(), weight.numpy())
+        where = torch.from_numpy(distribution.lanes.where)
+        chosen.view(-1)[where] = torch.from_numpy(path).double()
         return chosen
+
+
+def _stepped(
+    distribution: Distribution, start: Tensor, slope: Tensor, curvature: Tensor, free: Tensor
+) -> Tensor:
+    """Symbols that may differ from the nearest ones by a step, where they are free to."""
+    kept = torch.round(start)
+
+    def cost(symbols: Tensor) -> Tensor:
+        bits = distribution.bits(symbols.to(torch.int32).numpy())
+        moved = symbols - start
+        return torch.from_numpy(bits) + slope * moved + curvature * moved.square()
+
+    chosen, least = kept, cost(kept)
+    downhill = torch.where(slope > 0, -1.0, 1.0).double()
+    for candidate in (kept - torch.sign(kept), kept + downhill):
+        price = cost(candidate)
+        better = free & (price < least)
+        chosen, least = (
+            torch.where(better, candidate, chosen),
+            torch.where(better, price, least),
+        )
+    return chosen
