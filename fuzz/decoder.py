@@ -98,6 +98,7 @@ def one_input(data: bytes) -> None:
         fuzzed.ConsumeBool(),
         fuzzed.PickValueInList([32, 64, 96, 1024]),
         fuzzed.ConsumeInt(4) & 0xFFFFFFFF,
+        fuzzed.ConsumeBool(),
     )
     sections = []
     for _ in range(header.tile_count):

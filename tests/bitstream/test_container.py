@@ -107,7 +107,7 @@ CLAIMS = [
     {"quality": 255},
     {"quality": 2049},
     {"quality": 65535},
-    {"flags": 2},
+    {"flags": 4},
     {"flags": 0x80},
     {"flags": 0xFF},
     {"version": 0},

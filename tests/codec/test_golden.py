@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from golden.decode import HERE, decode_all
+from golden.decode import HERE, decode_all, weights_of
 
 import waterfill as wf
 
@@ -19,7 +19,7 @@ EXPECTED: dict[str, int] = json.loads((HERE / "symbols.json").read_text())
 def test_there_is_one_of_each_kind() -> None:
     from family import FAMILY
 
-    assert EXPECTED.keys() == FAMILY.keys()
+    assert {name for name in EXPECTED if "+" not in name} == FAMILY.keys()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
@@ -59,7 +59,7 @@ def test_any_instruction_set(limits: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("name", list(EXPECTED))
 def test_transforms_in_bfloat16_decode_the_same_latents(name: str) -> None:
-    codec = wf.load_codec(HERE / f"{name}.safetensors")
+    codec = wf.load_codec(weights_of(name))
     data = (HERE / f"{name}.wfl").read_bytes()
     exact = wf.decompress(data, codec=codec)
     with torch.autocast("cpu", torch.bfloat16):

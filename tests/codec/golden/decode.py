@@ -17,6 +17,11 @@ from waterfill.data.images import MAX_PIXELS
 HERE = Path(__file__).parent
 
 
+def weights_of(stream: str) -> Path:
+    """That a stream was made with, by its name."""
+    return HERE / f"{stream.partition('+')[0]}.safetensors"
+
+
 def symbols_crc(codec: Codec, data: bytes) -> int:
     """Of z and y, decoded without a look at the checksum that the stream claims."""
     container = Container.unpack(data, max_pixels=MAX_PIXELS)
@@ -32,15 +37,16 @@ def symbols_crc(codec: Codec, data: bytes) -> int:
         z = SymbolReader(side_section).read(prior.z_distribution(shape, quality))
         crc = zlib.crc32(z.astype("<i4").tobytes())
     shape = (config.m, 4 * rows, 4 * columns)
-    y, _ = decoded_latents(prior, z, quality, shape, SymbolReader(main_section))
+    reader, trellis = SymbolReader(main_section), container.header.trellis
+    y, _ = decoded_latents(prior, z, quality, shape, reader, trellis=trellis)
     return zlib.crc32(y.astype("<i4").tobytes(), crc)
 
 
 def decode_all() -> dict[str, int]:
     found = {}
-    for weights in sorted(HERE.glob("*.safetensors")):
-        codec = wf.load_codec(weights)
-        found[weights.stem] = symbols_crc(codec, weights.with_suffix(".wfl").read_bytes())
+    for stream in sorted(HERE.glob("*.wfl")):
+        codec = wf.load_codec(weights_of(stream.stem))
+        found[stream.stem] = symbols_crc(codec, stream.read_bytes())
     return found
 
 
