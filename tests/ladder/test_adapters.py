@@ -15,6 +15,7 @@ from torch import Tensor
 import waterfill as wf
 from waterfill.codec.model import Codec
 from waterfill.ladder import Analysis
+from waterfill.ladder.adapters import _pieces
 from waterfill.ladder.rungs import BITSTREAM, LADDER
 from waterfill.ladder.subjects import STEPS
 
@@ -89,7 +90,7 @@ def test_a_users_codec_has_a_ladder(photo: NDArray[np.uint8]) -> None:
     assert row["parts"]["side information"] == 16.0 / photo[..., 0].size
     d = ladder.decomposition
     assert d.coder_overhead_bpp == 0.0
-    assert d.bd_rates.keys() == {"learned posterior", "+ context", "variances told"}
+    assert d.bd_rates.keys() == {"trellis", "learned posterior", "+ context", "variances told"}
     assert "measured curves" in d.method
 
 
@@ -215,3 +216,19 @@ def test_without_gradients_it_works_too(photo: NDArray[np.uint8]) -> None:
     expected = wf.limits(BlockTransform(), [photo[:64, :64]])
     found = wf.limits(Numpy(), [photo[:64, :64]])
     assert [r.bpp for r in found.rungs] == [r.bpp for r in expected.rungs]
+
+
+def test_pieces_of_an_order_are_every_latent_once() -> None:
+    generator = torch.Generator().manual_seed(2)
+    ragged = torch.rand(6, 5, 7, generator=generator) < 0.3
+    ragged[2] = False
+    places = (torch.rand(1, 5, 7, generator=generator) < 0.5).expand(6, 5, 7)
+    group = torch.zeros(6, 5, 7, dtype=torch.bool)
+    group[1:4] = places[0]
+    for now, count in ((ragged, 5), (places, 1), (group, 1), (torch.zeros_like(group), 0)):
+        found = torch.zeros(6, 35)
+        pieces = list(_pieces(now))
+        for channels, where in pieces:
+            found[channels, where] += 1
+        assert len(pieces) == count
+        assert torch.equal(found.reshape(now.shape), now.float())

@@ -65,7 +65,9 @@ def make_ladder(name: str = "kite.png", qualities: tuple[float, ...] = (2.0, 4.0
     decomposition = Decomposition(
         31.1,
         0.65522,
-        *losses,
+        *losses[:2],
+        0.01357,
+        *losses[2:],
         0.65522 - sum(losses),
         "test channel",
         0.50123,

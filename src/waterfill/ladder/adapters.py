@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from waterfill.codec.channels import Channel, Rounding
+from waterfill.codec.channels import Channel, Rounding, of_channels
 from waterfill.codec.densities import Gaussian
 from waterfill.codec.latents import Arrival
 from waterfill.codec.model import finish
@@ -178,7 +178,7 @@ class _AdaptedView:
             mu, sigma = self._analysis.mu.expand_as(y)[0], self._analysis.sigma.expand_as(y)[0]
             crossing = channel(self.y, Gaussian(mu, sigma), noise)
             return Arrival(crossing.y_hat, crossing.bits, mu, sigma)
-        arrival = Arrival(*(torch.zeros_like(self.y) for _ in Arrival._fields))
+        arrival = Arrival(*(torch.zeros(self.y.shape) for _ in Arrival._fields))
         seen = torch.zeros_like(self.y, dtype=torch.bool)
         for mask in self._codec.order(tuple(y.shape)):
             now = mask.expand_as(y)[0]
@@ -187,13 +187,31 @@ class _AdaptedView:
             seen |= now
             predicted = self._codec.predict(self._analysis, arrival.y_hat[None])
             mu, sigma = (_plane(p, n, y, self._name) for p, n in zip(predicted, "μσ", strict=True))
-            # All of a channel's latents at once keeps levels by channel what they are.
-            crossing = channel(self.y, Gaussian(mu, sigma.clamp_min(_SMALLEST_SIGMA)), noise)
-            for plane, value in zip(arrival, (*crossing, mu, sigma), strict=True):
-                plane[now] = value[now]
+            sigma = sigma.clamp_min(_SMALLEST_SIGMA)
+            for channels, places in _pieces(now):
+                own, mean, deviation = (
+                    plane[channels].flatten(1)[:, places] for plane in (self.y, mu, sigma)
+                )
+                crossing = of_channels(channel, channels)(own, Gaussian(mean, deviation), noise)
+                for plane, value in zip(arrival, (*crossing, mean, deviation), strict=True):
+                    plane[channels].flatten(1)[:, places] = value
         if not bool(seen.all()):
             raise CodecError(f"{self._name}: order() leaves some latents out")
         return arrival
+
+
+def _pieces(now: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Latents that arrive at once, (M, h, w), as channels by places: one piece if they are one."""
+    flat = now.flatten(1)
+    some = torch.nonzero(flat.any(1))[:, 0].tolist()
+    if not some:
+        return
+    rows, whole = flat[some], slice(some[0], some[-1] + 1)
+    if len(some) == whole.stop - whole.start and bool((rows == rows[0]).all()):
+        yield whole, torch.nonzero(rows[0])[:, 0]
+        return
+    for channel in some:
+        yield slice(channel, channel + 1), torch.nonzero(flat[channel])[:, 0]
 
 
 def _shape(value: object) -> str:

@@ -16,6 +16,7 @@ from waterfill.ladder.rungs import (
     LADDER,
     POSTERIOR,
     TOLD,
+    TRELLIS,
     UNKNOWN_VARIANCE,
     Status,
 )
@@ -118,6 +119,7 @@ def decompose(curves: Curves, main: Mapping[str, Point]) -> Decomposition:
         achieved_bpp=achieved,
         coder_overhead_bpp=achieved - at[IDEAL],
         quantisation_bpp=at[IDEAL] - at[POSTERIOR],
+        trellis_bpp=at[IDEAL] - at.get(TRELLIS, at[IDEAL]),
         context_bpp=at[POSTERIOR] - with_context,
         side_information_bpp=with_context - variance - limit,
         variance_bpp=variance,
@@ -144,6 +146,7 @@ def _bd_rates(curves: Curves) -> dict[str, float]:
     first = BITSTREAM if len(curves.get(BITSTREAM, ())) > 1 else IDEAL
     stages = {
         IDEAL: plain(curves[IDEAL]),
+        TRELLIS: plain(curves.get(TRELLIS, ())),
         POSTERIOR: plain(curves[POSTERIOR]),
         CONTEXT: plain(curves[CONTEXT]),
         "variances told": plain(curves[CONTEXT], UNKNOWN_VARIANCE),

@@ -102,6 +102,8 @@ class Decomposition:
         Of the file over its ideal code length.
     quantisation_bpp
         Rounding's rate over that of Gaussian noise, by the same prior.
+    trellis_bpp
+        How much of that trellis-coded quantisation gets back, at its simplest.
     context_bpp
         What could still be predicted from latents that have arrived, with little effort.
     side_information_bpp
@@ -118,8 +120,8 @@ class Decomposition:
     method
         How rates came to equal PSNR.
     bd_rates
-        BD-rate against what the codec does, percent, of its ideal coder, the noise in place of
-        rounding, the context, and (genie-aided) variances told; those that could be computed.
+        BD-rate against what the codec does, percent, of its ideal coder, a trellis and noise in
+        place of rounding, the context, and (genie-aided) variances told; what could be computed.
     intervals
         95 % of the bootstrap over pictures, (low, high) in bpp by term; empty for one picture.
     """
@@ -128,6 +130,7 @@ class Decomposition:
     achieved_bpp: float
     coder_overhead_bpp: float
     quantisation_bpp: float
+    trellis_bpp: float
     context_bpp: float
     side_information_bpp: float
     variance_bpp: float

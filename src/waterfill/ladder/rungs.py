@@ -24,6 +24,7 @@ from waterfill.codec.channels import (
 )
 from waterfill.codec.densities import Gaussian
 from waterfill.codec.latents import Arrival
+from waterfill.codec.trellis import TrellisCoded
 from waterfill.ladder.context import Posterior, fit_context
 from waterfill.ladder.subjects import View, noise_of
 from waterfill.ladder.variances import Grouped, Moments, Oracle, Pooled, VarianceSource
@@ -37,6 +38,7 @@ __all__ = [
     "POSTERIOR",
     "SIDE",
     "TOLD",
+    "TRELLIS",
     "UNKNOWN_VARIANCE",
     "Climb",
     "Known",
@@ -56,7 +58,7 @@ class Status(StrEnum):
 
 
 #: Names of rungs that the decomposition reads.
-BITSTREAM, IDEAL = "bitstream", "ideal coder"
+BITSTREAM, IDEAL, TRELLIS = "bitstream", "ideal coder", "trellis"
 POSTERIOR, CONTEXT = "learned posterior", "+ context"
 #: Names of what bits buy.
 LATENTS, SIDE = "latents", "side information"
@@ -276,6 +278,12 @@ class WithContext(Rung):
 LADDER: tuple[Rung, ...] = (
     Coded(BITSTREAM, Status.ACHIEVED, "the file: rounding, range coding, header"),
     Coded(IDEAL, Status.ACHIEVED_IDEAL, "the same symbols at −log₂ p each, z included"),
+    Predicted(
+        TRELLIS,
+        Status.ACHIEVABLE,
+        "trellis-coded quantisation, as streams can have it, at −log₂ p each",
+        TrellisCoded(),
+    ),
     Predicted(
         "dithered",
         Status.ACHIEVABLE,

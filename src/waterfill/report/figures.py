@@ -53,6 +53,7 @@ _SERIES = (
     "#b5305f",
     "#4f7f1f",
     "#3d3d8f",
+    "#8f3fa0",
 )
 _SYMBOLS = (
     "circle",
@@ -70,6 +71,7 @@ _SYMBOLS = (
     "triangle-right",
     "diamond-open",
     "square-open",
+    "hexagon",
 )
 
 #: What each colour of a figure becomes on a dark page.
@@ -91,6 +93,7 @@ DARK: dict[str, str] = {
     "#b5305f": "#f283a8",
     "#4f7f1f": "#9fd066",
     "#3d3d8f": "#a3a3f2",
+    "#8f3fa0": "#e29af0",
 }
 
 

@@ -74,7 +74,7 @@ TERM_NAMES: dict[str, str] = {
 #: What gets some of a term back.
 _REMEDIES: dict[str, str] = {
     "coder_overhead": "nothing worth having: headers, and the last word of each tile",
-    "quantisation": "better symbols for the same decoder: waterfill compress --effort 8",
+    "quantisation": "better symbols for the same networks: waterfill compress --trellis --effort 8",
     "context": "a context in the codec's prior: architectures autoregressive, space-channel",
     "side_information": "a smaller hyper-latent, or a context that needs less of it",
     "variance": "a better prior, in part; what is left no decoder can know",
@@ -97,7 +97,7 @@ def _terms(parts: Decomposition) -> list[_Term]:
     return [
         _Term(
             name,
-            _REMEDIES[key],
+            _REMEDIES[key] + (_by_trellis(parts) if key == "quantisation" else ""),
             key == "variance",
             bpp := getattr(parts, f"{key}_bpp"),
             100.0 * bpp / parts.achieved_bpp if parts.achieved_bpp else math.nan,
@@ -105,6 +105,11 @@ def _terms(parts: Decomposition) -> list[_Term]:
         )
         for key, name in TERM_NAMES.items()
     ]
+
+
+def _by_trellis(parts: Decomposition) -> str:
+    """What the trellis alone was measured to get back."""
+    return f" (the trellis alone: {number(parts.trellis_bpp, sign=True)} bpp)"
 
 
 @dataclass(frozen=True)
