@@ -30,6 +30,11 @@ class Noise:
         listed = [seeds] if isinstance(seeds, int) else seeds
         self._generators = [torch.Generator(device).manual_seed(seed) for seed in listed]
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """What the draws follow from, if none has been made yet."""
+        return tuple(generator.initial_seed() for generator in self._generators)
+
     def uniform(self, like: Tensor) -> Tensor:
         """Uniform on [−½, ½), of the shape and type of ``like``."""
         return self._drawn(like, normal=False).sub_(0.5)
