@@ -1,60 +1,234 @@
-"""Conventional codecs, through Pillow, as anchors."""
+"""Conventional codecs as anchors: which there are, and the settings that trace their curves."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from numpy.typing import NDArray
 
 from waterfill.data.images import Picture
+from waterfill.errors import CodecError
+from waterfill.evaluation.coders import (
+    Coder,
+    Ffmpeg,
+    Heif,
+    JpegXL,
+    Pillow,
+    Setting,
+)
+from waterfill.evaluation.colour import Colour
 
-__all__ = ["CONVENTIONAL", "Conventional"]
+__all__ = ["CONVENTIONAL", "Conventional", "conventional", "missing"]
 
 
 @dataclass(frozen=True)
 class Conventional:
-    """A format that Pillow writes, and the settings that trace its rate–distortion curve.
+    """A conventional codec.
 
     Attributes
     ----------
     name
-        For tables, chroma subsampling included where the format has a choice.
-    format
-        Pillow's name.
+        For tables.
+    title
+        With chroma subsampling and encoder, for people.
     settings
-        Keyword arguments of ``Image.save``, one mapping per point of the curve, ascending rate.
+        What the encoder is told, one mapping per point of the curve, ascending rate.
+    coder
+        Who writes and reads the files.
+    colour
+        Conversion before the codec, which sets its ceiling; None where nothing is lost in it.
+    caveat
+        What to know before comparing; may be empty.
     """
 
     name: str
-    format: str
-    settings: tuple[Mapping[str, Any], ...] = field(repr=False)
+    title: str
+    settings: tuple[Setting, ...] = field(repr=False)
+    coder: Coder = field(repr=False)
+    colour: Colour | None = None
+    caveat: str = ""
 
-    def code(self, picture: Picture, setting: Mapping[str, Any]) -> tuple[int, Picture]:
+    def version(self) -> str:
+        """Library and version.
+
+        Raises
+        ------
+        CodecError
+            If the library is missing, with what to install.
+        """
+        return self.coder.version()
+
+    def encode(self, picture: Picture, setting: Setting) -> bytes:
+        """The file.
+
+        Raises
+        ------
+        CodecError
+            If the library is missing or fails.
+        """
+        return self.coder.encode(picture, setting)
+
+    def decode(self, data: bytes, height: int, width: int) -> NDArray[np.uint8]:
+        """Pixels (height, width, 3) of a file, as a viewer sees them."""
+        pixels = self.coder.decode(data, height, width)
+        if pixels.shape != (height, width, 3):
+            raise CodecError(f"{self.name} gave back a picture of {pixels.shape}")
+        return pixels
+
+    def code(self, picture: Picture, setting: Setting) -> tuple[int, Picture]:
         """Bytes of the file, and the picture a viewer sees."""
-        buffer = BytesIO()
-        picture.to_pil().save(buffer, self.format, **setting)
-        with Image.open(buffer) as decoded:
-            pixels = np.array(decoded.convert("RGB"))
-        return buffer.tell(), Picture(picture.name, pixels, picture.grey)
+        data = self.encode(picture, setting)
+        pixels = self.decode(data, picture.height, picture.width)
+        return len(data), Picture(picture.name, pixels, picture.grey)
+
+    def ceiling(self, picture: Picture) -> NDArray[np.uint8]:
+        """What colour conversion alone leaves of a picture, without the codec."""
+        return picture.pixels if self.colour is None else self.colour.round_trip(picture.pixels)
 
 
-def _qualities(*values: int, **fixed: Any) -> tuple[dict[str, Any], ...]:
-    return tuple({"quality": value, **fixed} for value in values)
+def _each(key: str, *values: float, **fixed: Any) -> tuple[dict[str, Any], ...]:
+    return tuple({key: value, **fixed} for value in values)
 
+
+def _vvenc(setting: Setting) -> list[str]:
+    # QPA would spend bits where eyes look, not where errors are.
+    return ["-preset", setting["preset"], "-qp", str(setting["qp"]), "-qpa", "0"]
+
+
+def _x265(setting: Setting) -> list[str]:
+    told = f"qp={setting['qp']}:keyint=1:info=0:pools=none:frame-threads=1:log-level=error"
+    return ["-preset", setting["preset"], "-tune", "psnr", "-x265-params", told]
+
+
+_JPEG = Pillow("JPEG", "jpg", "libjpeg")
+_JPEG_QUALITIES = (5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95)
+_AVIF = Pillow("AVIF", "avif", "libavif")
+_AVIF_QUALITIES = (10, 20, 30, 40, 50, 60, 70, 80, 88, 94)
+# One thread for each picture; libaom tunes for SSIM unless told.
+_AVIF_FIXED = {"speed": 6, "max_threads": 1, "advanced": {"tune": "psnr"}}
+_AVIF_CAVEAT = "AV1 by libaom at speed 6, tuned for PSNR; slower speeds need fewer bits"
+_VVC = Colour("BT.709", 10, "4:2:0")
+_X265 = Colour("BT.601", 8, "4:4:4")
 
 #: Anchors by name.
-CONVENTIONAL: dict[str, Conventional] = {
+CONVENTIONAL: Mapping[str, Conventional] = {
     codec.name: codec
     for codec in (
         Conventional(
-            "jpeg",  # 4:2:0 as Pillow's default; optimised Huffman tables, lest it be a straw man
-            "JPEG",
-            _qualities(5, 10, 15, 20, 30, 40, 50, 60, 70, 80, 85, 90, 95, optimize=True),
+            "jpeg",
+            "JPEG 4:2:0",
+            # Optimised Huffman tables, lest it be a straw man.
+            _each("quality", *_JPEG_QUALITIES, optimize=True, subsampling=2),
+            _JPEG,
+            Colour(),
         ),
-        Conventional("webp", "WEBP", _qualities(1, 5, 15, 30, 45, 60, 75, 85, 92, 97, method=6)),
+        Conventional(
+            "jpeg-444",
+            "JPEG 4:4:4",
+            _each("quality", *_JPEG_QUALITIES, optimize=True, subsampling=0),
+            _JPEG,
+            Colour(chroma="4:4:4"),
+        ),
+        Conventional(
+            "jpeg2000",
+            "JPEG 2000",
+            tuple(
+                {
+                    "quality_mode": "rates",
+                    "quality_layers": [ratio],
+                    "irreversible": True,
+                    "no_jp2": True,
+                }
+                for ratio in (192, 128, 96, 64, 48, 32, 24, 16, 12, 8, 6)
+            ),
+            Pillow("JPEG2000", "jpg_2000", "OpenJPEG"),
+            caveat="9/7 wavelet, bare codestream, one layer, by compression ratio",
+        ),
+        Conventional(
+            "webp",
+            "WebP 4:2:0",
+            _each("quality", 1, 5, 15, 30, 45, 60, 75, 85, 92, 97, method=6),
+            Pillow("WEBP", "webp", "libwebp"),
+            Colour(limited=True),
+        ),
+        Conventional(
+            "avif",
+            "AVIF 4:2:0",
+            _each("quality", *_AVIF_QUALITIES, subsampling="4:2:0", **_AVIF_FIXED),
+            _AVIF,
+            Colour(),
+            _AVIF_CAVEAT,
+        ),
+        Conventional(
+            "avif-444",
+            "AVIF 4:4:4",
+            _each("quality", *_AVIF_QUALITIES, subsampling="4:4:4", **_AVIF_FIXED),
+            _AVIF,
+            Colour(chroma="4:4:4"),
+            _AVIF_CAVEAT,
+        ),
+        Conventional(
+            "heic",
+            "HEIC 4:2:0",
+            _each("quality", 5, 15, 25, 35, 45, 55, 65, 75, 85, chroma=420),
+            Heif(),
+            Colour(),
+            "x265 with libheif's defaults, which are not for PSNR",
+        ),
+        Conventional(
+            "jpeg-xl",
+            "JPEG XL",
+            _each("distance", 14.0, 10.0, 7.0, 5.0, 3.5, 2.4, 1.6, 1.0, 0.6, effort=7),
+            JpegXL(),
+            caveat="its encoder works for what eyes see, not for PSNR",
+        ),
+        Conventional(
+            "vvc",
+            "VVC 4:2:0, VVenC",
+            _each("qp", 47, 42, 37, 32, 27, 22, preset="medium"),
+            Ffmpeg("libvvenc", "vvc", _vvenc, _VVC),
+            _VVC,
+            "VVenC 4:2:0 and not VTM 4:4:4: no stand-in for the published VTM curves",
+        ),
+        Conventional(
+            "x265-444",
+            "x265 4:4:4, in place of BPG",
+            _each("qp", 47, 42, 37, 32, 27, 22, 17, preset="veryslow"),
+            Ffmpeg("libx265", "hevc", _x265, _X265),
+            _X265,
+            "a stand-in for BPG: the same codec, but a bare stream by another version of x265",
+        ),
     )
 }
+
+
+def conventional(name: str) -> Conventional:
+    """A conventional codec that can run here, by name.
+
+    Raises
+    ------
+    CodecError
+        If there is none of that name, or its library is missing.
+    """
+    codec = CONVENTIONAL.get(name.strip().lower())
+    if codec is None:
+        near = difflib.get_close_matches(name.lower(), CONVENTIONAL, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(CONVENTIONAL)}"
+        raise CodecError(f"no conventional codec is named {name!r}{hint}")
+    codec.version()
+    return codec
+
+
+def missing() -> dict[str, str]:
+    """Codecs that can't run here, each with one line that says what to install."""
+    found = {}
+    for name, codec in CONVENTIONAL.items():
+        try:
+            codec.version()
+        except CodecError as error:
+            found[name] = str(error)
+    return found

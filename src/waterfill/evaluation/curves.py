@@ -6,20 +6,12 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.interpolate import PchipInterpolator
 
+from waterfill.evaluation.bd import CurveError, mean_difference, sorted_curve
+
 __all__ = ["bd_rate", "rate_at_psnr"]
-
-
-def _curve(points: ArrayLike, name: str) -> NDArray[np.float64]:
-    """Points (bpp, dB) sorted by PSNR, as float64 (n, 2)."""
-    curve = np.asarray(points, dtype=np.float64)
-    if curve.ndim != 2 or curve.shape[1] != 2:
-        raise ValueError(f"{name} must be an (n, 2) array of (bpp, dB), not {curve.shape}")
-    if not np.isfinite(curve).all() or (curve[:, 0] <= 0).any():
-        raise ValueError(f"{name} must hold finite values and positive rates")
-    return curve[np.argsort(curve[:, 1], kind="stable")]
 
 
 def bd_rate(anchor: ArrayLike, test: ArrayLike) -> float:
@@ -38,25 +30,22 @@ def bd_rate(anchor: ArrayLike, test: ArrayLike) -> float:
 
     Raises
     ------
-    ValueError
+    CurveError
         Below four points, without overlap, for values that are not finite, or where two points
-        of a curve share a PSNR.
+        of a curve share a PSNR. :func:`~waterfill.evaluation.bd.compare` says more, and allows
+        for the last.
     """
-    curves = [_curve(anchor, "anchor"), _curve(test, "test")]
+    curves = [sorted_curve(anchor, "anchor"), sorted_curve(test, "test")]
     for name, curve in zip(("anchor", "test"), curves, strict=True):
         if len(curve) < 4:
-            raise ValueError(f"{name} has {len(curve)} points; BD-rate needs at least four")
+            raise CurveError(f"{name} has {len(curve)} points; BD-rate needs at least four")
         if (np.diff(curve[:, 1]) <= 0).any():
-            raise ValueError(f"{name} has two points at one PSNR")
-    low = max(curve[0, 1] for curve in curves)
-    high = min(curve[-1, 1] for curve in curves)
-    if low >= high:
-        raise ValueError("the curves share no range of PSNR")
-    areas = [
-        float(PchipInterpolator(curve[:, 1], np.log(curve[:, 0])).integrate(low, high))
-        for curve in curves
-    ]
-    return 100.0 * math.expm1((areas[1] - areas[0]) / (high - low))
+            raise CurveError(f"{name} has two points at one PSNR")
+    (a, b) = curves
+    difference = mean_difference(a[:, 1], np.log(a[:, 0]), b[:, 1], np.log(b[:, 0]))
+    if math.isnan(difference):
+        raise CurveError("the curves share no range of PSNR")
+    return 100.0 * math.expm1(difference)
 
 
 def rate_at_psnr(

@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["MS_SSIM_MIN_SIDE", "SimilarityTo", "mean_squared_error", "ms_ssim", "psnr"]
+__all__ = [
+    "MS_SSIM_MIN_SIDE",
+    "SimilarityTo",
+    "in_decibels",
+    "mean_squared_error",
+    "ms_ssim",
+    "psnr",
+    "psnr_of",
+]
 
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW, _WINDOW_SIGMA = 11, 1.5
@@ -40,8 +48,17 @@ def mean_squared_error(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
 
 def psnr(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
     """Peak signal-to-noise ratio in dB over all channels; infinite for equal pictures."""
-    mse = mean_squared_error(a, b)
+    return psnr_of(mean_squared_error(a, b))
+
+
+def psnr_of(mse: float) -> float:
+    """PSNR in dB of a mean squared error in squared 8-bit units; infinite for none."""
     return math.inf if mse == 0 else 10.0 * math.log10(255.0**2 / mse)
+
+
+def in_decibels(similarity: float) -> float:
+    """MS-SSIM in dB, −10 log₁₀(1 − it); infinite for equal pictures."""
+    return math.inf if similarity >= 1.0 else -10.0 * math.log10(1.0 - similarity)
 
 
 def _gaussian_window() -> list[float]:

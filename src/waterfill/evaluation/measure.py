@@ -1,0 +1,355 @@
+"""Codecs on pictures: every file written, read back, and measured once."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import waterfill
+from waterfill.bitstream import Container
+from waterfill.codec.gains import QUALITIES
+from waterfill.codec.model import Codec
+from waterfill.data.images import MAX_PIXELS, Picture, find_images, load_picture
+from waterfill.errors import ImageError, WaterfillError
+from waterfill.evaluation.cache import Cache, fingerprint
+from waterfill.evaluation.coders import Setting
+from waterfill.evaluation.conventional import Conventional, conventional
+from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error, psnr_of
+from waterfill.evaluation.result import Contender, Evaluation
+from waterfill.evaluation.rows import Row
+from waterfill.parallel import side_by_side
+from waterfill.provenance import environment
+
+__all__ = ["OwnCodec", "evaluate"]
+
+#: Side of the piece of a picture on which codecs warm up.
+_WARM_UP = 192
+
+
+class _Codec(Protocol):
+    """What is asked of any codec here: its own ones and conventional ones alike."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def settings(self) -> tuple[Setting, ...]: ...
+
+    def version(self) -> str: ...
+
+    def encode(self, picture: Picture, setting: Setting) -> bytes: ...
+
+    def decode(self, data: bytes, height: int, width: int) -> NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True)
+class OwnCodec:
+    """A codec of this package at several qualities.
+
+    Attributes
+    ----------
+    codec
+        With weights that have an identity.
+    qualities
+        Ascending; None for all whole ones that it covers.
+    effort, trellis
+        As for :meth:`~waterfill.codec.model.Codec.compress`.
+    label
+        Name for tables; None for the codec's own.
+    """
+
+    codec: Codec
+    qualities: tuple[float, ...] | None = None
+    effort: int = 0
+    trellis: bool = False
+    label: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The codec's, with effort and trellis where they are used."""
+        if self.label is not None:
+            return self.label
+        effort = f", effort {self.effort}" if self.effort else ""
+        return f"{self.codec.name}{effort}{', trellis' if self.trellis else ''}"
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """One for each quality, with all that a stream depends on."""
+        low, high = self.codec.config.qualities
+        chosen = self.qualities
+        if chosen is None:
+            chosen = tuple(float(q) for q in QUALITIES if low <= q <= high) or (float(low),)
+        return tuple(
+            {
+                "quality": self.codec.check_quality(quality),
+                "effort": self.effort,
+                "trellis": self.trellis,
+                "tile": self.codec.tile,
+            }
+            for quality in chosen
+        )
+
+    def version(self) -> str:
+        """Identity of the weights, and of the program.
+
+        Raises
+        ------
+        WaterfillError
+            If they have none, as those in training.
+        """
+        if not any(self.codec.weights_id):
+            raise WaterfillError(f"{self.codec.name}: these weights are in training; save them")
+        return f"weights {self.codec.weights_id.hex()}, waterfill {waterfill.__version__}"
+
+    def encode(self, picture: Picture, setting: Setting) -> bytes:
+        """The stream."""
+        told = {name: setting[name] for name in ("effort", "trellis")}
+        return self.codec.compress(picture, setting["quality"], **told)
+
+    def decode(self, data: bytes, height: int, width: int) -> NDArray[np.uint8]:
+        """Pixels (height, width, 3)."""
+        with torch.no_grad():
+            return self.codec.decompress(Container.unpack(data, max_pixels=MAX_PIXELS)).pixels
+
+
+class _Subject:
+    """A picture, read when it is asked for."""
+
+    def __init__(self, item: Path | Picture, domain: str) -> None:
+        self._item = item
+        self.domain = domain
+        self.label = Path(item.name).name
+
+    @cached_property
+    def picture(self) -> Picture:
+        return self._item if isinstance(self._item, Picture) else load_picture(self._item)
+
+    @cached_property
+    def pixels(self) -> str:
+        return fingerprint(self.picture)
+
+    @cached_property
+    def similarity(self) -> SimilarityTo:
+        return SimilarityTo(self.picture.pixels)
+
+
+class _Subjects:
+    """All pictures, of which the last few that were asked for stay in memory."""
+
+    def __init__(self, items: Sequence[Path | Picture], keep: int) -> None:
+        self._items = items
+        self._domains = _domains(items)
+        self._kept: dict[int, _Subject] = {}
+        self._keep = keep
+        self._lock = threading.Lock()
+
+    def __getitem__(self, index: int) -> _Subject:
+        with self._lock:
+            subject = self._kept.pop(index, None)
+            if subject is None:
+                subject = _Subject(self._items[index], self._domains[index])
+            self._kept[index] = subject
+            while len(self._kept) > self._keep:
+                del self._kept[next(iter(self._kept))]
+        return subject
+
+
+def _domains(items: Sequence[Path | Picture]) -> list[str]:
+    """Names of the pictures' folders: as many of the last parts as tell them apart."""
+    folders = [
+        item.resolve().parent if isinstance(item, Path) else Path("samples") for item in items
+    ]
+    distinct = set(folders)
+    depth = 1
+    longest = max((len(folder.parts) for folder in distinct), default=1)
+    while depth < longest and len({f.parts[-depth:] for f in distinct}) < len(distinct):
+        depth += 1
+    return ["/".join(folder.parts[-depth:]) for folder in folders]
+
+
+def _items(images: Iterable[str | os.PathLike[str] | Picture]) -> list[Path | Picture]:
+    found: list[Path | Picture] = []
+    for image in images:
+        found.extend([image] if isinstance(image, Picture) else find_images([image]))
+    unique = list({id(i) if isinstance(i, Picture) else i.resolve(): i for i in found}.values())
+    if not unique:
+        raise ImageError("no pictures to measure")
+    return unique
+
+
+def _as_codec(item: Codec | OwnCodec | Conventional | str) -> OwnCodec | Conventional:
+    if isinstance(item, Codec):
+        return OwnCodec(item)
+    return conventional(item) if isinstance(item, str) else item
+
+
+def _text(setting: Setting) -> str:
+    return json.dumps(dict(setting), sort_keys=True)
+
+
+def _key(subject: _Subject, codec: _Codec, version: str, setting: Setting) -> dict[str, Any]:
+    return {
+        "pixels": subject.pixels,
+        # An own codec goes by its weights; its name is whatever somebody calls it.
+        "codec": "own" if isinstance(codec, OwnCodec) else codec.name,
+        "version": version,
+        "setting": dict(setting),
+    }
+
+
+#: What a cache keeps of a row; the rest is who asked.
+_KEPT = (
+    "bytes",
+    "bpp",
+    "mse",
+    "psnr",
+    "ms_ssim",
+    "encode_seconds",
+    "decode_seconds",
+)
+
+
+def _measured(subject: _Subject, codec: _Codec, setting: Setting) -> dict[str, Any]:
+    picture = subject.picture
+    began = time.perf_counter()
+    data = codec.encode(picture, setting)
+    encoded = time.perf_counter()
+    pixels = codec.decode(data, picture.height, picture.width)
+    finished = time.perf_counter()
+    mse = mean_squared_error(picture.pixels, pixels)
+    return {
+        "bytes": len(data),
+        "bpp": 8.0 * len(data) / picture.pixel_count,
+        "mse": mse,
+        "psnr": psnr_of(mse),
+        "ms_ssim": subject.similarity(pixels),
+        "encode_seconds": encoded - began,
+        "decode_seconds": finished - encoded,
+    }
+
+
+def _sound(row: dict[str, Any] | None) -> bool:
+    return row is not None and all(
+        isinstance(row.get(name), int | float) and not isinstance(row[name], bool) for name in _KEPT
+    )
+
+
+class _WarmUp:
+    """Each codec codes a piece of a picture once before anything is timed."""
+
+    def __init__(self) -> None:
+        self._done: set[int] = set()
+        self._lock = threading.Lock()
+
+    def __call__(self, codec: _Codec, picture: Picture) -> None:
+        with self._lock:
+            if id(codec) in self._done:
+                return
+            piece = np.ascontiguousarray(picture.pixels[:_WARM_UP, :_WARM_UP])
+            data = codec.encode(Picture("piece", piece, picture.grey), codec.settings[0])
+            codec.decode(data, *piece.shape[:2])
+            self._done.add(id(codec))
+
+
+def evaluate(
+    images: Iterable[str | os.PathLike[str] | Picture],
+    codecs: Iterable[Codec | OwnCodec | Conventional | str],
+    *,
+    cache: Cache | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> Evaluation:
+    """Code every picture by every codec at every setting, and measure what comes back.
+
+    Parameters
+    ----------
+    images
+        Files, folders, globs, or pictures in memory. The name of a file's folder is its domain.
+    codecs
+        Own ones, or conventional ones by name; names are distinct.
+    cache
+        Where measurements are kept, so that an interrupted run goes on where it stopped; None for
+        no cache.
+    seed
+        Of the intervals.
+    progress
+        Called with measurements done, in all, and what was measured last.
+
+    Raises
+    ------
+    ImageError
+        If there is no picture, or one can't be read.
+    CodecError
+        If a codec is unknown, or its library is missing.
+    WaterfillError
+        If two codecs have one name, or the cache can't be written.
+    """
+    items = _items(images)
+    contenders = [_as_codec(item) for item in codecs]
+    if not contenders:
+        raise WaterfillError("no codecs to measure")
+    names = [codec.name for codec in contenders]
+    for name in names:
+        if names.count(name) > 1:
+            raise WaterfillError(f"two codecs are named {name!r}; give one of them another label")
+    versions = [codec.version() for codec in contenders]
+    cells = [
+        (image, number, setting)
+        for image in range(len(items))
+        for number, codec in enumerate(contenders)
+        for setting in codec.settings
+    ]
+    subjects = _Subjects(items, keep=torch.get_num_threads() + 1)
+    warm_up, lock, done = _WarmUp(), threading.Lock(), 0
+    progress(0, len(cells), "")
+
+    def one(index: int, check: Callable[[], None]) -> Row:
+        nonlocal done
+        check()
+        image, number, setting = cells[index]
+        subject, codec, version = subjects[image], contenders[number], versions[number]
+        key = _key(subject, codec, version, setting)
+        row = None if cache is None else cache.get(key)
+        if row is None or not _sound(row):
+            warm_up(codec, subject.picture)
+            check()
+            row = _measured(subject, codec, setting)
+            if cache is not None:
+                cache.put(key, row)
+        with lock:
+            done += 1
+            progress(done, len(cells), f"{codec.name}, {subject.label}")
+        return Row(
+            image=subject.label,
+            domain=subject.domain,
+            pixels=subject.pixels,
+            codec=codec.name,
+            version=version,
+            setting=_text(setting),
+            **{name: row[name] for name in _KEPT},
+        )
+
+    rows = tuple(side_by_side(one, len(cells)))
+    about = tuple(
+        Contender(
+            codec.name,
+            "own" if isinstance(codec, OwnCodec) else "conventional",
+            codec.name if isinstance(codec, OwnCodec) else codec.title,
+            version,
+            tuple(_text(setting) for setting in codec.settings),
+            "" if isinstance(codec, OwnCodec) else codec.caveat,
+        )
+        for codec, version in zip(contenders, versions, strict=True)
+    )
+    return Evaluation(rows, about, seed, environment(seed))
