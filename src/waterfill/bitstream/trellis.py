@@ -11,9 +11,9 @@ on the whole lattice::
 The trellis is Ungerboeck's of eight states; the parity of a symbol is its branch (of an escape: 0).
 Latents that hardly vary are left to rounding: about zero, nothing is gained.
 
-A plane of latents is cut into *lanes* of about 32 places each, with a trellis of its own that runs
-through all channels. Lanes advance side by side, so that the coder is called for a step of all, and
-what happens in one doesn't concern the others.
+A plane of latents is cut into *lanes*: some of its places, with a trellis of their own that runs
+through all channels, about two hundred latents long. Lanes advance side by side, so that the coder is
+called for a step of all, and what happens in one doesn't concern the others.
 
 The entropy model is a Gaussian's mass between limits that are the trellis's own: an encoder doesn't
 choose the nearest point, and zero has other neighbours in Q₁ than in Q₀. Where the limits lie was
@@ -69,8 +69,10 @@ STEP = 21 / 32
 #: Latents of a lower row of the Gaussian tables are rounded: those of σ < 0.6 steps.
 FIRST_ROW = 52
 
-#: Places of a plane to a lane.
-_LANE = 32
+#: Latents to a lane, but for a factor of √2: the number of lanes is a power of two, so that it
+#: seldom changes as an encoder tries this and that. A shorter lane gains less, as a trellis needs
+#: three steps to get going; a longer one takes more calls of the coder.
+_LANE = 192
 _REACH = 6.0  # deviations that a table covers
 #: Limits are whole numbers of Δ/64, and Δ of a 32nd step.
 _LIMIT_BITS = 6 + 5
@@ -166,8 +168,16 @@ class Trellis:
     def lane_of(self, where: NDArray[np.intp]) -> NDArray[np.intp]:
         """The lane of each place of the flat plane."""
         places = self.rounded.rows[0].size
-        lane: NDArray[np.intp] = where % places % max(1, places // _LANE)
+        lane: NDArray[np.intp] = where % places % self._lane_count
         return lane
+
+    @cached_property
+    def _lane_count(self) -> int:
+        coded = self.quiet.size - int(np.count_nonzero(self.quiet))
+        lanes = 1
+        while lanes * lanes * 2 * _LANE**2 < coded * coded:  # up to the nearest power of two
+            lanes *= 2
+        return min(lanes, max(1, self.rounded.rows[0].size))
 
     @cached_property
     def lanes(self) -> Lanes:

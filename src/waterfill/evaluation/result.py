@@ -68,6 +68,8 @@ class Comparison:
         Why not; empty where they can.
     caveats
         Of anchor and test, and of the comparison, a line each.
+    other_pictures
+        Whether the anchor is a published curve of other pictures than those measured.
     """
 
     anchor: str
@@ -77,6 +79,7 @@ class Comparison:
     result: BDResult | None
     reason: str
     caveats: tuple[str, ...]
+    other_pictures: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,11 +203,12 @@ class Evaluation:
         """
         against, tested = self.anchor(anchor), self.codec(test)
         caveats = [f"{tested.name}: {tested.caveat}"] if tested.caveat else []
-        name = anchor
+        name, others = anchor, False
         if isinstance(against, PublishedCurve):
             name = f"published:{against.name}"
             rows = next(iter(self._rows(test, domain).values()))
-            if not is_kodak([row.pixels for row in rows]):
+            others = not is_kodak([row.pixels for row in rows])
+            if others:
                 caveats.append(
                     f"{name}: is of the 24 Kodak photographs; these {len(rows)} are others"
                 )
@@ -224,8 +228,8 @@ class Evaluation:
                 seed=self.seed,
             )
         except WaterfillError as error:
-            return Comparison(name, test, domain, metric, None, str(error), tuple(caveats))
-        return Comparison(name, test, domain, metric, found, "", tuple(caveats))
+            return Comparison(name, test, domain, metric, None, str(error), tuple(caveats), others)
+        return Comparison(name, test, domain, metric, found, "", tuple(caveats), others)
 
     def bd_rates(
         self,

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from waterfill.report.figures import DARK, GENIE
-from waterfill.report.text import base_name, number, slug
+from waterfill.report.text import base_name, number, setting, slug
 
 __all__ = ["fill"]
 
@@ -32,6 +32,7 @@ def fill(template: str, **content: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "slug": slug, "base_name": base_name}
+    environment.filters["setting"] = setting
     return environment.get_template(template).render(
         GENIE=GENIE,
         dark=DARK,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import PurePath
 from typing import Any
 
-__all__ = ["base_name", "number", "provenance", "slug"]
+__all__ = ["base_name", "number", "provenance", "setting", "slug"]
 
 
 def number(value: float | None, digits: int = 4, *, sign: bool = False) -> str:
@@ -38,3 +39,17 @@ def provenance(environment: dict[str, Any]) -> list[tuple[str, str]]:
         )
         for name, value in environment.items()
     ]
+
+
+#: Parts of a setting that go without saying.
+_UNSAID = {"effort": 0, "trellis": False}
+
+
+def setting(text: str) -> str:
+    """What an encoder was told, JSON in a row, as people read it."""
+    values = json.loads(text)
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in values.items()
+        if name != "tile" and not (name in _UNSAID and _UNSAID[name] == value)
+    )

@@ -4,6 +4,17 @@
   const data = (id) => document.getElementById(id).textContent;
   const dark = JSON.parse(data("dark-colours"));
   const config = { responsive: true, displaylogo: false, showSendToCloud: false, showEditInChartStudio: false };
+  const choice = document.getElementById("picture-choice");
+  const pictures = choice ? JSON.parse(data("pictures")) : {};
+
+  // Of a single picture: its own points, and nothing of lines that are means of others.
+  function ofPicture(traces, curves) {
+    for (const trace of traces) {
+      const points = curves[trace.meta];
+      if (points) Object.assign(trace, { x: points.x, y: points.y, customdata: points.text });
+      else trace.visible = false;
+    }
+  }
 
   function draw() {
     for (const host of document.querySelectorAll("[data-figure]")) {
@@ -11,11 +22,13 @@
       const text = data(host.dataset.figure).replace(/#[0-9a-f]{6}/g, (colour) =>
         night.matches ? dark[colour] ?? colour : colour);
       const figure = JSON.parse(text);
-      Plotly.newPlot(host, figure.data, figure.layout, config);
+      if (choice && choice.value) ofPicture(figure.data, pictures[choice.value][host.dataset.figure]);
+      Plotly.react(host, figure.data, figure.layout, config);
     }
   }
   draw();
   night.addEventListener("change", draw);
+  if (choice) choice.addEventListener("change", draw);
 
   for (const input of document.querySelectorAll(".slide input")) {
     const picture = document.getElementById(input.dataset.compares);

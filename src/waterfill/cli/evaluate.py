@@ -1,0 +1,246 @@
+"""``waterfill evaluate``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from waterfill.cli.shared import (
+    PATH,
+    json_option,
+    out_console,
+    progress_bar,
+    say,
+    writable_folder,
+)
+from waterfill.files import check_writable, write_all
+
+if TYPE_CHECKING:
+    from waterfill.data.images import Picture
+    from waterfill.evaluation.measure import OwnCodec
+    from waterfill.evaluation.result import Comparison, Evaluation
+    from waterfill.ladder import Ladder
+    from waterfill.report.evaluation import Shown
+
+#: Pictures that the report shows.
+_SHOWN = 4
+
+
+@click.command()
+@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.option(
+    "--codec",
+    "codecs",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="A codec's name, or its weights; may be repeated. [default]",
+)
+@click.option(
+    "--against",
+    default="jpeg,webp",
+    show_default=True,
+    metavar="NAMES",
+    help="Conventional codecs and published curves, with commas; --list names them.",
+)
+@click.option(
+    "--quality", "-q", type=float, multiple=True, help="Of own codecs; repeat. [all whole ones]"
+)
+@click.option("--effort", type=int, default=0, show_default=True, help="As of compress.")
+@click.option("--trellis", is_flag=True, help="As of compress.")
+@click.option("--limits", is_flag=True, help="Draw each own codec's limits over the curves.")
+@click.option("--cache", type=PATH, metavar="DIR", help="Where measurements are kept.")
+@click.option("--no-cache", is_flag=True, help="Measure everything anew, and keep nothing.")
+@click.option(
+    "--out",
+    type=PATH,
+    default=Path("waterfill-report"),
+    metavar="DIR",
+    show_default=True,
+    help="Folder for evaluation.html, evaluation.json and rows.csv.",
+)
+@json_option
+@click.option("--seed", type=int, default=0, show_default=True, help="Of intervals and limits.")
+@click.option("--list", "list_names", is_flag=True, help="List what there is to compare with.")
+def evaluate(
+    paths: tuple[str, ...],
+    codecs: tuple[str, ...],
+    against: str,
+    quality: tuple[float, ...],
+    effort: int,
+    trellis: bool,
+    limits: bool,
+    cache: Path | None,
+    no_cache: bool,
+    out: Path,
+    json_file: Path | None,
+    seed: int,
+    list_names: bool,
+) -> None:
+    """Code pictures by learned and conventional codecs, and compare rate and distortion."""
+    if list_names:
+        _list()
+        return
+    from waterfill.codec.registry import load_codec
+    from waterfill.data.images import find_images, sample_pictures
+    from waterfill.evaluation.cache import Cache
+    from waterfill.evaluation.conventional import CONVENTIONAL
+    from waterfill.evaluation.measure import OwnCodec
+    from waterfill.evaluation.measure import evaluate as measure
+    from waterfill.evaluation.published import published_curve
+    from waterfill.report.evaluation import render_evaluation
+
+    images = list[Any](find_images(paths) if paths else sample_pictures())
+    own = [
+        OwnCodec(load_codec(name), tuple(sorted(set(quality))) or None, effort, trellis)
+        for name in codecs or ("default",)
+    ]
+    anchors = [name for part in against.split(",") if (name := part.strip())]
+    measured = [name for name in anchors if name.lower() in CONVENTIONAL]
+    for name in anchors:
+        if name not in measured:
+            published_curve(name)  # or it is unknown, and says so before the work
+    if json_file is not None:
+        check_writable(json_file)
+    writable_folder(out)
+    kept = None if no_cache else Cache(cache)
+    with progress_bar() as bar:
+        task = bar.add_task("starting", total=None)
+
+        def advance(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        found = measure(images, [*own, *measured], cache=kept, seed=seed, progress=advance)
+        ladders = _ladders(own, images, seed, advance) if limits else {}
+    shown = _shown(own[0], images[:_SHOWN])
+    text = found.to_json(anchors)
+    files: dict[Path, str | bytes] = {
+        out / "evaluation.json": text,
+        out / "rows.csv": found.to_csv(),
+        out / "evaluation.html": render_evaluation(found, anchors, ladders=ladders, shown=shown),
+    }
+    if json_file is not None:
+        files[json_file] = text
+    write_all({path: _bytes(data) for path, data in files.items()})
+    cells = found.bd_rates(anchors)
+    out_console.print(_rates(found, cells))
+    out_console.print()
+    out_console.print(_codecs(found))
+    for caveat in dict.fromkeys(caveat for cell in cells for caveat in cell.caveats):
+        out_console.print(f"* {caveat}", style="dim", highlight=False, markup=False)
+    say("\n" + "\n".join(str(path) for path in files))
+
+
+def _bytes(data: str | bytes) -> bytes:
+    return data.encode() if isinstance(data, str) else data
+
+
+def _list() -> None:
+    """Conventional codecs, and published curves."""
+    from waterfill.evaluation.conventional import CONVENTIONAL, missing
+    from waterfill.evaluation.published import ALIASES, published_names
+
+    absent = missing()
+    say("measured here:")
+    for name, codec in CONVENTIONAL.items():
+        say(f"  {name:10} {codec.title}{f' ({absent[name]})' if name in absent else ''}")
+    say("published, on the 24 Kodak photographs (published:NAME where both have a name):")
+    for name in published_names():
+        aliases = [alias for alias, target in ALIASES.items() if target == name]
+        say(f"  {name}{f' ({chr(44).join(aliases)})' if aliases else ''}")
+
+
+def _ladders(
+    own: Sequence[OwnCodec], images: Sequence[Any], seed: int, advance: Any
+) -> dict[str, Ladder]:
+    from waterfill.ladder import limits
+
+    return {
+        one.name: limits(one.codec, images, one.qualities, seed=seed, progress=advance)
+        for one in own
+    }
+
+
+def _shown(codec: OwnCodec, images: Sequence[Any]) -> list[Shown]:
+    """The first pictures before and after, at the middle of the curve."""
+    from waterfill.data.images import as_picture
+    from waterfill.evaluation.metrics import psnr
+    from waterfill.report.evaluation import Shown
+
+    setting = codec.settings[(len(codec.settings) - 1) // 2]
+    found = []
+    for image in images:
+        picture: Picture = as_picture(image)
+        data = codec.encode(picture, setting)
+        decoded = codec.decode(data, picture.height, picture.width)
+        bpp = 8 * len(data) / picture.pixel_count
+        distortion = psnr(picture.pixels, decoded)
+        found.append(Shown(picture.name, codec.name, bpp, distortion, picture.pixels, decoded))
+    return found
+
+
+def _rates(found: Evaluation, cells: Sequence[Comparison]) -> Table:
+    """Own codecs against every anchor, on all pictures."""
+    own = [codec.name for codec in found.codecs if codec.kind == "own"]
+    pictures = found.curve(own[0])[0].pictures
+    table = _plain(f"BD-rate in % by PSNR, {pictures} picture{'s' if pictures > 1 else ''}")
+    table.add_column("against")
+    for name in own:
+        table.add_column(escape(name), justify="right")
+    by_anchor: dict[str, dict[str, Comparison]] = {}
+    for cell in cells:
+        if cell.domain is None:
+            by_anchor.setdefault(cell.anchor, {})[cell.test] = cell
+    for anchor, row in by_anchor.items():
+        other = any(cell.other_pictures for cell in row.values())
+        table.add_row(
+            escape(anchor) + (" (other pictures)" if other else ""),
+            *(_rate(row.get(name)) for name in own),
+        )
+    return table
+
+
+def _codecs(found: Evaluation) -> Table:
+    """What was measured, with the times of the middle setting."""
+    table = _plain("measured")
+    table.add_column("codec")
+    for column in ("bpp", "PSNR dB", "encode s", "decode s"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for codec in found.codecs:
+        curve = found.curve(codec.name)
+        middle = curve[len(curve) // 2]
+        table.add_row(
+            escape(codec.name),
+            f"{curve[0].bpp:.2f} … {curve[-1].bpp:.2f}",
+            f"{curve[0].psnr:.1f} … {curve[-1].psnr:.1f}",
+            f"{middle.encode_seconds:.2f}",
+            f"{middle.decode_seconds:.2f}",
+        )
+    return table
+
+
+def _plain(title: str) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+    )
+
+
+def _rate(cell: Comparison | None) -> str:
+    if cell is None or cell.result is None or not math.isfinite(cell.result.rate_percent):
+        return "—"
+    found = f"{cell.result.rate_percent:+.1f}"
+    if cell.result.interval is None:
+        return found
+    low, high = cell.result.interval
+    return f"{found} ± {(high - low) / 2:.1f}"
