@@ -1,0 +1,96 @@
+"""``waterfill evaluate``: what it writes, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from waterfill.cli import run
+
+WEIGHTS = Path(__file__).parents[1] / "codec" / "golden" / "mean-scale.safetensors"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photo: NDArray[np.uint8]) -> Path:
+    for domain, sizes in (("one", (64, 80)), ("two", (72,))):
+        (tmp_path / domain).mkdir()
+        for size in sizes:
+            Image.fromarray(photo[:size, : size + 8]).save(tmp_path / domain / f"{size}.png")
+    return tmp_path
+
+
+def evaluate(folder: Path, *arguments: str) -> int:
+    common = ["--codec", str(WEIGHTS), "--out", str(folder / "out"), "--no-cache"]
+    return run(["evaluate", str(folder / "one"), str(folder / "two"), *common, *arguments])
+
+
+def test_it_writes_page_rows_and_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(folder, "--against", "jpeg,webp,vtm", "--trellis") == 0
+    out = folder / "out"
+    rows = list(csv.DictReader((out / "rows.csv").open()))
+    told = json.loads((out / "evaluation.json").read_text())
+    codecs = {row["codec"] for row in rows}
+    assert {"jpeg", "webp"} < codecs
+    assert len(codecs) == 3
+    points = {c["name"]: len(c["settings"]) for c in told["codecs"]}
+    assert len(rows) == 3 * sum(points.values())
+    assert {row["domain"] for row in rows} == {"one", "two"}
+    for row in rows:
+        assert float(row["bpp"]) > 0
+        assert float(row["psnr"]) > 0
+    page = (out / "evaluation.html").read_text()
+    assert "published:vtm" in page
+    assert "is of the 24 Kodak photographs; these 3 are others" in page
+    assert page.count("<option>") == 3
+    assert "http" not in page.partition("<script>")[0].replace("http-equiv", "")
+    said = capsys.readouterr().out
+    assert "published:vtm (other pictures)" in said
+    assert "evaluation.html" in said
+
+
+def test_limits_are_drawn_and_named_for_what_they_are(folder: Path) -> None:
+    assert evaluate(folder, "--against", "jpeg", "--limits", "-q", "2", "-q", "5") == 0
+    page = (folder / "out" / "evaluation.html").read_text()
+    assert "oracle, test channel (genie-aided)" in page
+    assert "dashed ones genie-aided" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--against", "jpeg,nonsense"), "nonsense"),
+        (("--quality", "9"), "quality"),
+        (("--effort", "-1"), "effort"),
+        (("--codec", "missing.safetensors"), "missing.safetensors"),
+    ],
+)
+def test_what_it_cannot_do_it_says_before_it_writes(
+    folder: Path, arguments: tuple[str, ...], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(folder, *arguments) == 2
+    assert reason in capsys.readouterr().err
+    assert not (folder / "out" / "evaluation.json").exists()
+
+
+def test_a_second_run_codes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["evaluate", str(folder / "one"), "--codec", str(WEIGHTS), "--against", "jpeg"]
+    arguments += ["--cache", str(folder / "kept"), "--out", str(folder / "out")]
+    assert run(arguments) == 0
+    entries = {path: path.stat().st_mtime_ns for path in (folder / "kept").rglob("*.json")}
+    first = (folder / "out" / "rows.csv").read_text()
+    assert run(arguments) == 0
+    assert first == (folder / "out" / "rows.csv").read_text()  # the seconds of the first run, too
+    assert entries == {path: path.stat().st_mtime_ns for path in (folder / "kept").rglob("*.json")}
+
+
+def test_it_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["evaluate", "--list"]) == 0
+    said = capsys.readouterr().out
+    assert "JPEG 2000" in said
+    assert "VTM-18.0" in said
