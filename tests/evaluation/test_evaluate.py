@@ -255,7 +255,7 @@ def test_both_threads_work_at_one_time(folder: Path) -> None:
 
     jpeg = CONVENTIONAL["jpeg"]
     codec = Meeting("meeting", "meeting", jpeg.settings[:6], jpeg.coder)
-    assert len(evaluate([folder / "drawings"], [codec]).rows) == 6
+    assert len(evaluate(folder / "drawings", codec).rows) == 6
 
 
 PROGRAM = """
@@ -406,7 +406,7 @@ def test_pillows_codecs_land_on_their_published_curves_on_kodak() -> None:
     kodak = os.environ.get("WATERFILL_KODAK")
     if not kodak or not Path(kodak).is_dir():
         pytest.skip("WATERFILL_KODAK names no folder of the Kodak photographs")
-    found = evaluate([kodak], ["jpeg", "webp", "avif-444"])
+    found = evaluate(kodak, ["jpeg", "webp", "avif-444"], cache=Cache())
     assert is_kodak(list({row.pixels: None for row in found.rows}))
     for anchor, test in (("jpeg", "jpeg"), ("webp", "webp"), ("av1", "avif-444")):
         cell = found.compare(f"published:{anchor}", test, resamples=0)
