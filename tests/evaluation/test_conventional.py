@@ -62,6 +62,16 @@ def test_a_file_is_what_pillow_writes_and_shows(format: str, name: str, odd: Pic
     assert np.array_equal(decoded.pixels, pixels)
 
 
+def test_jpeg_2000_decorrelates_colours(photo: NDArray[np.uint8]) -> None:
+    """Grey in three planes costs what grey in one does, only behind a colour transform."""
+    codec = CONVENTIONAL["jpeg2000"]
+    grey = np.repeat(photo[..., :1], 3, axis=2)
+    setting = dict(codec.settings[6])
+    _, three = codec.code(Picture("rgb", grey), setting)
+    _, apart = codec.code(Picture("rgb", grey), setting | {"mct": 0})
+    assert psnr(grey, three.pixels) > psnr(grey, apart.pixels) + 3
+
+
 def test_names_of_jpeg_say_their_subsampling(odd: Picture) -> None:
     from PIL.JpegImagePlugin import get_sampling
 
@@ -113,7 +123,7 @@ def test_an_unknown_codec_is_refused_in_one_line() -> None:
     with pytest.raises(CodecError, match="'jpgxl'; did you mean jpeg-xl") as refusal:
         conventional("jpgxl")
     assert "\n" not in str(refusal.value)
-    with pytest.raises(CodecError, match="there are jpeg, jpeg-444"):
+    with pytest.raises(CodecError, match="there are jpeg, jpeg-plain"):
         conventional("zzz")
     assert conventional("JPEG") is CONVENTIONAL["jpeg"]
 
