@@ -27,6 +27,7 @@ from waterfill.evaluation.metrics import psnr
 #: Published curves of the same codec, or of the nearest one.
 PUBLISHED = {
     "jpeg": ("jpeg", "tfc-jpeg420"),
+    "jpeg-plain": ("jpeg", "tfc-jpeg420"),
     "jpeg2000": ("jpeg2000", "tfc-j2k-opj5"),
     "webp": ("webp", "tfc-webp"),
     "avif": ("av1",),
