@@ -160,7 +160,7 @@ class JpegXL:
 def _ffmpeg() -> str:
     """Path of the ffmpeg that imageio-ffmpeg carries."""
     try:
-        return str(_extra("imageio_ffmpeg", "imageio-ffmpeg", "VVC and x265").get_ffmpeg_exe())
+        return str(_extra("imageio_ffmpeg", "imageio-ffmpeg", "ffmpeg, for VVC and x265,").get_ffmpeg_exe())
     except RuntimeError:
         raise CodecError("imageio-ffmpeg holds no ffmpeg here; install its wheel") from None
 
