@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import features
 
 import waterfill as wf
 from waterfill.codec.channels import Rounding
@@ -28,9 +27,11 @@ from waterfill.codec.model import Codec
 from waterfill.codec.noise import Noise
 from waterfill.codec.registry import load_codec
 from waterfill.data.images import find_images, load_picture
-from waterfill.evaluation.conventional import CONVENTIONAL
+from waterfill.evaluation.measure import evaluate
 from waterfill.evaluation.metrics import SimilarityTo, psnr
 from waterfill.provenance import environment
+
+ANCHORS = ("jpeg", "webp")
 
 
 @torch.no_grad()
@@ -77,18 +78,6 @@ def measure_codec(codec: Any, pictures: list[Any], similarity: list[SimilarityTo
     return rows
 
 
-def measure_anchor(anchor: Any, pictures: list[Any]) -> list[tuple[float, float]]:
-    curve = []
-    for setting in anchor.settings:
-        cells = []
-        for picture in pictures:
-            size, decoded = anchor.code(picture, setting)
-            cells.append((8 * size / picture.pixel_count, psnr(picture.pixels, decoded.pixels)))
-        bpp, quality = np.mean(cells, axis=0)
-        curve.append((float(bpp), float(quality)))
-    return curve
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
@@ -113,7 +102,8 @@ def main() -> None:
         bpp, quality, similar = (mean(row, key) for key in ("bpp", "psnr", "ms_ssim"))
         curve.append((bpp, quality))
         print(f"{row['quality']:7}  {bpp:7.4f}  {quality:7.3f}  {similar:.4f}")
-    anchors = {name: measure_anchor(anchor, pictures) for name, anchor in CONVENTIONAL.items()}
+    found = evaluate(pictures, ANCHORS)
+    anchors = {name: found.points(name).tolist() for name in ANCHORS}
     rates = {name: wf.bd_rate(points, curve) for name, points in anchors.items()}
     print()
     for name, rate in rates.items():
@@ -146,7 +136,7 @@ def main() -> None:
             "encode_seconds": encode,
             "decode_seconds": decode,
             "ladder_seconds": ladder,
-            "libraries": {n: features.version(n) for n in ("jpg", "webp")},
+            "libraries": {anchor.name: anchor.version for anchor in found.codecs},
             "environment": environment(seed=0),
         }
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -159,8 +159,9 @@ class JpegXL:
 @cache
 def _ffmpeg() -> str:
     """Path of the ffmpeg that imageio-ffmpeg carries."""
+    module = _extra("imageio_ffmpeg", "imageio-ffmpeg", "ffmpeg, for VVC and x265,")
     try:
-        return str(_extra("imageio_ffmpeg", "imageio-ffmpeg", "VVC and x265").get_ffmpeg_exe())
+        return str(module.get_ffmpeg_exe())
     except RuntimeError:
         raise CodecError("imageio-ffmpeg holds no ffmpeg here; install its wheel") from None
 

@@ -58,13 +58,15 @@ class Colour:
         """RGB (H, W, 3) of Y, Cb, Cr, rounded and clipped to uint8."""
         red, blue = _WEIGHTS[self.matrix]
         (zero, one), (middle, wide) = self._scale(0), self._scale(1)
-        y = (planes[0] - zero) / one
-        cb, cr = ((plane - middle) / wide for plane in planes[1:])
+        y = (planes[0].astype(np.float64) - zero) / one
+        cb, cr = ((plane.astype(np.float64) - middle) / wide for plane in planes[1:])
         if self.chroma == "4:2:0":
             cb, cr = _double(cb), _double(cr)
         r, b = y + 2.0 * (1.0 - red) * cr, y + 2.0 * (1.0 - blue) * cb
         g = (y - red * r - blue * b) / (1.0 - red - blue)
-        return np.rint(np.clip(np.stack([r, g, b], 2), 0.0, 1.0) * 255.0).astype(np.uint8)
+        rgb = np.clip(np.stack([r, g, b], 2), 0.0, 1.0)
+        found: NDArray[np.uint8] = np.rint(rgb * 255.0).astype(np.uint8)
+        return found
 
     def round_trip(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """What is left of RGB (H, W, 3) without any codec: its ceiling behind this conversion."""

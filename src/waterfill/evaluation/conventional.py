@@ -125,6 +125,15 @@ CONVENTIONAL: Mapping[str, Conventional] = {
             _each("quality", *_JPEG_QUALITIES, optimize=True, subsampling=2),
             _JPEG,
             Colour(),
+            "optimised Huffman tables, which published curves of JPEG have not: see jpeg-plain",
+        ),
+        Conventional(
+            "jpeg-plain",
+            "JPEG 4:2:0, standard Huffman tables",
+            _each("quality", *_JPEG_QUALITIES, subsampling=2),
+            _JPEG,
+            Colour(),
+            "with the tables that published curves of JPEG have; the codec named jpeg needs less",
         ),
         Conventional(
             "jpeg-444",
@@ -140,6 +149,7 @@ CONVENTIONAL: Mapping[str, Conventional] = {
                 {
                     "quality_mode": "rates",
                     "quality_layers": [ratio],
+                    "mct": 1,  # else each plane of RGB is coded by itself
                     "irreversible": True,
                     "no_jp2": True,
                 }

@@ -178,7 +178,13 @@ def _domains(items: Sequence[Path | Picture]) -> list[str]:
     return ["/".join(folder.parts[-depth:]) for folder in folders]
 
 
-def _items(images: Iterable[str | os.PathLike[str] | Picture]) -> list[Path | Picture]:
+_Images = str | os.PathLike[str] | Picture
+_Codecs = Codec | OwnCodec | Conventional | str
+
+
+def _items(images: _Images | Iterable[_Images]) -> list[Path | Picture]:
+    if isinstance(images, str | os.PathLike | Picture):
+        images = [images]
     found: list[Path | Picture] = []
     for image in images:
         found.extend([image] if isinstance(image, Picture) else find_images([image]))
@@ -188,7 +194,7 @@ def _items(images: Iterable[str | os.PathLike[str] | Picture]) -> list[Path | Pi
     return unique
 
 
-def _as_codec(item: Codec | OwnCodec | Conventional | str) -> OwnCodec | Conventional:
+def _as_codec(item: _Codecs) -> OwnCodec | Conventional:
     if isinstance(item, Codec):
         return OwnCodec(item)
     return conventional(item) if isinstance(item, str) else item
@@ -263,8 +269,8 @@ class _WarmUp:
 
 
 def evaluate(
-    images: Iterable[str | os.PathLike[str] | Picture],
-    codecs: Iterable[Codec | OwnCodec | Conventional | str],
+    images: _Images | Iterable[_Images],
+    codecs: _Codecs | Iterable[_Codecs],
     *,
     cache: Cache | None = None,
     seed: int = 0,
@@ -296,6 +302,8 @@ def evaluate(
         If two codecs have one name, or the cache can't be written.
     """
     items = _items(images)
+    if isinstance(codecs, Codec | OwnCodec | Conventional | str):
+        codecs = [codecs]
     contenders = [_as_codec(item) for item in codecs]
     if not contenders:
         raise WaterfillError("no codecs to measure")

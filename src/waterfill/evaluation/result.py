@@ -289,7 +289,9 @@ class Evaluation:
             writer.writerow(values)
         return text.getvalue()
 
-    def to_json(self, anchors: Iterable[str] = (), *, metric: Metric = "psnr") -> str:
+    def to_json(
+        self, anchors: Iterable[str] = (), *, metric: Metric = "psnr", resamples: int = 500
+    ) -> str:
         """Rows, mean curves in all places, the matrix against ``anchors``, and the environment."""
         places = [None, *(self.domains if len(self.domains) > 1 else ())]
         data = {
@@ -301,7 +303,9 @@ class Evaluation:
                 for codec in self.codecs
                 for point in self.curve(codec.name, place)
             ],
-            "bd_rates": [asdict(cell) for cell in self.bd_rates(anchors, metric=metric)],
+            "bd_rates": [
+                asdict(cell) for cell in self.bd_rates(anchors, metric=metric, resamples=resamples)
+            ],
             "rows": [asdict(row) for row in self.rows],
             "environment": self.environment,
         }
