@@ -12,8 +12,8 @@ The trellis is Ungerboeck's of eight states; the parity of a symbol is its branc
 Latents that hardly vary are left to rounding: about zero, nothing is gained.
 
 A plane of latents is cut into *lanes*: some of its places, with a trellis of their own that runs
-through all channels, about two hundred latents long. Lanes advance side by side, so that the coder is
-called for a step of all, and what happens in one doesn't concern the others.
+through all channels, about two hundred latents long. Lanes advance side by side, so that the coder
+is called for a step of all, and what happens in one doesn't concern the others.
 
 The entropy model is a Gaussian's mass between limits that are the trellis's own: an encoder doesn't
 choose the nearest point, and zero has other neighbours in Q₁ than in Q₀. Where the limits lie was
@@ -177,7 +177,7 @@ class Trellis:
         lanes = 1
         while lanes * lanes * 2 * _LANE**2 < coded * coded:  # up to the nearest power of two
             lanes *= 2
-        return min(lanes, max(1, self.rounded.rows[0].size))
+        return min(lanes, max(1, int(self.rounded.rows[0].size)))
 
     @cached_property
     def lanes(self) -> Lanes:

@@ -77,11 +77,12 @@ class OwnCodec:
 
     @property
     def name(self) -> str:
-        """The codec's, with effort and trellis where they are used."""
+        """The codec's, of a file its last folder's and its own; with effort and trellis if used."""
         if self.label is not None:
             return self.label
+        short = "/".join(Path(self.codec.name.removesuffix(".safetensors")).parts[-2:])
         effort = f", effort {self.effort}" if self.effort else ""
-        return f"{self.codec.name}{effort}{', trellis' if self.trellis else ''}"
+        return f"{short}{effort}{', trellis' if self.trellis else ''}"
 
     @property
     def settings(self) -> tuple[Setting, ...]:
