@@ -6,8 +6,6 @@ import io
 import json
 import math
 import re
-import shutil
-import subprocess
 from base64 import b64decode
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from browser import drawn
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
@@ -396,38 +395,10 @@ def test_numbers(value: float | None, text: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_browser_draws_it_without_complaint(tmp_path: Path, theme: str) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser")
-    browser = browser or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium on this machine")
     page = tmp_path / "ladder.html"
     make_ladder(HOSTILE).report(page)
-    run = subprocess.run(
-        [
-            browser,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            f"--blink-settings=preferredColorScheme={int(theme == 'light')}",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--virtual-time-budget=8000",
-            "--enable-logging=stderr",
-            "--v=0",
-            "--dump-dom",
-            page.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "CONSOLE" not in run.stderr
-    drawn = run.stdout.replace(get_plotlyjs(), "")
-    assert drawn.count('class="legend"') == 3  # all figures are there
-    body = drawn.split("</style>", 1)[1].split("<script", 1)[0]
+    elements = drawn(page, tmp_path / "profile", theme=theme).replace(get_plotlyjs(), "")
+    assert elements.count('class="legend"') == 3  # all figures are there
+    body = elements.split("</style>", 1)[1].split("<script", 1)[0]
     assert ("rgb(230, 230, 230)" in body) == (theme == "dark")
     assert ("rgb(31, 35, 40)" in body) == (theme == "light")
