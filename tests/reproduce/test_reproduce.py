@@ -168,3 +168,21 @@ def test_figure_3_shows_what_is_silent(photo: NDArray[np.uint8]) -> None:
     page = render_reproduction(found)
     assert page.count("<img") == 4
     assert "(genie-aided)" in page
+
+
+def test_figure_5a_names_what_is_genie_aided_and_what_is_published(
+    photo: NDArray[np.uint8],
+) -> None:
+    found = REPRODUCTIONS["fig5a"](Request(pictures=[photo[:64, :96]]))
+    genies = [line.name for line in found.lines if line.genie]
+    assert [name.partition(": ")[2] for name in genies] == [
+        "oracle, test channel",
+        "oracle, test channel, context",
+    ]
+    rates, ceilings = found.tables
+    assert ("published: vtm", "achieved", "+0.0 %") in rates.rows
+    assert any(row[1] == "upper bound on R(D)" for row in rates.rows)
+    # log₂ 40,000 = 15.29 bits, on 64 and on 16 pixels.
+    assert [row[1] for row in ceilings.rows] == ["3.9e-05", "0.24", "0.96"]
+    assert any("others" in note for note in found.notes)
+    assert "(genie-aided)" in render_reproduction(found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from waterfill.codec.registry import load_codec
 from waterfill.data.images import sample_pictures
 from waterfill.ladder import limits
 from waterfill.provenance import environment
-from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict
+from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict, percent
 from waterfill.reproduce.trained import (
     GENIE_AIDED,
     QUALITIES,
@@ -23,10 +22,6 @@ from waterfill.reproduce.trained import (
 )
 
 __all__ = ["appendix_g", "fig3", "fig4a", "fig4b"]
-
-
-def _percent(value: float) -> str:
-    return f"{value:+.1f} %".replace("-", "−") if math.isfinite(value) else "—"
 
 
 def _lines(measured: dict[str, Measured]) -> tuple[Line, ...]:
@@ -54,7 +49,7 @@ def _table(measured: dict[str, Measured]) -> Table:
     for line, one in zip(_lines(measured), measured.values(), strict=True):
         status = GENIE_AIDED if line.genie else "achievable"
         points = [f"{p.bpp:.4f}, {p.psnr:.2f}" for p in one.curve]
-        rows.append((line.name, status, *points, _percent(bd_rate_of(baseline, one.curve))))
+        rows.append((line.name, status, *points, percent(bd_rate_of(baseline, one.curve))))
     rates = tuple(f"rate {k + 1}: bpp, dB" for k in range(len(QUALITIES)))
     return Table(
         "Means over the pictures; BD-rate against the hyperprior, by PSNR",
@@ -88,7 +83,7 @@ def fig4a(request: Request) -> Reproduction:
     gains = {name: bd_rate_of(baseline, one.curve) for name, one in measured.items()}
     refined = {n: gains[n] for n in ("oracle-rounding", "test-channel", "joint")}
     text = ", ".join(
-        f"{SYSTEMS[n].label} {_percent(g)}" + (f" ({GENIE_AIDED})" if SYSTEMS[n].genie else "")
+        f"{SYSTEMS[n].label} {percent(g)}" + (f" ({GENIE_AIDED})" if SYSTEMS[n].genie else "")
         for n, g in refined.items()
     )
     joint = refined["joint"]
@@ -108,13 +103,13 @@ def fig4a(request: Request) -> Reproduction:
             Verdict(
                 "the joint configuration improves most",
                 _said(joint == min(refined.values())),
-                f"joint {_percent(joint)} (genie-aided)",
+                f"joint {percent(joint)} (genie-aided)",
             ),
             Verdict(
                 "the joint curve is a rate-distortion limit",
                 "cannot be",
                 "it is genie-aided; what a prior charges for the same ŷ lies at "
-                f"{_percent(gains['joint witness'])} against the hyperprior",
+                f"{percent(gains['joint witness'])} against the hyperprior",
             ),
         ),
         _notes(request, len(measured["baseline"].pictures)),
@@ -139,10 +134,10 @@ def fig4b(request: Request) -> Reproduction:
             Verdict(
                 "context-based mean prediction reduces the rate further",
                 _said(more < 0),
-                f"{_percent(more)} against the limit without it ({GENIE_AIDED}); what a prior "
-                f"charges for the same ŷ {_percent(gains['joint-context witness'])}, against "
-                f"{_percent(gains['joint witness'])} without; against the hyperprior "
-                f"{_percent(gains['joint'])} and {_percent(gains['joint-context'])} (genie-aided)",
+                f"{percent(more)} against the limit without it ({GENIE_AIDED}); what a prior "
+                f"charges for the same ŷ {percent(gains['joint-context witness'])}, against "
+                f"{percent(gains['joint witness'])} without; against the hyperprior "
+                f"{percent(gains['joint'])} and {percent(gains['joint-context'])} (genie-aided)",
             ),
             Verdict(
                 "the same holds with MS-SSIM as distortion",
@@ -185,7 +180,7 @@ def appendix_g(request: Request) -> Reproduction:
                 f"{k + 1}",
                 f"{first.psnr:.2f}, {first.bpp:.4f}",
                 *(f"{p.psnr:.2f}, {p.bpp:.4f}" for p in points),
-                *map(_percent, gains),
+                *map(percent, gains),
             )
         )
     means = {name: bd_rate_of(measured["baseline"].curve, measured[name].curve) for name in names}
@@ -215,7 +210,7 @@ def appendix_g(request: Request) -> Reproduction:
             Verdict(
                 f"the limit {words} context saves about {-_APPENDIX_G_GAIN[name]:.0f} % of rate",
                 _said(abs(means[name] - _APPENDIX_G_GAIN[name]) < 10),
-                f"{_percent(means[name])} BD-rate over the pictures (genie-aided)",
+                f"{percent(means[name])} BD-rate over the pictures (genie-aided)",
             )
             for name, words in (("joint", "without"), ("joint-context", "with"))
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from waterfill.errors import WaterfillError
 
-__all__ = ["SCALES", "Line", "Reproduction", "Request", "Table", "Verdict"]
+__all__ = ["SCALES", "Line", "Reproduction", "Request", "Table", "Verdict", "percent"]
 
 #: ``mini``: minutes on two cores; ``full``: the paper's settings, for a GPU.
 SCALES = ("mini", "full")
@@ -153,3 +154,8 @@ class Reproduction:
             out.writerow(table.columns)
             out.writerows(table.rows)
         return text.getvalue()
+
+
+def percent(value: float) -> str:
+    """A change in percent with a true minus sign; a dash where there is none."""
+    return f"{value:+.1f} %".replace("-", "−") if math.isfinite(value) else "—"
