@@ -132,7 +132,14 @@ def evaluate(
     out_console.print(_rates(found, cells))
     out_console.print()
     out_console.print(_codecs(found))
-    for caveat in dict.fromkeys(caveat for cell in cells for caveat in cell.caveats):
+    own_cells = [cell for cell in cells if found.codec(cell.test).kind == "own"]
+    remarks = [caveat for cell in own_cells for caveat in cell.caveats]
+    remarks += [
+        f"{cell.test} against {cell.anchor}: {cell.reason}"
+        for cell in own_cells
+        if cell.result is None and cell.domain is None
+    ]
+    for caveat in dict.fromkeys(remarks):
         out_console.print(f"* {caveat}", style="dim", highlight=False, markup=False)
     say("\n" + "\n".join(str(path) for path in files))
 
