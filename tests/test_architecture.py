@@ -25,6 +25,7 @@ FLOORS = (
     "codec",
     "training",
     "evaluation",
+    "estimators",
     "ladder",
     "reproduce",
     "report",
