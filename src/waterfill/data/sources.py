@@ -191,7 +191,7 @@ def banana() -> Source:
         z = rng.standard_normal((count, 2)) * (3.0, 0.5)
         z[:, 1] += 0.2 * (z[:, 0] ** 2 - 9.0)
         turn = math.sqrt(0.5)
-        return z @ np.array([[turn, turn], [-turn, turn]])
+        return np.asarray(z @ np.array([[turn, turn], [-turn, turn]]))
 
     return _law("banana", 2, sample, math.log(2 * math.pi * math.e) + math.log(1.5))
 

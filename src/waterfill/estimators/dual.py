@@ -20,13 +20,20 @@ __all__ = ["SandwichLower", "climb"]
 #: A climb ends where a step raises no ln C by more than this.
 _STILL = 1e-7
 _MOST_STEPS = 400
+#: In training a summit need not be sharp.
+_TRAINING_STEPS = 25
+#: Climbers nearer than this, in widths of the kernel, are on the same slope; few are left alone.
+_TOGETHER, _FEW = 0.02, 8
 _TOO_MANY = 20_000
 
 
-def climb(x: Tensor, log_u: Tensor, slope: float, starts: Tensor) -> tuple[Tensor, Tensor]:
-    """Local maxima over y of ln (1/k) Σ_i exp(−λ‖x_i − y‖²)/u_i, by mean shift.
+def climb(
+    x: Tensor, log_u: Tensor, slope: float, starts: Tensor, most_steps: int = _MOST_STEPS
+) -> tuple[Tensor, float]:
+    """Highest summit that is found of ln (1/k) Σ_i exp(−λ‖x_i − y‖²)/u_i over y, by mean shift.
 
-    Each step moves y to the mean of the samples as they weigh there, and can only ascend.
+    Each step moves y to the mean of the samples as they weigh there, and can only ascend. Climbers
+    that have come together go on as one.
 
     Parameters
     ----------
@@ -38,24 +45,40 @@ def climb(x: Tensor, log_u: Tensor, slope: float, starts: Tensor) -> tuple[Tenso
         Nats per squared error.
     starts
         Where to begin, (s, d).
+    most_steps
+        After which climbers stop wherever they are.
 
     Returns
     -------
     tuple
-        The points (s, d) and the values there (s).
+        The summit (d) and the value there.
     """
     log_weights = -log_u - math.log(len(x))
-    done_y, done_value = starts.clone(), starts.new_empty(len(starts))
-    going = torch.arange(len(starts))
+    summit, height = starts[0], -math.inf
     y, last = starts, starts.new_full((len(starts),), -math.inf)
-    for step in range(_MOST_STEPS):
+    for step in range(most_steps):
         value, centre, _ = means(y, x, slope, log_weights)
-        done_y[going], done_value[going] = y, value
+        best = int(value.argmax())
+        if float(value[best]) > height:
+            summit, height = y[best], float(value[best])
         moving = value > last + _STILL
-        if not bool(moving.any()) or step == _MOST_STEPS - 1:
+        if not bool(moving.any()):
             break
-        going, y, last = going[moving], centre[moving], value[moving]
-    return done_y, done_value
+        y, last = centre[moving], value[moving]
+        if step % 4 == 3 and len(y) > _FEW:
+            y, last = _merged(y, last, _TOGETHER / math.sqrt(slope))
+    return summit, height
+
+
+def _merged(y: Tensor, value: Tensor, distance: float) -> tuple[Tensor, Tensor]:
+    """One climber, the first, of those in the same cell of a fine lattice."""
+    cells = (y / distance).round()
+    _, group = torch.unique(cells, dim=0, return_inverse=True)
+    order = torch.arange(len(y) - 1, -1, -1)
+    first = torch.empty(int(group.max()) + 1, dtype=torch.long)
+    first[group[order]] = order
+    first = first.sort().values
+    return y[first], value[first]
 
 
 @dataclass(frozen=True)
@@ -122,10 +145,9 @@ class SandwichLower(Method):
             for number, x in enumerate(torch.split(pool[: 2 * repeats * self.k], self.k)):
                 u = log_u(x)
                 y, height = climb(x, u, slope, x)
-                best = int(height.argmax())
-                weights = torch.softmax(-u - slope * (x - y[best]).square().sum(1), 0)
-                spreads.append(float(weights @ (x - y[best]).square().sum(1)))
-                values.append(float(height[best]))
+                errors = (x - y).square().sum(1)
+                spreads.append(float(torch.softmax(-u - slope * errors, 0) @ errors))
+                values.append(height)
                 logs.append(-float(u.mean()))
                 run.progress(number + 1, 2 * repeats, f"sandwich, lower, λ = {slope:.4g}: checking")
         log_alpha = math.log(sum(math.exp(v) for v in values[:repeats]) / repeats)
@@ -171,8 +193,7 @@ class SandwichLower(Method):
                 fixed = u.detach()
                 heights = log_partition(x, x, slope, -fixed - math.log(self.k))
                 best = heights.topk(min(self.starts, self.k)).indices
-                y, height = climb(x, fixed, slope, x[best])
-                top = y[height.argmax()]
+                top, _ = climb(x, fixed, slope, x[best], _TRAINING_STEPS)
             log_c = torch.logsumexp(-u - slope * (x - top).square().sum(1), 0) - math.log(self.k)
             if log_alpha is None:
                 log_alpha = float(log_c.detach())

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from waterfill.data.sources import Source, from_array, open_source
 from waterfill.errors import WaterfillError
+from waterfill.estimators.ais import AnnealedImportance
 from waterfill.estimators.blahut_arimoto import BlahutArimotoGrid
 from waterfill.estimators.curve import RDCurve, RDPoint, Units, check_slopes
 from waterfill.estimators.dual import SandwichLower
@@ -29,6 +30,7 @@ METHODS: dict[str, type[Method]] = {
     "sandwich-lower": SandwichLower,
     "nerd": Nerd,
     "wgd": WassersteinDescent,
+    "ais": AnnealedImportance,
 }
 
 #: Points of a curve that is drawn beside: slopes this far beyond those asked for, and how many.

@@ -25,9 +25,9 @@ _CHUNK = 4096
 class Autoencoder(nn.Module):
     """q(z|x), p(z) and g(z) in the coordinates of the source's principal components.
 
-    Encoder and decoder are linear plus, where asked for, a perceptron that starts at zero, so that
-    training starts at the best linear Gaussian code of a Gaussian with the source's covariance: a
-    component of variance v above the level θ = 1/2λ is coded with the gain 1 − θ/v, one below not.
+    Encoder and decoder are a gain for each component plus, where asked for, a perceptron that
+    starts at zero. Training starts at the best code of a Gaussian with the source's covariance: a
+    component of variance v above the level θ = 1/2λ is coded with the gain √(1 − θ/v), others not.
 
     Parameters
     ----------
@@ -38,41 +38,38 @@ class Autoencoder(nn.Module):
     prior
         A name of :data:`~.priors.PRIORS`.
     hidden
-        Units of the perceptrons; 0 for linear ones.
+        Units of the perceptrons; 0 for none.
     latent
         Length of z: the components with the largest variance.
     """
 
-    basis: Tensor
-    centre: Tensor
+    white: Tensor
+    coloured: Tensor
 
     def __init__(self, samples: Tensor, slope: float, prior: str, hidden: int, latent: int) -> None:
         super().__init__()
         d = samples.shape[1]
         kept = min(latent, d)
         centre = samples.mean(0)
-        values, vectors = torch.linalg.eigh(torch.cov((samples - centre).T).reshape(d, d))
+        values, vectors = torch.linalg.eigh(_covariance(samples - centre))
         values, vectors = values.flip(0)[:kept].clamp_min(1e-12), vectors.flip(1)[:, :kept]
-        level = 0.5 / slope
-        share = (level / values).clamp(max=1.0 - 1e-6)
+        share = (0.5 / slope / values).clamp(max=1.0 - 1e-6)
         deviation = values.sqrt()
-        self.register_buffer("basis", (vectors / deviation).float())
-        self.register_buffer("centre", centre.float())
+        self.register_buffer("white", (vectors / deviation).float())
+        self.register_buffer("coloured", (vectors * deviation).T.contiguous().float())
         # Unit-variance z: z = √(1−s) x/σ + √s n, and E[x|z] = σ √(1−s) z.
         gain = (1.0 - share).sqrt().float()
         self.gain = nn.Parameter(gain.clone())
+        self.gain_back = nn.Parameter(gain.clone())
         self.log_deviation = nn.Parameter((0.5 * share.log()).float())
-        self.decode_linear = nn.Linear(kept, d)
-        with torch.no_grad():
-            self.decode_linear.weight.copy_((vectors * deviation).float() * gain)
-            self.decode_linear.bias.copy_(centre)
+        self.centre = nn.Parameter(centre.float())
         self.bend_in = network(kept, hidden, 2 * kept) if hidden else None
         self.bend_out = network(kept, hidden, d) if hidden else None
         self.prior = PRIORS[prior](kept, hidden or 64)
 
     def posterior(self, x: Tensor) -> Posterior:
         """q(z | x)."""
-        white = (x - self.centre) @ self.basis
+        white = (x - self.centre) @ self.white
         mean, log_deviation = self.gain * white, self.log_deviation.expand_as(white)
         if self.bend_in is not None:
             more, wider = self.bend_in(white).chunk(2, 1)
@@ -81,7 +78,7 @@ class Autoencoder(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """g(z), (m, d)."""
-        out: Tensor = self.decode_linear(z)
+        out: Tensor = (self.gain_back * z) @ self.coloured + self.centre
         return out if self.bend_out is None else out + self.bend_out(z)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,6 +87,16 @@ class Autoencoder(nn.Module):
         z = q.sample()
         kl = cast(Prior, self.prior).divergence(q, z)
         return kl, (self.decode(z) - x).square().sum(1)
+
+
+def _covariance(centred: Tensor) -> Tensor:
+    """Covariance; correlations that so many samples can't tell from none are none."""
+    covariance = centred.T @ centred / len(centred)
+    deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
+    noise = 5.0 / len(centred) ** 0.5
+    correlated = (covariance / deviation[:, None] / deviation).abs() > noise
+    kept: Tensor = covariance * (correlated | torch.eye(len(covariance), dtype=torch.bool))
+    return kept
 
 
 def train_autoencoder(
@@ -134,7 +141,7 @@ class SandwichUpper(Method):
     prior
         ``factorised``, ``flow`` (masked autoregressive) or ``hierarchical`` (two levels).
     hidden
-        Units of encoder and decoder beside their linear parts; 0 for none.
+        Units of encoder and decoder beside their gains; 0 for none.
     latent
         Longest z.
     steps, batch, learning_rate
