@@ -36,7 +36,7 @@ def test_linear_decoder() -> None:
     weight, bias = torch.tensor(w), torch.tensor(b)
     rates, gaps = {}, {}
     for temperatures in (300, 20):
-        method = AnnealedImportance(temperatures=temperatures, chains=16, leapfrog=10)
+        method = AnnealedImportance(temperatures=temperatures, chains=16, leapfrog=8)
         found, gaps[temperatures] = method.read(
             torch.tensor(x), lambda z: z @ weight.T + bias, 3, [2.0, slope], Run(0)
         )

@@ -41,7 +41,7 @@ def lagrangian(source: Source, slope: float) -> float:
 
 
 @pytest.mark.parametrize("method", SMALL)
-@settings(deadline=None, max_examples=4, derandomize=True)
+@settings(deadline=None, max_examples=3, derandomize=True)
 @given(
     st.lists(st.floats(0.1, 3.0), min_size=1, max_size=2), st.floats(0.3, 8.0), st.integers(0, 99)
 )
@@ -116,7 +116,7 @@ def test_a_point_near_its_ceiling_says_so() -> None:
 
 
 def test_a_curve_carries_the_truth_and_shannons_bound() -> None:
-    curve = wf.bounds("sphere:n=2", "wgd", [3.0], **SMALL["wgd"])
+    curve = wf.bounds("sphere:n=2", "wgd", [10.0], **SMALL["wgd"])
     assert curve.truth
     # Where both are known, Shannon's bound lies on or below.
     assert max(r for _, r in curve.truth) <= max(r for _, r in curve.shannon) + 1e-9
@@ -126,7 +126,7 @@ def test_a_curve_carries_the_truth_and_shannons_bound() -> None:
 
 
 def test_fitting_and_scoring_never_meet() -> None:
-    """Atoms at the samples themselves would have no distortion left if they were scored on them."""
+    """Scored on the samples that they sit on, atoms would leave no distortion."""
     vectors = np.random.default_rng(0).standard_normal((240, 12))
     curve = wf.bounds(
         vectors, "wgd", [5000.0], distortion="sse", particles=200, steps=30, batch=400
@@ -161,7 +161,7 @@ def test_divergence_of_gaussians_is_exact() -> None:
     prior = Factorised(1, 0)
     q = Posterior(torch.tensor([[1.0]]), torch.tensor([[math.log(0.5)]]))
     expected = 0.5 * (0.25 + 1.0 - 1.0 - math.log(0.25))
-    assert float(prior.divergence(q, q.sample())) == pytest.approx(expected, rel=1e-6)
+    assert float(prior.divergence(q, q.sample()).detach()) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_flow_sees_only_what_came_before() -> None:
