@@ -233,3 +233,14 @@ def test_units_convert_slopes() -> None:
 def test_streams_of_a_seed_differ() -> None:
     run = Run(5)
     assert run.rng(1).random() != run.rng(2).random()
+
+
+def test_the_oracle_undercuts_the_truth_and_is_called_genie_aided() -> None:
+    curve = wf.bounds("gaussian:n=2,rho=0.8", "limits", [6.0], distortion="sse", rate_unit="nats")
+    honest, oracle = curve.points
+    exact = lagrangian(open_source("gaussian:n=2,rho=0.8"), 6.0)
+    assert honest.status == "upper bound"
+    # Fitted on the right family, it is R(D) itself.
+    assert honest.lagrangian == pytest.approx(exact, abs=margin(honest))
+    assert oracle.status == "genie-aided"
+    assert oracle.lagrangian < exact - margin(oracle)

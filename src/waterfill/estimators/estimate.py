@@ -15,6 +15,7 @@ from waterfill.estimators.ais import AnnealedImportance
 from waterfill.estimators.blahut_arimoto import BlahutArimotoGrid
 from waterfill.estimators.curve import RDCurve, RDPoint, Units, check_slopes
 from waterfill.estimators.dual import SandwichLower
+from waterfill.estimators.limits import TransformLimits
 from waterfill.estimators.method import Finding, Method, Run
 from waterfill.estimators.nerd import Nerd
 from waterfill.estimators.sandwich import Sandwich, SandwichUpper
@@ -31,6 +32,7 @@ METHODS: dict[str, type[Method]] = {
     "nerd": Nerd,
     "wgd": WassersteinDescent,
     "ais": AnnealedImportance,
+    "limits": TransformLimits,
 }
 
 #: Points of a curve that is drawn beside: slopes this far beyond those asked for, and how many.
