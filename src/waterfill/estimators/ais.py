@@ -15,7 +15,15 @@ from torch import Tensor
 from waterfill.data.sources import Source
 from waterfill.errors import WaterfillError
 from waterfill.estimators.curve import Status
-from waterfill.estimators.method import Finding, Method, Run, continuous, mean_interval, tensor
+from waterfill.estimators.method import (
+    FRESH,
+    Finding,
+    Method,
+    Run,
+    continuous,
+    mean_interval,
+    tensor,
+)
 
 __all__ = ["AnnealedImportance", "Annealing", "anneal", "linear_decoder", "schedule"]
 
@@ -202,7 +210,7 @@ class AnnealedImportance(Method):
         fitted = tensor(source.sample(self.fit, run.rng(8)))
         decoder = linear_decoder(fitted, self.latent)
         latent = min(self.latent, source.dimension)
-        x = tensor(source.fresh(self.samples, run.rng(99)))
+        x = tensor(source.fresh(self.samples, run.rng(FRESH)))
         found, gaps = self.read(x, decoder, latent, slopes, run)
         rising = sorted(slopes)
         spent = (time.perf_counter() - begun) / len(slopes)

@@ -8,13 +8,10 @@ from torch import Tensor
 
 from waterfill.data.sources import Source
 from waterfill.estimators.curve import Status
-from waterfill.estimators.method import Finding, Interval, Run, mean_interval, tensor
+from waterfill.estimators.method import FRESH, Finding, Interval, Run, mean_interval, tensor
 from waterfill.estimators.softmax import means
 
 __all__ = ["score"]
-
-#: Fresh samples are drawn with this stream of the seed: every method is scored on the same ones.
-_FRESH = 99
 
 
 def score(
@@ -47,7 +44,7 @@ def score(
     certificate
         Of the finite problem that the atoms came from.
     """
-    x = tensor(source.fresh(samples, run.rng(_FRESH))).to(atoms.dtype)
+    x = tensor(source.fresh(samples, run.rng(FRESH))).to(atoms.dtype)
     log_sum, _, errors = means(x, atoms, slope, log_weights)
     lagrangian, interval = mean_interval(-log_sum)
     return Finding(

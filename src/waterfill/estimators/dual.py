@@ -164,7 +164,7 @@ class SandwichLower(Method):
             Finding(
                 Status.LOWER,
                 slope,
-                min(distortion, max(intercept, 0.0) / slope) if intercept > 0 else distortion,
+                min(distortion, intercept / slope) if intercept > 0 else distortion,
                 intercept,
                 interval,
                 ceiling=math.log(self.k),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ _BEYOND, _DRAWN = 4.0, 41
 
 
 def bounds(
-    source: Source | str | NDArray[Any],
+    source: Source | str | os.PathLike[str] | NDArray[Any],
     method: str | Method = "ba",
     slopes: Sequence[float] = (1.0,),
     *,
@@ -83,7 +84,7 @@ def bounds(
     WaterfillError
         For anything that is unknown, out of range, missing, or beyond what a method can do.
     """
-    if isinstance(source, str):
+    if isinstance(source, str | os.PathLike):
         source = open_source(source)
     elif isinstance(source, np.ndarray):
         source = from_array(source)

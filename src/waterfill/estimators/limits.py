@@ -10,7 +10,15 @@ from torch import Tensor
 
 from waterfill.data.sources import Source
 from waterfill.estimators.curve import Status
-from waterfill.estimators.method import Finding, Method, Run, continuous, mean_interval, tensor
+from waterfill.estimators.method import (
+    FRESH,
+    Finding,
+    Method,
+    Run,
+    continuous,
+    mean_interval,
+    tensor,
+)
 
 __all__ = ["TransformLimits"]
 
@@ -43,7 +51,7 @@ class TransformLimits(Method):
         covariance = torch.cov((fitted - centre).T).reshape(source.dimension, source.dimension)
         values, vectors = torch.linalg.eigh(covariance)
         count = min(self.samples, max(2000, 20_000_000 // source.dimension))
-        y = (tensor(source.fresh(count, run.rng(99))).to(fitted.dtype) - centre) @ vectors
+        y = (tensor(source.fresh(count, run.rng(FRESH))).to(fitted.dtype) - centre) @ vectors
         noise = torch.randn(y.shape, dtype=y.dtype)
         level = 0.5 / slope
         predicted = self._predicted(y, values, noise, level)

@@ -6,7 +6,7 @@ import math
 import time
 from abc import ABC
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from waterfill.data.sources import Source
 from waterfill.errors import WaterfillError
-from waterfill.estimators.curve import Status
+from waterfill.estimators.curve import NEAR_CEILING_BITS, Status
 
-__all__ = ["Finding", "Interval", "Method", "Run", "continuous", "mean_interval", "tensor"]
+__all__ = ["FRESH", "Finding", "Interval", "Method", "Run", "continuous", "mean_interval", "tensor"]
 
 Interval = tuple[float, float]
+#: Stream of a seed that upper bounds are scored on: the same samples for every method.
+FRESH = 99
 #: Half the width of a 95 % interval, in standard errors.
 _NORMAL_95 = 1.959964
 
@@ -50,7 +52,7 @@ class Finding:
         if self.ceiling is None:
             return False
         read = self.lagrangian if self.status is Status.LOWER else self.rate
-        return read > self.ceiling - 0.5 * math.log(2.0)
+        return read > self.ceiling - NEAR_CEILING_BITS * math.log(2.0)
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class Method(ABC):
                 found = self.at(source, slope, run)
             spent = (time.perf_counter() - start) / max(1, len(found))
             for one in found:
-                yield Finding(**{**one.__dict__, "seconds": spent})
+                yield replace(one, seconds=spent)
 
 
 def continuous(source: Source, method: str) -> None:

@@ -13,7 +13,15 @@ from waterfill.data.sources import Source
 from waterfill.errors import WaterfillError
 from waterfill.estimators.curve import Status
 from waterfill.estimators.dual import SandwichLower
-from waterfill.estimators.method import Finding, Method, Run, continuous, mean_interval, tensor
+from waterfill.estimators.method import (
+    FRESH,
+    Finding,
+    Method,
+    Run,
+    continuous,
+    mean_interval,
+    tensor,
+)
 from waterfill.estimators.priors import PRIORS, Posterior, Prior, network
 
 __all__ = ["Autoencoder", "Sandwich", "SandwichUpper", "train_autoencoder"]
@@ -172,7 +180,7 @@ class SandwichUpper(Method):
         # As many numbers in all for long vectors as for short ones.
         count = min(self.samples, max(2000, 20_000_000 // source.dimension))
         with torch.no_grad():
-            x = torch.from_numpy(source.fresh(count, run.rng(99))).float()
+            x = torch.from_numpy(source.fresh(count, run.rng(FRESH))).float()
             read = [model(part) for part in torch.split(x, _CHUNK)]
         kl, error = (torch.cat(part).double() for part in zip(*read, strict=True))
         lagrangian, interval = mean_interval(kl + slope * error)
