@@ -211,16 +211,16 @@ class AnnealedImportance(Method):
         decoder = linear_decoder(fitted, self.latent)
         latent = min(self.latent, source.dimension)
         x = tensor(source.fresh(self.samples, run.rng(FRESH)))
-        found, gaps = self.read(x, decoder, latent, slopes, run)
+        found, gap = self.read(x, decoder, latent, slopes, run)
         rising = sorted(slopes)
         spent = (time.perf_counter() - begun) / len(slopes)
         log_z, distortions = found.log_z(), found.distortions()
         for slope in slopes:
             place = rising.index(slope)
             lagrangian, interval = mean_interval(-log_z[place])
-            gap = (
-                f"BDMC gap {gaps:.3f} nats at the largest slope" if place == len(rising) - 1 else ""
-            )
+            note = f"linear decoder, {latent} latents"
+            if place == len(rising) - 1:
+                note += f"; BDMC gap {gap:.3f} nats at this slope"
             yield Finding(
                 Status.ESTIMATE,
                 slope,
@@ -228,7 +228,7 @@ class AnnealedImportance(Method):
                 lagrangian,
                 interval,
                 samples=len(x),
-                note=f"linear decoder, {latent} latents{gap}",
+                note=note,
                 seconds=spent,
             )
 
