@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from waterfill.data import sources
-from waterfill.data.sources import open_source
+from waterfill.data.source_names import open_source
 from waterfill.errors import WaterfillError
 from waterfill.theory import blahut_arimoto, gaussian_rate
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import waterfill as wf
-from waterfill.data.sources import Source, gaussian, open_source
+from waterfill.data.source_names import open_source
+from waterfill.data.sources import Source, gaussian
 from waterfill.errors import WaterfillError
 from waterfill.estimators import RDPoint, Status, Units
 from waterfill.estimators.dual import climb

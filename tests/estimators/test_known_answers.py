@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import waterfill as wf
-from waterfill.data.sources import open_source
+from waterfill.data.source_names import open_source
 
 pytestmark = pytest.mark.slow
 

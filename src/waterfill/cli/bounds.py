@@ -83,7 +83,7 @@ def bounds(
     var=1.2+0.8), an IDX file of pictures, a NumPy file of samples, or a folder of pictures, whose
     patches are taken (FOLDER,size=8).
     """
-    from waterfill.data.sources import open_source
+    from waterfill.data.source_names import open_source
     from waterfill.estimators import bounds as bound
     from waterfill.estimators.estimate import method_of
     from waterfill.report.bounds import render_bounds

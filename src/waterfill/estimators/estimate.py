@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from waterfill.data.sources import Source, from_array, open_source
+from waterfill.data.source_names import open_source
+from waterfill.data.sources import Source, from_array
 from waterfill.errors import WaterfillError
 from waterfill.estimators.ais import AnnealedImportance
 from waterfill.estimators.blahut_arimoto import BlahutArimotoGrid
