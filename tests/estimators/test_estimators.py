@@ -17,7 +17,7 @@ from waterfill.data.sources import Source, gaussian
 from waterfill.errors import WaterfillError
 from waterfill.estimators import RDPoint, Status, Units
 from waterfill.estimators.dual import climb
-from waterfill.estimators.method import Run
+from waterfill.estimators.method import Run, mean_interval
 from waterfill.estimators.priors import Factorised, Flow, Posterior, TwoLevels
 
 #: Small enough for seconds, large enough to be far from useless.
@@ -245,3 +245,10 @@ def test_the_oracle_undercuts_the_truth_and_is_called_genie_aided() -> None:
     assert honest.lagrangian == pytest.approx(exact, abs=margin(honest))
     assert oracle.status == "genie-aided"
     assert oracle.lagrangian < exact - margin(oracle)
+
+
+@pytest.mark.parametrize("count", [3, 10, 400])
+def test_intervals_hold_the_mean_as_often_as_they_say(count: int) -> None:
+    draws = torch.randn(4000, count, generator=torch.Generator().manual_seed(0))
+    held = [low <= 0.0 <= high for _, (low, high) in map(mean_interval, draws)]
+    assert sum(held) / len(held) == pytest.approx(0.95, abs=0.012)

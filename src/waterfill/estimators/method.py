@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from waterfill.data.sources import Source
@@ -22,8 +23,6 @@ __all__ = ["FRESH", "Finding", "Interval", "Method", "Run", "continuous", "mean_
 Interval = tuple[float, float]
 #: Stream of a seed that upper bounds are scored on: the same samples for every method.
 FRESH = 99
-#: Half the width of a 95 % interval, in standard errors.
-_NORMAL_95 = 1.959964
 
 
 @dataclass(frozen=True)
@@ -114,8 +113,10 @@ def tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Tensor:
 
 
 def mean_interval(values: Tensor) -> tuple[float, Interval]:
-    """Mean and its 95 % interval."""
+    """Mean and its 95 % interval by Student's law, for values that may be few."""
     exact = values.double()
-    mean = float(exact.mean())
-    half = _NORMAL_95 * float(exact.std()) / math.sqrt(len(exact)) if len(exact) > 1 else math.inf
+    mean, count = float(exact.mean()), len(exact)
+    if count < 2:
+        return mean, (-math.inf, math.inf)
+    half = float(stdtrit(count - 1, 0.975)) * float(exact.std()) / math.sqrt(count)
     return mean, (mean - half, mean + half)
