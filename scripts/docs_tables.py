@@ -1,0 +1,104 @@
+"""Write what the documentation takes from elsewhere: options of commands, stored results.
+
+Between ``<!-- NAME -->`` and ``<!-- end -->`` of a page stands what this makes of NAME; run it after
+an option or a stored result has changed. A test holds the pages to it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from waterfill.cli import app
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "reproduce"
+_MARKED = re.compile(r"(<!-- (?!end)([^>]+) -->\n).*?(<!-- end -->)", re.S)
+
+
+def command_of(name: str) -> click.Command:
+    """A command by its words, ``data pack``."""
+    command: click.Command = app
+    for word in name.split():
+        assert isinstance(command, click.Group)
+        command = command.commands[word]
+    return command
+
+
+def options(name: str) -> str:
+    """The options of a command, with what its help says."""
+    command = command_of(name)
+    context = click.Context(command, info_name=name)
+    rows = []
+    for option in command.params:
+        record = option.get_help_record(context) if isinstance(option, click.Option) else None
+        if record is not None:
+            flags, text = record
+            cells = (f"`{flags}`", text or "Over all.")
+            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(["| option | |", "|---|---|", *rows])
+
+
+def results() -> Iterator[dict[str, Any]]:
+    """Every stored reproduction."""
+    for file in sorted(RESULTS.glob("*.json")):
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if "verdicts" in data:
+            yield data
+
+
+def verdicts() -> str:
+    """What became of each claim."""
+    rows = [
+        f"| `{one['name']}` | {claim['claim']} | **{claim['verdict']}** | {claim['measured']} |"
+        for one in results()
+        for claim in one["verdicts"]
+    ]
+    return "\n".join(["| name | claim | verdict | measured |", "|---|---|---|---|", *rows])
+
+
+def systems() -> str:
+    """Figure 4's systems, each with its status."""
+    pages = []
+    for one in results():
+        if one["name"] in ("fig4a", "fig4b"):
+            (table,) = one["tables"]
+            pages += [
+                f"`{one['name']}`: {table['title'][:1].lower()}{table['title'][1:]}",
+                "\n".join(
+                    "| " + " | ".join(map(str, row)) + " |"
+                    for row in (table["columns"], ["---"] * len(table["columns"]), *table["rows"])
+                ),
+            ]
+    return "\n\n".join(pages)
+
+
+def provenance() -> str:
+    """Under what the results were computed."""
+    rows = []
+    for one in results():
+        facts = one["environment"]
+        columns = (facts["command"], one["scale"], facts["seed"], facts["machine"], facts["date"])
+        rows.append("| " + " | ".join((f"`{columns[0]}`", *map(str, columns[1:]))) + " |")
+    return "\n".join(["| command | scale | seed | machine | date |", "|" + "---|" * 5, *rows])
+
+
+def made(name: str) -> str:
+    """What belongs between the marks of this name."""
+    kind, _, rest = name.partition(" ")
+    return options(rest) if kind == "options" else globals()[kind]()  # type: ignore[no-any-return]
+
+
+def filled(text: str) -> str:
+    """A page with its marked parts made anew."""
+    return _MARKED.sub(lambda m: f"{m[1]}\n{made(m[2])}\n\n{m[3]}", text)
+
+
+if __name__ == "__main__":
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
