@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
+import shlex
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
+from waterfill.cli import app
+
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+#: Run by tests of their own.
+ELSEWHERE = {"README.md", "bounds.md", "your-own-codec.md"}
+
+
+def label(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
 
 
 class Model(nn.Module):
@@ -38,16 +54,17 @@ class Model(nn.Module):
         return torch.zeros_like(y), deviation.expand_as(y)
 
 
-def blocks(page: Path) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+def blocks(page: Path, language: str = "python") -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", text, re.S | re.M)
+    return [re.sub(rf"^{indent}", "", block, flags=re.M) for indent, block in found]
 
 
-@pytest.mark.usefixtures("photo")
 def test_a_codec_of_ones_own_takes_twenty_lines(
     photo: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first, second = blocks(ROOT / "docs" / "your-own-codec.md")
+    first, second = blocks(DOCS / "your-own-codec.md")
     lines = [line for line in first.split("\n\n\n")[1].splitlines() if line.strip()]
     assert len(lines) <= 20
     names: dict[str, Any] = {"model": Model(), "pictures": [photo[:50, :70]]}
@@ -60,6 +77,147 @@ def test_a_codec_of_ones_own_takes_twenty_lines(
 
 def test_bounds_are_had_as_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {}
-    for block in blocks(ROOT / "docs" / "bounds.md"):
+    for block in blocks(DOCS / "bounds.md"):
         exec(block, names)
     assert capsys.readouterr().out.count("upper bound") == 2
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if blocks(page) and page.name not in ELSEWHERE],
+    ids=label,
+)
+def test_python_on_a_page_runs_from_top_to_bottom(
+    page: Path, photo: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photographs").mkdir()
+    Image.fromarray(photo[:96, :80]).save("photo.png")
+    for name, part in (("a", photo[:80, :80]), ("b", photo[80:160, 80:160])):
+        Image.fromarray(part).save(f"photographs/{name}.png")
+    names: dict[str, Any] = {}
+    for block in blocks(page):
+        exec(block, names)
+    if page.name == "theory.md":
+        text = page.read_text(encoding="utf-8")
+        for n, *figures in names["rows"]:
+            row = " | ".join(figure.replace("0.", ".").replace("-", "−") for figure in figures)
+            assert f"| {n} | {row} |" in text
+
+
+def command_lines(page: Path) -> list[list[str]]:
+    """The words of every ``waterfill …`` in a page's bash blocks."""
+    joined = "\n".join(blocks(page, "bash")).replace("\\\n", " ")
+    words = (shlex.split(line, comments=True) for line in joined.splitlines())
+    return [line for line in words if line and line[0] == "waterfill"]
+
+
+def parsed(words: list[str]) -> dict[str, Any]:
+    """What click makes of a command line, without doing it."""
+    command: click.Command = app
+    while isinstance(command, click.Group):
+        command = command.commands[words[0]]
+        words = words[1:]
+    with command.make_context(command.name, list(words)) as context:
+        assert command.params
+        return context.params
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if command_lines(page)], ids=label)
+def test_command_lines_name_options_that_exist(page: Path) -> None:
+    from waterfill.reproduce import REPRODUCTIONS
+    from waterfill.training.presets import PRESETS
+
+    for line in command_lines(page):
+        given = parsed(line[1:])
+        if line[1] == "train" and given["preset"]:
+            assert given["preset"] in PRESETS, line
+        if line[1] == "reproduce":
+            assert given["name"] in REPRODUCTIONS, line
+
+
+def test_a_command_line_of_no_such_option_would_be_noticed() -> None:
+    with pytest.raises(click.NoSuchOption):
+        parsed(["limits", "photo.png", "--no-such-option"])
+
+
+def test_every_command_has_a_page() -> None:
+    shown = {line[1] for page in (DOCS / "commands").glob("*.md") for line in command_lines(page)}
+    assert shown == set(app.commands)
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "scripts" / "docs_tables.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pages_say_what_commands_and_stored_results_say(tables: ModuleType) -> None:
+    """``python scripts/docs_tables.py`` mends it."""
+    for page in DOCS.rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        assert text == tables.filled(text), label(page)
+
+
+def test_an_altered_figure_would_be_noticed(tables: ModuleType) -> None:
+    text = (DOCS / "reproduction.md").read_text(encoding="utf-8")
+    assert "−48.7" in text
+    assert tables.filled(text.replace("−48.7", "−48.8")) == text
+
+
+def test_every_figure_of_the_reproduction_status_is_stored() -> None:
+    """By another way than the one that writes the page."""
+    text = (DOCS / "reproduction.md").read_text(encoding="utf-8")
+    stored: set[str] = set()
+    number = re.compile(r"[+−-]?\d*\.?\d+(?:e[+-]?\d+)?")
+    for file in (ROOT / "benchmarks" / "results" / "reproduce").glob("*.json"):
+        data = json.loads(file.read_text(encoding="utf-8"))
+        for part in ("name", "tables", "verdicts", "environment"):
+            stored |= set(number.findall(json.dumps(data.get(part), ensure_ascii=False)))
+    tabled = "\n".join(line for line in text.splitlines() if line.startswith("| "))
+    figures = number.findall(tabled)
+    assert len(figures) > 100
+    assert set(figures) <= stored
+
+
+LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """Of headings, as the site and code hosts make them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=label)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
+    for target, anchor in LINK.findall(text):
+        if "://" in target:
+            continue
+        to = (page.parent / target).resolve() if target else page
+        assert to.exists(), target
+        if anchor:
+            assert anchor in anchors(to), f"{target}#{anchor}"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    listed = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.M)
+    pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+    assert sorted(listed) == sorted(pages)
+
+
+def test_objects_of_the_api_pages_exist() -> None:
+    import importlib
+
+    for page in (DOCS / "api").glob("*.md"):
+        for path in re.findall(r"^::: ([\w.]+)$", page.read_text(encoding="utf-8"), re.M):
+            module, _, name = path.rpartition(".")
+            found = getattr(importlib.import_module(module), name, None)
+            assert found is not None or importlib.import_module(path), path
+            if path != "waterfill.errors":
+                assert found.__doc__, path
