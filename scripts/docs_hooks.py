@@ -1,4 +1,4 @@
-"""What the documentation site's builder does beside building: docstrings' roles become plain code."""
+"""A hook of the documentation's builder: the roles of docstrings become plain code."""
 
 from __future__ import annotations
 

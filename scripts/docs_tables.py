@@ -1,7 +1,7 @@
 """Write what the documentation takes from elsewhere: options of commands, stored results.
 
-Between ``<!-- NAME -->`` and ``<!-- end -->`` of a page stands what this makes of NAME; run it after
-an option or a stored result has changed. A test holds the pages to it.
+Between ``<!-- NAME -->`` and ``<!-- end -->`` of a page stands what this makes of NAME; run it
+after an option or a stored result has changed. A test holds the pages to it.
 """
 
 from __future__ import annotations
