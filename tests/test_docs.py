@@ -205,6 +205,43 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors(to), f"{target}#{anchor}"
 
 
+def test_contributing_names_what_there_is() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`(?:python )?((?:src|tests|docs|scripts|benchmarks)/[\w/.-]*)`", text)
+    assert len(paths) > 15
+    for path in paths:
+        assert (ROOT / path).exists(), path
+    named = re.findall(r"`(\w+)`\s+(?:of|in)\s+`((?:src|tests)/[\w/.]+\.py)`", text)
+    assert len(named) >= 8
+    for name, path in named:
+        source = (ROOT / path).read_text(encoding="utf-8")
+        assert re.search(rf"^(?:def |class )?{name}\b", source, re.M), f"{name} in {path}"
+
+
+def test_floors_are_those_of_the_architecture() -> None:
+    from test_architecture import FLOORS
+
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r"From the ground up: (.*?);", text, re.S)
+    assert re.findall(r"`(\w+)`", listed) == list(FLOORS[FLOORS.index("theory") :])
+
+
+def test_the_page_of_the_ladder_has_every_rung_with_its_status() -> None:
+    from waterfill.ladder.rungs import LADDER
+
+    rows = re.findall(
+        r"^\| (.+?) \| .+ \| (.+?) \|$", (DOCS / "ladder.md").read_text("utf-8"), re.M
+    )
+    said = dict(rows)
+    for rung in LADDER:
+        name = "grouped …" if rung.name.startswith("grouped") else rung.name
+        assert said[name].strip("*").startswith(rung.status.value.split()[0]), name
+    names = {"grouped …" if r.name.startswith("grouped") else r.name for r in LADDER}
+    order = [name for name, _ in rows if name in names]
+    assert order == list(dict.fromkeys(order))
+    assert set(order) == names
+
+
 def test_every_page_is_in_the_navigation() -> None:
     listed = re.findall(r": ([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.M)
     pages = {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
