@@ -25,6 +25,7 @@ FLOORS = (
     "codec",
     "training",
     "evaluation",
+    "estimators",
     "ladder",
     "reproduce",
     "report",
@@ -75,8 +76,10 @@ def test_nothing_unpickles() -> None:
     for file in ROOT.rglob("*.py"):
         source = file.read_text(encoding="utf-8")
         if file.relative_to(ROOT).as_posix() != RESTRICTED:
-            # `unpickle` is what somebody says who wants the restricted loader.
-            assert "pickle" not in source.replace("unpickle", ""), file
+            # `unpickle` is what somebody says who wants the restricted loader, and NumPy must be
+            # told that it may not.
+            source = source.replace("unpickle", "").replace("allow_pickle=False", "")
+            assert "pickle" not in source, file
             assert "torch.load" not in source, file
     tree = ast.parse((ROOT / RESTRICTED).read_text(encoding="utf-8"))
     assert not {n for n in ast.walk(tree) if isinstance(n, ast.alias) and "pickle" in n.name}

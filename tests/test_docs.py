@@ -56,3 +56,10 @@ def test_a_codec_of_ones_own_takes_twenty_lines(
     plain = names["ladder"]
     exec(second + "\nladder = wf.limits(MyContextCodec(model), pictures)", names)
     assert names["ladder"].rungs[0].bpp == pytest.approx(plain.rungs[0].bpp)
+
+
+def test_bounds_are_had_as_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, Any] = {}
+    for block in blocks(ROOT / "docs" / "bounds.md"):
+        exec(block, names)
+    assert capsys.readouterr().out.count("upper bound") == 2

@@ -16,6 +16,7 @@ from waterfill.errors import (
 
 if TYPE_CHECKING:
     from waterfill.codec.registry import decompress, load_codec
+    from waterfill.estimators import RDCurve, bounds
     from waterfill.evaluation.curves import bd_rate
     from waterfill.ladder import Ladder, limits
 
@@ -25,9 +26,11 @@ __all__ = [
     "ImageError",
     "Ladder",
     "QualityError",
+    "RDCurve",
     "TrainingError",
     "WaterfillError",
     "bd_rate",
+    "bounds",
     "decompress",
     "limits",
     "load_codec",
@@ -39,9 +42,11 @@ __version__ = "0.1.0"
 # What needs torch or SciPy is imported at first use: theory and the command line's help stay quick.
 _LAZY = {
     "bd_rate": "waterfill.evaluation.curves",
+    "bounds": "waterfill.estimators",
     "decompress": "waterfill.codec.registry",
     "load_codec": "waterfill.codec.registry",
     "Ladder": "waterfill.ladder",
+    "RDCurve": "waterfill.estimators",
     "limits": "waterfill.ladder",
 }
 

@@ -17,7 +17,7 @@ __all__ = ["app", "main"]
 # that others use too, a step then takes five times as long. To be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from waterfill.cli import coding, evaluate, limits, reproduce, training
+from waterfill.cli import bounds, coding, evaluate, limits, reproduce, training
 
 _NO_MEMORY = "not enough memory"
 
@@ -75,6 +75,7 @@ def app() -> None:
 
 app.add_command(limits.limits)
 app.add_command(evaluate.evaluate)
+app.add_command(bounds.bounds)
 app.add_command(coding.compress)
 app.add_command(coding.decompress)
 app.add_command(coding.info)

@@ -3,6 +3,7 @@
 Rates are in bits. Functions take scalars or arrays, broadcast, and give a float for scalars.
 """
 
+from .blahut_arimoto import BlahutArimoto, blahut_arimoto
 from .gaussian import (
     CorrelatedRates,
     TestChannel,
@@ -24,9 +25,11 @@ from .waterfill import ReverseWaterfill, reverse_waterfill
 
 __all__ = [
     "HIGH_RATE_GAP",
+    "BlahutArimoto",
     "CorrelatedRates",
     "ReverseWaterfill",
     "TestChannel",
+    "blahut_arimoto",
     "clamped_variance_price",
     "correlated_rates",
     "erfc",

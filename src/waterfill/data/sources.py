@@ -1,0 +1,346 @@
+"""Sources of vectors: those whose R(D) is known, and those that lie in files.
+
+Distortion is the sum of squared errors of a vector and rates are in nats, at a slope λ in nats per
+squared error; callers who want other units convert. A discrete source is its alphabet as unit
+vectors, so that half the squared error is Hamming's distortion.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from waterfill.data.idx import read_idx
+from waterfill.data.images import find_images, load_picture
+from waterfill.errors import WaterfillError
+from waterfill.theory import reverse_waterfill
+
+__all__ = [
+    "Source",
+    "banana",
+    "beta",
+    "discrete",
+    "from_array",
+    "gaussian",
+    "laplacian",
+    "mnist",
+    "patches",
+    "sawbridge",
+    "sphere",
+]
+
+Array = NDArray[np.float64]
+Sampler = Callable[[int, np.random.Generator], Array]
+#: (D, R) at a slope, or None where it is not known there.
+Truth = Callable[[float], tuple[float, float] | None]
+
+_LARGEST_ALPHABET = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Random vectors of one law, for estimators of their rate–distortion function.
+
+    Attributes
+    ----------
+    name
+        What it is, for tables.
+    dimension
+        Length n of a vector.
+    sample
+        (count, generator) → float64 (count, n), to fit on.
+    fresh
+        The same from data that nothing was fitted on. A file holds only so many vectors: of these
+        it gives all but not more.
+    entropy_nats
+        Differential entropy h(X) where it is known: it gives Shannon's lower bound.
+    truth
+        The point of R(D) at a slope where theory knows it.
+    alphabet
+        Letters (K, n) and their probabilities (K) of a finite source.
+    stored
+        Vectors kept in memory, None for a law that never repeats itself.
+    """
+
+    name: str
+    dimension: int
+    sample: Sampler
+    fresh: Sampler
+    entropy_nats: float | None = None
+    truth: Truth = lambda slope: None
+    alphabet: tuple[Array, Array] | None = None
+    stored: int | None = None
+
+    def shannon_bound(self, slope: float) -> tuple[float, float] | None:
+        """Point (D, R) of Shannon's lower bound h(X) − (n/2) ln(2πe D/n) where its slope is −λ."""
+        if self.entropy_nats is None:
+            return None
+        half = 0.5 * self.dimension
+        return half / slope, self.entropy_nats - half * math.log(math.pi * math.e / slope)
+
+
+def _law(
+    name: str,
+    dimension: int,
+    sample: Sampler,
+    entropy_nats: float | None = None,
+    truth: Truth = lambda slope: None,
+) -> Source:
+    return Source(name, dimension, sample, sample, entropy_nats, truth)
+
+
+def gaussian(variances: Array, rotation: Array | None = None, name: str = "Gaussian") -> Source:
+    """Gaussian vectors with zero mean: independent components, then an orthogonal matrix.
+
+    Parameters
+    ----------
+    variances
+        (n), above zero.
+    rotation
+        (n, n) orthogonal, or None.
+    name
+        For tables.
+    """
+    v = np.asarray(variances, np.float64)
+    if v.ndim != 1 or not v.size or not np.isfinite(v).all() or (v <= 0).any():
+        raise WaterfillError("gaussian: variances must be finite and above zero")
+    deviation = np.sqrt(v)
+
+    def sample(count: int, rng: np.random.Generator) -> Array:
+        x = rng.standard_normal((count, v.size)) * deviation
+        return x if rotation is None else x @ rotation.T
+
+    def truth(slope: float) -> tuple[float, float]:
+        level = 0.5 / slope
+        held = float(np.minimum(level, v).sum())
+        if held >= v.sum():
+            return float(v.sum()), 0.0
+        return held, reverse_waterfill(v, distortion=held).bits * math.log(2.0)
+
+    entropy = 0.5 * float(np.log(2 * math.pi * math.e * v).sum())
+    return _law(name, v.size, sample, entropy, truth)
+
+
+def laplacian(dimension: int = 1, scale: float = 1.0) -> Source:
+    """Independent Laplacian components with density exp(−|x|/b)/2b."""
+    return _law(
+        f"Laplacian, n = {dimension}",
+        dimension,
+        lambda count, rng: rng.laplace(0.0, scale, (count, dimension)),
+        dimension * math.log(2 * math.e * scale),
+    )
+
+
+def sphere(dimension: int = 2, noise: float = 0.1) -> Source:
+    """Uniform on the unit sphere, plus Gaussian noise of variance ``noise``.
+
+    Shannon's bound is attained at every slope of at least 1/(2·noise): what is left of the noise,
+    added to the sphere, is then a law of reproductions.
+    """
+    if dimension < 2:
+        raise WaterfillError("sphere: needs at least two dimensions")
+
+    def sample(count: int, rng: np.random.Generator) -> Array:
+        u = rng.standard_normal((count, dimension))
+        u /= np.linalg.norm(u, axis=1, keepdims=True)
+        return u + math.sqrt(noise) * rng.standard_normal((count, dimension))
+
+    entropy = _entropy_of_noisy_sphere(dimension, noise)
+
+    def truth(slope: float) -> tuple[float, float] | None:
+        if slope * (1 + 1e-12) < 0.5 / noise:
+            return None
+        half = 0.5 * dimension
+        return half / slope, entropy - half * math.log(math.pi * math.e / slope)
+
+    return _law(f"noisy sphere, n = {dimension}", dimension, sample, entropy, truth)
+
+
+def _entropy_of_noisy_sphere(dimension: int, noise: float) -> float:
+    """By quadrature over the radius; the mean of exp(κ·u₁) on the sphere is a Bessel function."""
+    half = 0.5 * dimension
+    reach = 12.0 * math.sqrt(noise * dimension)
+    r = np.linspace(0.0, 1.0 + reach, 20_001)[1:]
+    kappa = r / noise
+    order = half - 1.0
+    with np.errstate(divide="ignore"):
+        bessel = np.log(special.ive(order, kappa)) + kappa
+    log_mean = special.gammaln(half) + order * np.log(2.0 / kappa) + bessel
+    log_p = -half * math.log(2 * math.pi * noise) - (r * r + 1.0) / (2 * noise) + log_mean
+    log_shell = math.log(2.0) + half * math.log(math.pi) - special.gammaln(half)
+    weight = np.exp(log_p + log_shell + (dimension - 1) * np.log(r))
+    return -float(np.sum(weight * np.where(weight > 0, log_p, 0.0)) / np.sum(weight))
+
+
+def banana() -> Source:
+    """A bent Gaussian in the plane: N(0, diag(9, ¼)) sheared by a parabola and turned by 45°.
+
+    The map keeps volumes, so that h(X) = ln(2πe) + ln 1.5 nats.
+    """
+
+    def sample(count: int, rng: np.random.Generator) -> Array:
+        z = rng.standard_normal((count, 2)) * (3.0, 0.5)
+        z[:, 1] += 0.2 * (z[:, 0] ** 2 - 9.0)
+        turn = math.sqrt(0.5)
+        return np.asarray(z @ np.array([[turn, turn], [-turn, turn]]))
+
+    return _law("banana", 2, sample, math.log(2 * math.pi * math.e) + math.log(1.5))
+
+
+def beta(a: float = 2.0, b: float = 2.0) -> Source:
+    """One Beta variable on [0, 1]."""
+    h = special.betaln(a, b) - (a - 1) * special.psi(a) - (b - 1) * special.psi(b)
+    return _law(
+        f"Beta({a:g}, {b:g})",
+        1,
+        lambda count, rng: rng.beta(a, b, (count, 1)),
+        float(h + (a + b - 2) * special.psi(a + b)),
+    )
+
+
+def sawbridge(dimension: int = 1024) -> Source:
+    """t − 1[t ≥ U] at n times t, with U uniform: a process with one degree of freedom."""
+    t = (np.arange(dimension) + 0.5) / dimension
+    return _law(
+        f"sawbridge, n = {dimension}",
+        dimension,
+        lambda count, rng: np.asarray(t - (t >= rng.random((count, 1))), np.float64),
+    )
+
+
+def discrete(probabilities: Array) -> Source:
+    """A finite alphabet with Hamming's distortion; letters are unit vectors."""
+    p = np.asarray(probabilities, np.float64)
+    if p.ndim != 1 or not 2 <= p.size <= _LARGEST_ALPHABET:
+        raise WaterfillError(f"discrete: needs from 2 to {_LARGEST_ALPHABET} probabilities")
+    if not np.isfinite(p).all() or (p <= 0).any():
+        raise WaterfillError("discrete: probabilities must be finite and above zero")
+    p = p / p.sum()
+    letters = np.eye(p.size)
+
+    def sample(count: int, rng: np.random.Generator) -> Array:
+        return np.asarray(letters[rng.choice(p.size, count, p=p)])
+
+    def truth(slope: float) -> tuple[float, float]:
+        """Erokhin: letters at or below a level are never reproduced; the others share it."""
+        gamma = math.exp(-2.0 * slope)  # e^{−λρ} for a wrong letter: two squared errors
+        order = np.sort(p)[::-1]
+        for used in range(p.size, 0, -1):
+            rest = float(order[used:].sum())
+            level = gamma * float(order[:used].sum()) / (1.0 + (used - 1) * gamma)
+            q = (order[:used] * (1.0 + (used - 1) * gamma) / (1.0 - rest) - gamma) / (1.0 - gamma)
+            if q[-1] > 0 and (used == p.size or order[used] <= level):
+                mix = np.concatenate([gamma + q * (1.0 - gamma), np.full(p.size - used, gamma)])
+                wrong = 1.0 - float(np.sum(order[:used] * q / mix[:used]))
+                return 2.0 * wrong, -float(np.sum(order * np.log(mix))) - 2.0 * slope * wrong
+        raise AssertionError("one letter alone always satisfies the conditions")
+
+    name = f"discrete, {p.size} letters"
+    return Source(name, p.size, sample, sample, None, truth, (letters, p))
+
+
+def from_array(vectors: NDArray[np.generic], name: str = "array") -> Source:
+    """Vectors that lie in memory: five sixths to fit on, the others fresh.
+
+    Parameters
+    ----------
+    vectors
+        (count, …), finite numbers; axes after the first are made one.
+    name
+        For tables.
+
+    Raises
+    ------
+    WaterfillError
+        If there are fewer than twelve vectors, or values that are not finite real numbers.
+    """
+    raw = np.asarray(vectors)
+    if raw.dtype.kind not in "iuf" or raw.ndim < 2:
+        raise WaterfillError(f"{name}: needs an array of numbers with at least two axes")
+    if len(raw) < 12 or not raw[0].size:
+        raise WaterfillError(f"{name}: holds {len(raw)} vectors; twelve are needed at least")
+    kept = raw.reshape(len(raw), -1)
+    if kept.dtype.kind == "f" and not np.isfinite(kept).all():
+        raise WaterfillError(f"{name}: holds values that are not finite")
+    order = np.random.default_rng(0).permutation(len(kept))
+    split = len(kept) - len(kept) // 6
+    fit, held = order[:split], order[split:]
+
+    def sample(count: int, rng: np.random.Generator) -> Array:
+        return np.asarray(kept[fit[rng.integers(0, len(fit), count)]], np.float64)
+
+    def fresh(count: int, rng: np.random.Generator) -> Array:
+        return np.asarray(kept[rng.permutation(held)[:count]], np.float64)
+
+    return Source(name, kept.shape[1], sample, fresh, stored=len(kept))
+
+
+def mnist(path: str | os.PathLike[str]) -> Source:
+    """Pictures of an IDX file as vectors of grey values in [0, 1]."""
+    stack = read_idx(path)
+    whole = from_array(stack, os.fspath(path))
+
+    def scaled(draw: Sampler) -> Sampler:
+        return lambda count, rng: draw(count, rng) / 255.0
+
+    name = f"{Path(path).name}, n = {whole.dimension}"
+    sample, fresh = scaled(whole.sample), scaled(whole.fresh)
+    return Source(name, whole.dimension, sample, fresh, stored=whole.stored)
+
+
+def patches(
+    path: str | os.PathLike[str], size: int = 8, grey: bool = True, count: int = 60_000
+) -> Source:
+    """Square patches of a folder's pictures, values in [0, 1].
+
+    Fresh patches come from pictures of their own, every sixth, so that no picture is on both sides.
+
+    Parameters
+    ----------
+    path
+        A folder, or a glob; two pictures at least.
+    size
+        Pixels along a side. It is part of the result: a limit on patches is not one on pictures.
+    grey
+        Luma instead of three planes.
+    count
+        Patches in memory, for both sides.
+    """
+    files = find_images([path])
+    if len(files) < 2:
+        raise WaterfillError(f"{path}: patches need two pictures, one of them to check on")
+    rng = np.random.default_rng(0)
+    sides: dict[bool, list[Array]] = {False: [], True: []}
+    for number, file in enumerate(files):
+        pixels = load_picture(file).pixels / 255.0
+        if grey:
+            pixels = pixels @ np.array([[0.299], [0.587], [0.114]])
+        height, width, planes = pixels.shape
+        if min(height, width) < size:
+            continue
+        view = np.lib.stride_tricks.sliding_window_view(pixels, (size, size), axis=(0, 1))
+        many = -(-count // len(files))
+        rows, columns = (
+            rng.integers(0, height - size + 1, many),
+            rng.integers(0, width - size + 1, many),
+        )
+        sides[number % 6 == 1].append(view[rows, columns].reshape(many, planes * size * size))
+    if not sides[False] or not sides[True]:
+        raise WaterfillError(f"{path}: too few pictures of at least {size}×{size}")
+    fit, held = np.concatenate(sides[False]), np.concatenate(sides[True])
+
+    def sample(count: int, rng: np.random.Generator) -> Array:
+        return np.asarray(fit[rng.integers(0, len(fit), count)])
+
+    def fresh(count: int, rng: np.random.Generator) -> Array:
+        return np.asarray(held[rng.permutation(len(held))[:count]])
+
+    name = f"{size}×{size} patches of {Path(path).name or path}"
+    return Source(name, fit.shape[1], sample, fresh, stored=len(fit) + len(held))

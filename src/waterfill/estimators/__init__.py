@@ -1,0 +1,6 @@
+"""Estimators of the rate–distortion function R(D) of a source, behind one door."""
+
+from waterfill.estimators.curve import RDCurve, RDPoint, Status, Units
+from waterfill.estimators.estimate import METHODS, bounds
+
+__all__ = ["METHODS", "RDCurve", "RDPoint", "Status", "Units", "bounds"]

@@ -1,0 +1,59 @@
+"""A law of reproductions on finitely many atoms, scored on samples that it was not fitted to."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from waterfill.data.sources import Source
+from waterfill.estimators.curve import Status
+from waterfill.estimators.method import FRESH, Finding, Interval, Run, mean_interval, tensor
+from waterfill.estimators.softmax import means
+
+__all__ = ["score"]
+
+
+def score(
+    source: Source,
+    atoms: Tensor,
+    log_weights: Tensor,
+    slope: float,
+    run: Run,
+    *,
+    samples: int,
+    certificate: Interval | None = None,
+) -> Finding:
+    """The upper bound that fixed atoms give.
+
+    For any law ν, E KL(Q(·|X) ‖ ν) ≥ I(X; Y), so that (D, F − λD) lies on or above R(D); with
+    fixed atoms and fresh samples F and D are plain means. R ≤ ln n, whatever the source.
+
+    Parameters
+    ----------
+    source
+        Draws what it is scored on.
+    atoms, log_weights
+        (n, d) and ln w (n), normalised.
+    slope
+        Nats per squared error.
+    run
+        Seed.
+    samples
+        How many to draw; a source that is stored may have fewer.
+    certificate
+        Of the finite problem that the atoms came from.
+    """
+    x = tensor(source.fresh(samples, run.rng(FRESH))).to(atoms.dtype)
+    log_sum, _, errors = means(x, atoms, slope, log_weights)
+    lagrangian, interval = mean_interval(-log_sum)
+    return Finding(
+        Status.UPPER,
+        slope,
+        float(errors.double().mean()),
+        lagrangian,
+        interval,
+        ceiling=math.log(len(atoms)),
+        certificate=certificate,
+        samples=len(x),
+    )

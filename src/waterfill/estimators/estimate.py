@@ -1,0 +1,193 @@
+"""One door to every estimator of R(D)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from waterfill.data.source_names import open_source
+from waterfill.data.sources import Source, from_array
+from waterfill.errors import WaterfillError
+from waterfill.estimators.ais import AnnealedImportance
+from waterfill.estimators.blahut_arimoto import BlahutArimotoGrid
+from waterfill.estimators.curve import RDCurve, RDPoint, Units, check_slopes
+from waterfill.estimators.dual import SandwichLower
+from waterfill.estimators.limits import TransformLimits
+from waterfill.estimators.method import Finding, Method, Run
+from waterfill.estimators.nerd import Nerd
+from waterfill.estimators.sandwich import Sandwich, SandwichUpper
+from waterfill.estimators.wgd import WassersteinDescent
+from waterfill.provenance import environment
+
+__all__ = ["METHODS", "bounds", "method_of"]
+
+METHODS: dict[str, type[Method]] = {
+    "ba": BlahutArimotoGrid,
+    "sandwich": Sandwich,
+    "sandwich-upper": SandwichUpper,
+    "sandwich-lower": SandwichLower,
+    "nerd": Nerd,
+    "wgd": WassersteinDescent,
+    "ais": AnnealedImportance,
+    "limits": TransformLimits,
+}
+
+#: Points of a curve that is drawn beside: slopes this far beyond those asked for, and how many.
+_BEYOND, _DRAWN = 4.0, 41
+
+
+def bounds(
+    source: Source | str | os.PathLike[str] | NDArray[Any],
+    method: str | Method = "ba",
+    slopes: Sequence[float] = (1.0,),
+    *,
+    rate_unit: str = "bits",
+    distortion: str | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+    **settings: Any,
+) -> RDCurve:
+    """Bounds on, or estimates of, the rate–distortion function of a source.
+
+    Parameters
+    ----------
+    source
+        A :class:`~waterfill.data.sources.Source`, its name as on the command line
+        (``"gaussian:n=2"``, ``"mnist/train-images-idx3-ubyte.gz"``, a folder), or an array of
+        samples (count, …).
+    method
+        One of :data:`METHODS`, or an object with settings of its own.
+    slopes
+        λ > 0, in units of rate per unit of distortion: R + λD is minimised.
+    rate_unit
+        ``bits`` or ``nats`` for a sample, ``bits/dim`` or ``nats/dim``.
+    distortion
+        ``mse``, ``sse`` or ``half-sse``; ``hamming`` for discrete sources, which have no other.
+    seed
+        Same seed, same result.
+    progress
+        Called with steps done, steps in all and what is at hand.
+    **settings
+        Of the method: ``particles=2000``.
+
+    Returns
+    -------
+    RDCurve
+        Points that say what they are.
+
+    Raises
+    ------
+    WaterfillError
+        For anything that is unknown, out of range, missing, or beyond what a method can do.
+    """
+    if isinstance(source, str | os.PathLike):
+        source = open_source(source)
+    elif isinstance(source, np.ndarray):
+        source = from_array(source)
+    if distortion is None:
+        distortion = "mse" if source.alphabet is None else "hamming"
+    if (distortion == "hamming") != (source.alphabet is not None):
+        raise WaterfillError("hamming goes with discrete sources, and they with nothing else")
+    units = Units(rate_unit, distortion, source.dimension)
+    asked = check_slopes(slopes)
+    inner = tuple(units.inner_slope(s) for s in asked)
+    chosen = method_of(method, settings)
+    run = Run(_whole(seed), progress)
+    points = tuple(
+        _point(found, units, chosen.name, run.seed) for found in chosen.curve(source, inner, run)
+    )
+    drawn = np.geomspace(min(inner) / _BEYOND, max(inner) * _BEYOND, _DRAWN)
+    return RDCurve(
+        source.name,
+        chosen.name,
+        units,
+        points,
+        tuple(_known([source.truth(s) for s in drawn], units)),
+        tuple(_known([source.shannon_bound(s) for s in drawn], units)),
+        environment(run.seed),
+    )
+
+
+def method_of(method: str | Method, settings: dict[str, Any]) -> Method:
+    """A method by its name, with settings checked against its fields.
+
+    Raises
+    ------
+    WaterfillError
+        If there is no such method, or it has no such setting, or the setting is of another kind.
+    """
+    if isinstance(method, Method):
+        if settings:
+            raise WaterfillError("settings go into the method itself")
+        return method
+    if method not in METHODS:
+        raise WaterfillError(f"{method}: no such method ({', '.join(METHODS)})")
+    kind = METHODS[method]
+    fields = {f.name: f.default for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    checked = {}
+    for key, value in settings.items():
+        if key not in fields:
+            raise WaterfillError(f"{method}: has no setting {key!r} ({', '.join(fields)})")
+        checked[key] = _like(fields[key], value, f"{method}: {key}", key in kind.may_be_zero)
+    return kind(**checked)
+
+
+def _like(default: Any, value: Any, name: str, may_be_zero: bool) -> Any:
+    """A value, perhaps text, as what the default is; numbers must be above zero."""
+    if not isinstance(default, int | float):
+        return value if not isinstance(default, str) else str(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise WaterfillError(f"{name} must be a number, not {value!r}") from None
+    if may_be_zero and number == 0:
+        return type(default)(0)
+    if not 0 < number < 1e12 or (isinstance(default, int) and number != int(number)):
+        kind = "a whole number" if isinstance(default, int) else "a number"
+        raise WaterfillError(f"{name} must be {kind} above zero, not {value}")
+    return int(number) if isinstance(default, int) else number
+
+
+def _whole(seed: int) -> int:
+    if seed < 0:
+        raise WaterfillError(f"seed must not be below zero, got {seed}")
+    return int(seed)
+
+
+def _point(found: Finding, units: Units, method: str, seed: int) -> RDPoint:
+    def rate(nats: float | None) -> Any:
+        return None if nats is None else nats / units.nats
+
+    cost = found.slope * found.distortion
+    interval = found.interval
+    return RDPoint(
+        method=method,
+        status=found.status.value,
+        slope=found.slope * units.squared_error / units.nats,
+        distortion=found.distortion / units.squared_error,
+        rate=rate(found.rate),
+        lagrangian=rate(found.lagrangian),
+        interval=interval and (rate(interval[0] - cost), rate(interval[1] - cost)),
+        ceiling=rate(found.ceiling),
+        near_ceiling=found.near_ceiling,
+        certificate=found.certificate and (rate(found.certificate[0]), rate(found.certificate[1])),
+        samples=found.samples,
+        seed=seed,
+        seconds=round(found.seconds, 3),
+        note=found.note,
+    )
+
+
+def _known(points: Sequence[tuple[float, float] | None], units: Units) -> list[tuple[float, float]]:
+    """Those that are known and have a rate, in units, once each."""
+    found = {
+        (d / units.squared_error, max(r, 0.0) / units.nats)
+        for d, r in filter(None, points)
+        if r > -1e-12
+    }
+    return sorted(found)

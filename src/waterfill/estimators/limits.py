@@ -1,0 +1,96 @@
+"""The limits paper's rungs on a plain source: its principal components in place of a codec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from waterfill.data.sources import Source
+from waterfill.estimators.curve import Status
+from waterfill.estimators.method import (
+    FRESH,
+    Finding,
+    Method,
+    Run,
+    continuous,
+    mean_interval,
+    tensor,
+)
+
+__all__ = ["TransformLimits"]
+
+
+@dataclass(frozen=True)
+class TransformLimits(Method):
+    """Two Gaussian test channels on the principal components, at the water level θ = 1/2λ.
+
+    With the variances that were fitted, the divergence from the prior is charged and the point is
+    an upper bound. With each latent's own square for a variance the same channel is charged
+    ½ ln(y²/θ) where y² > θ and nothing elsewhere: nobody told the decoder those squares, and the
+    point bounds R(D) from neither side. It is the paper's oracle.
+
+    Attributes
+    ----------
+    fit, samples
+        Samples to fit the components on, and fresh ones to score on.
+    """
+
+    fit: int = 20_000
+    samples: int = 50_000
+
+    name = "limits"
+
+    def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
+        """The upper bound, then the oracle."""
+        continuous(source, self.name)
+        fitted = tensor(source.sample(self.fit, run.rng(9)))
+        centre = fitted.mean(0)
+        covariance = torch.cov((fitted - centre).T).reshape(source.dimension, source.dimension)
+        values, vectors = torch.linalg.eigh(covariance)
+        count = min(self.samples, max(2000, 20_000_000 // source.dimension))
+        y = (tensor(source.fresh(count, run.rng(FRESH))).to(fitted.dtype) - centre) @ vectors
+        noise = torch.randn(y.shape, dtype=y.dtype)
+        level = 0.5 / slope
+        predicted = self._predicted(y, values, noise, level)
+        oracle = self._oracle(y, noise, level)
+        found = []
+        for status, (nats, error), note in (
+            (Status.UPPER, predicted, "predicted variance, test channel, on principal components"),
+            (Status.GENIE, oracle, "genie-aided: each latent's square is told for free"),
+        ):
+            lagrangian, interval = mean_interval(nats + slope * error)
+            found.append(
+                Finding(
+                    status,
+                    slope,
+                    float(error.double().mean()),
+                    lagrangian,
+                    interval,
+                    samples=len(y),
+                    note=note,
+                )
+            )
+        return found
+
+    def _predicted(
+        self, y: Tensor, variance: Tensor, noise: Tensor, level: float
+    ) -> tuple[Tensor, Tensor]:
+        """KL of N(αy, θ) from N(0, v), and the error of αŷ, of each sample."""
+        active = variance > level
+        alpha = (1.0 - level / variance.clamp_min(level)).sqrt()
+        y_hat = alpha * y + level**0.5 * noise
+        ratio = variance.clamp_min(level) / level
+        nats = 0.5 * (ratio.log() + (1.0 + (alpha * y).square() / level) / ratio - 1.0)
+        error = (y - torch.where(active, alpha * y_hat, 0.0)).square().sum(1)
+        return (nats * active).sum(1), error
+
+    def _oracle(self, y: Tensor, noise: Tensor, level: float) -> tuple[Tensor, Tensor]:
+        """½ ln(y²/θ) above the level, and the error of αŷ with the genie's α."""
+        square = y.square().clamp_min(level)
+        alpha = (1.0 - level / square).sqrt()
+        y_hat = alpha * y + level**0.5 * noise
+        error = torch.where(y.square() > level, y - alpha * y_hat, y).square().sum(1)
+        return (0.5 * (square / level).log()).sum(1), error

@@ -1,0 +1,122 @@
+"""The protocol: a method takes a source and slopes, and gives points in nats and squared errors."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from scipy.special import stdtrit
+from torch import Tensor
+
+from waterfill.data.sources import Source
+from waterfill.errors import WaterfillError
+from waterfill.estimators.curve import NEAR_CEILING_BITS, Status
+
+__all__ = ["FRESH", "Finding", "Interval", "Method", "Run", "continuous", "mean_interval", "tensor"]
+
+Interval = tuple[float, float]
+#: Stream of a seed that upper bounds are scored on: the same samples for every method.
+FRESH = 99
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A point in nats and squared errors; fields as in :class:`~.curve.RDPoint`."""
+
+    status: Status
+    slope: float
+    distortion: float
+    lagrangian: float
+    interval: Interval | None = None
+    ceiling: float | None = None
+    certificate: Interval | None = None
+    samples: int = 0
+    note: str = ""
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """R = F − λD, but not below 0."""
+        return max(0.0, self.lagrangian - self.slope * self.distortion)
+
+    @property
+    def near_ceiling(self) -> bool:
+        """Within half a bit of what the method can give at all."""
+        if self.ceiling is None:
+            return False
+        read = self.lagrangian if self.status is Status.LOWER else self.rate
+        return read > self.ceiling - NEAR_CEILING_BITS * math.log(2.0)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What an estimate is made under.
+
+    Attributes
+    ----------
+    seed
+        Of everything that is drawn.
+    progress
+        Called with steps done, steps in all and what is at hand.
+    """
+
+    seed: int = 0
+    progress: Callable[[int, int, str], None] = field(default=lambda done, total, what: None)
+
+    def rng(self, *stream: int) -> np.random.Generator:
+        """An independent generator for each stream."""
+        return np.random.default_rng([self.seed, *stream])
+
+
+class Method(ABC):
+    """An estimator of R(D). One that works slope by slope gives ``at``; another gives ``curve``."""
+
+    #: On the command line.
+    name: ClassVar[str]
+    #: Settings for which 0 is a value.
+    may_be_zero: ClassVar[tuple[str, ...]] = ()
+
+    def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
+        """What it finds at one slope, in nats per squared error."""
+        raise NotImplementedError
+
+    def curve(self, source: Source, slopes: Sequence[float], run: Run) -> Iterator[Finding]:
+        """What it finds at all slopes; each by itself, from the same seed."""
+        for slope in slopes:
+            start = time.perf_counter()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(run.seed)
+                found = self.at(source, slope, run)
+            spent = (time.perf_counter() - start) / max(1, len(found))
+            for one in found:
+                yield replace(one, seconds=spent)
+
+
+def continuous(source: Source, method: str) -> None:
+    """Refuse a discrete source where reproductions would leave its alphabet."""
+    if source.alphabet is not None:
+        raise WaterfillError(
+            f"{method}: reproductions would leave the alphabet of a discrete source; use ba"
+        )
+
+
+def tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Tensor:
+    """Double precision where it costs little, single where vectors are long."""
+    precision = torch.float64 if array.shape[-1] <= 64 else torch.float32
+    return torch.from_numpy(np.ascontiguousarray(array)).to(precision)
+
+
+def mean_interval(values: Tensor) -> tuple[float, Interval]:
+    """Mean and its 95 % interval by Student's law, for values that may be few."""
+    exact = values.double()
+    mean, count = float(exact.mean()), len(exact)
+    if count < 2:
+        return mean, (-math.inf, math.inf)
+    half = float(stdtrit(count - 1, 0.975)) * float(exact.std()) / math.sqrt(count)
+    return mean, (mean - half, mean + half)

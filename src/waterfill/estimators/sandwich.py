@@ -1,0 +1,217 @@
+"""The sandwich: an upper bound from a β-VAE, and the lower one of its dual."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from waterfill.data.sources import Source
+from waterfill.errors import WaterfillError
+from waterfill.estimators.curve import Status
+from waterfill.estimators.dual import SandwichLower
+from waterfill.estimators.method import (
+    FRESH,
+    Finding,
+    Method,
+    Run,
+    continuous,
+    mean_interval,
+    tensor,
+)
+from waterfill.estimators.priors import PRIORS, Posterior, Prior, network
+
+__all__ = ["Autoencoder", "Sandwich", "SandwichUpper", "train_autoencoder"]
+
+#: Fresh samples at once.
+_CHUNK = 4096
+
+
+class Autoencoder(nn.Module):
+    """q(z|x), p(z) and g(z) in the coordinates of the source's principal components.
+
+    Encoder and decoder are a gain for each component plus, where asked for, a perceptron that
+    starts at zero. Training starts at the best code of a Gaussian with the source's covariance: a
+    component of variance v above the level θ = 1/2λ is coded with the gain √(1 − θ/v), others not.
+
+    Parameters
+    ----------
+    samples
+        Of the source, (m, d).
+    slope
+        Nats per squared error.
+    prior
+        A name of :data:`~.priors.PRIORS`.
+    hidden
+        Units of the perceptrons; 0 for none.
+    latent
+        Length of z: the components with the largest variance.
+    """
+
+    white: Tensor
+    coloured: Tensor
+
+    def __init__(self, samples: Tensor, slope: float, prior: str, hidden: int, latent: int) -> None:
+        super().__init__()
+        d = samples.shape[1]
+        kept = min(latent, d)
+        centre = samples.mean(0)
+        values, vectors = torch.linalg.eigh(_covariance(samples - centre))
+        values, vectors = values.flip(0)[:kept].clamp_min(1e-12), vectors.flip(1)[:, :kept]
+        share = (0.5 / slope / values).clamp(max=1.0 - 1e-6)
+        deviation = values.sqrt()
+        self.register_buffer("white", (vectors / deviation).float())
+        self.register_buffer("coloured", (vectors * deviation).T.contiguous().float())
+        # Unit-variance z: z = √(1−s) x/σ + √s n, and E[x|z] = σ √(1−s) z.
+        gain = (1.0 - share).sqrt().float()
+        self.gain = nn.Parameter(gain.clone())
+        self.gain_back = nn.Parameter(gain.clone())
+        self.log_deviation = nn.Parameter((0.5 * share.log()).float())
+        self.centre = nn.Parameter(centre.float())
+        self.bend_in = network(kept, hidden, 2 * kept) if hidden else None
+        self.bend_out = network(kept, hidden, d) if hidden else None
+        self.prior = PRIORS[prior](kept, hidden or 64)
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """q(z | x)."""
+        white = (x - self.centre) @ self.white
+        mean, log_deviation = self.gain * white, self.log_deviation.expand_as(white)
+        if self.bend_in is not None:
+            more, wider = self.bend_in(white).chunk(2, 1)
+            mean, log_deviation = mean + more, log_deviation + wider
+        return Posterior(mean, log_deviation.clamp(-12.0, 6.0))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """g(z), (m, d)."""
+        out: Tensor = (self.gain_back * z) @ self.coloured + self.centre
+        return out if self.bend_out is None else out + self.bend_out(z)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """KL in nats and squared error of each sample, (m) each."""
+        q = self.posterior(x)
+        z = q.sample()
+        kl = cast(Prior, self.prior).divergence(q, z)
+        return kl, (self.decode(z) - x).square().sum(1)
+
+
+def _covariance(centred: Tensor) -> Tensor:
+    """Covariance; correlations that so many samples can't tell from none are none."""
+    covariance = centred.T @ centred / len(centred)
+    deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
+    noise = 5.0 / len(centred) ** 0.5
+    correlated = (covariance / deviation[:, None] / deviation).abs() > noise
+    kept: Tensor = covariance * (correlated | torch.eye(len(covariance), dtype=torch.bool))
+    return kept
+
+
+def train_autoencoder(
+    source: Source, slope: float, settings: SandwichUpper, run: Run, what: str
+) -> Autoencoder:
+    """Minimise E KL + λ E ‖x − g(z)‖² over encoder, prior and decoder.
+
+    Raises
+    ------
+    WaterfillError
+        If the loss becomes infinite or not a number.
+    """
+    rng = run.rng(7)
+    start = tensor(source.sample(max(20_000, 4 * source.dimension), rng))
+    model = Autoencoder(start, slope, settings.prior, settings.hidden, settings.latent)
+    optimiser = torch.optim.Adam(model.parameters(), settings.learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
+    for step in range(settings.steps):
+        x = torch.from_numpy(source.sample(settings.batch, rng)).float()
+        kl, error = model(x)
+        loss = kl.mean() + slope * error.mean()
+        if not bool(torch.isfinite(loss)):
+            raise WaterfillError("sandwich: the loss is not finite; try a smaller learning_rate")
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1e3)
+        optimiser.step()
+        schedule.step()
+        run.progress(step + 1, settings.steps, f"{what}, λ = {slope:.4g}")
+    return model
+
+
+@dataclass(frozen=True)
+class SandwichUpper(Method):
+    """Upper bound by a β-VAE (Yang & Mandt 2022): E KL(q(z|X) ‖ p(z)) ≥ I(X; g(Z)).
+
+    Any encoder, prior and decoder give a point on or above R(D); it is read on fresh samples, with
+    one draw of z each, which leaves it unbiased.
+
+    Attributes
+    ----------
+    prior
+        ``factorised``, ``flow`` (masked autoregressive) or ``hierarchical`` (two levels).
+    hidden
+        Units of encoder and decoder beside their gains; 0 for none.
+    latent
+        Longest z.
+    steps, batch, learning_rate
+        Of Adam, with a cosine schedule.
+    samples
+        Fresh samples to score on.
+    """
+
+    prior: str = "flow"
+    hidden: int = 100
+    latent: int = 1024
+    steps: int = 1000
+    batch: int = 512
+    learning_rate: float = 1e-3
+    samples: int = 100_000
+
+    name = "sandwich-upper"
+    may_be_zero = ("hidden",)
+
+    def __post_init__(self) -> None:
+        if self.prior not in PRIORS:
+            raise WaterfillError(f"sandwich: prior must be one of {', '.join(PRIORS)}")
+
+    def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
+        """One upper bound."""
+        continuous(source, self.name)
+        model = train_autoencoder(source, slope, self, run, "sandwich, upper")
+        # As many numbers in all for long vectors as for short ones.
+        count = min(self.samples, max(2000, 20_000_000 // source.dimension))
+        with torch.no_grad():
+            x = torch.from_numpy(source.fresh(count, run.rng(FRESH))).float()
+            read = [model(part) for part in torch.split(x, _CHUNK)]
+        kl, error = (torch.cat(part).double() for part in zip(*read, strict=True))
+        lagrangian, interval = mean_interval(kl + slope * error)
+        return [
+            Finding(Status.UPPER, slope, float(error.mean()), lagrangian, interval, samples=len(kl))
+        ]
+
+
+@dataclass(frozen=True)
+class Sandwich(Method):
+    """Both slices: settings as of :class:`SandwichUpper`, ``lower_…`` as of the lower one."""
+
+    prior: str = SandwichUpper.prior
+    hidden: int = SandwichUpper.hidden
+    latent: int = SandwichUpper.latent
+    steps: int = SandwichUpper.steps
+    batch: int = SandwichUpper.batch
+    learning_rate: float = SandwichUpper.learning_rate
+    samples: int = SandwichUpper.samples
+    k: int = SandwichLower.k
+    lower_steps: int = SandwichLower.steps
+    lower_hidden: int = SandwichLower.hidden
+    repeats: int = SandwichLower.repeats
+
+    name = "sandwich"
+    may_be_zero = ("hidden",)
+
+    def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
+        """An upper bound, then a lower one."""
+        upper: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(SandwichUpper)}
+        lower = SandwichLower(
+            k=self.k, steps=self.lower_steps, hidden=self.lower_hidden, repeats=self.repeats
+        )
+        return [*SandwichUpper(**upper).at(source, slope, run), *lower.at(source, slope, run)]

@@ -1,0 +1,148 @@
+"""Sources have the moments, entropies and true curves that they say; bad names get one line."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from waterfill.data import sources
+from waterfill.data.source_names import open_source
+from waterfill.errors import WaterfillError
+from waterfill.theory import blahut_arimoto, gaussian_rate
+
+SPECS = [
+    "gaussian", "gaussian:var=1.2+0.8", "gaussian:n=6,decay=0.5", "gaussian:n=3,rho=0.9",
+    "gaussian:n=4,spread=2", "laplacian:n=2,scale=0.5", "sphere:n=3,noise=0.1", "banana",
+    "beta:a=2,b=3", "sawbridge:n=16", "discrete:p=0.5+0.3+0.2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_same_seed_same_samples(spec: str) -> None:
+    source = open_source(spec)
+    a, b = (source.sample(50, np.random.default_rng(3)) for _ in range(2))
+    assert a.shape == (50, source.dimension)
+    np.testing.assert_array_equal(a, b)
+    assert np.isfinite(a).all()
+
+
+def test_truth_of_a_gaussian() -> None:
+    d, nats = open_source("gaussian:var=1.20552675+1.08976637").truth(1.5)
+    assert d / 2 == pytest.approx(1 / 3)
+    assert nats == pytest.approx(1.23505, abs=1e-5)
+    # Above all variances nothing is sent.
+    assert open_source("gaussian:n=3").truth(0.1) == (3.0, 0.0)
+
+
+def test_correlated_neighbours() -> None:
+    x = open_source("gaussian:n=3,rho=0.9").sample(100_000, np.random.default_rng(0))
+    np.testing.assert_allclose(np.cov(x.T), 0.9 ** np.abs(np.subtract.outer(*[np.arange(3)] * 2)),
+                               atol=0.02)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("n", "nats", "tolerance"), [(2, 1.5394, 0.0025), (5, 2.6807, 0.004), (10, 3.4488, 0.006)]
+)
+def test_truth_of_a_noisy_sphere(n: int, nats: float, tolerance: float) -> None:
+    """The published values are Monte Carlo's, with an error in the fourth digit."""
+    d, rate = open_source(f"sphere:n={n}").truth(5.0)
+    assert d == pytest.approx(0.1 * n)
+    assert rate == pytest.approx(nats, abs=tolerance)
+    assert open_source(f"sphere:n={n}").truth(4.9) is None
+
+
+def test_shannons_bound_of_a_gaussian_is_its_curve() -> None:
+    source = open_source("gaussian:n=2")
+    d, nats = source.shannon_bound(5.0)
+    assert nats / math.log(2) == pytest.approx(2 * gaussian_rate(1.0, d / 2))
+
+
+@pytest.mark.parametrize("spec", ["laplacian", "beta"])
+def test_entropies_by_histogram(spec: str) -> None:
+    source = open_source(spec)
+    x = source.sample(400_000, np.random.default_rng(0))
+    p, edges = np.histogram(x, 300, density=True)
+    width = edges[1] - edges[0]
+    p = p[p > 0]
+    assert -np.sum(p * np.log(p)) * width == pytest.approx(source.entropy_nats, abs=0.01)
+
+
+def test_the_banana_is_a_bent_gaussian() -> None:
+    x = open_source("banana").sample(100_000, np.random.default_rng(0))
+    turned = x @ np.array([[1, -1], [1, 1]]) / math.sqrt(2)
+    straight = turned - 0.2 * np.stack([0 * turned[:, 0], turned[:, 0] ** 2 - 9], 1)
+    np.testing.assert_allclose(np.cov(straight.T), np.diag([9.0, 0.25]), atol=0.1)
+
+
+@pytest.mark.parametrize("slope", [0.3, 0.8, 1.5, 4.0])
+def test_truth_of_a_discrete_source_is_blahut_arimotos(slope: float) -> None:
+    p = np.array([0.5, 0.3, 0.15, 0.05])
+    d, nats = sources.discrete(p).truth(slope)
+    point = blahut_arimoto(p, 2.0 * (1.0 - np.eye(4)), slope, tolerance_bits=1e-9)
+    assert (nats + slope * d) / math.log(2) == pytest.approx(point.lagrangian_bits[1], abs=1e-8)
+
+
+def test_vectors_held_back_are_no_others() -> None:
+    source = sources.from_array(np.arange(60.0)[:, None])
+    fit = set(source.sample(5000, np.random.default_rng(0))[:, 0])
+    fresh = set(source.fresh(5000, np.random.default_rng(0))[:, 0])
+    assert len(fresh) == 10
+    assert not fit & fresh
+
+
+def test_files(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    stack = rng.integers(0, 256, (30, 4, 5), dtype=np.uint8)
+    header = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in stack.shape)
+    idx = tmp_path / "some-idx3-ubyte.gz"
+    idx.write_bytes(gzip.compress(header + stack.tobytes()))
+    assert open_source(idx).dimension == 20
+    assert open_source(idx).sample(9, rng).max() <= 1.0
+    np.save(tmp_path / "a.npy", rng.standard_normal((40, 3)))
+    assert open_source(tmp_path / "a.npy").dimension == 3
+    for name in ("a", "b", "c"):
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(
+            tmp_path / f"{name}.png"
+        )
+    assert open_source(f"{tmp_path},size=4").dimension == 16
+    assert open_source(f"{tmp_path},size=4,grey=0").dimension == 48
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("cauchy", "no source of this name"), ("gaussian:m=2", "no setting m"),
+        ("gaussian:n=0", "above"), ("gaussian:n=1.5", "whole"), ("gaussian:n=2,var=1+1+1", "3 var"),
+        ("gaussian:var=nan", "above"), ("gaussian:var=x", "number"), ("gaussian:n", "key=value"),
+        ("gaussian:n=1,n=2", "once"), ("gaussian:n=2,rho=1", "between"), ("sphere:n=1", "two"),
+        ("gaussian:n=2,rho=0.1,decay=1", "together"), ("discrete:p=1", "2 to"),
+        ("no/such/file.npy", "no such file"), ("gaussian:n=9999999", "up to"),
+    ],
+)  # fmt: skip
+def test_bad_names_get_one_line(spec: str, message: str) -> None:
+    with pytest.raises(WaterfillError, match=message) as caught:
+        open_source(spec)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((20, 2), np.nan), "finite"), (np.zeros(20), "axes"), (np.zeros((3, 2)), "twelve"),
+        (np.array([["a", "b"]] * 20), "numbers"),
+    ],
+)  # fmt: skip
+def test_bad_arrays_get_one_line(array: np.ndarray, message: str) -> None:
+    with pytest.raises(WaterfillError, match=message):
+        sources.from_array(array)
+
+
+def test_objects_in_a_numpy_file_are_not_unpacked(tmp_path: Path) -> None:
+    np.save(tmp_path / "o.npy", np.array([{}] * 20, dtype=object), allow_pickle=True)
+    with pytest.raises(WaterfillError, match="can't be read"):
+        open_source(tmp_path / "o.npy")

@@ -1,0 +1,254 @@
+"""No bound crosses the truth beyond its interval; every point says what it is."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import waterfill as wf
+from waterfill.data.source_names import open_source
+from waterfill.data.sources import Source, gaussian
+from waterfill.errors import WaterfillError
+from waterfill.estimators import RDPoint, Status, Units
+from waterfill.estimators.dual import climb
+from waterfill.estimators.method import Run, mean_interval
+from waterfill.estimators.priors import Factorised, Flow, Posterior, TwoLevels
+
+#: Small enough for seconds, large enough to be far from useless.
+SMALL: dict[str, dict[str, Any]] = {
+    "ba": {"cells": 225, "histogram": 20_000, "iterations": 90, "samples": 8000},
+    "wgd": {"particles": 60, "steps": 25, "batch": 1000, "samples": 8000},
+    "nerd": {"atoms": 2000, "training_atoms": 300, "steps": 15, "samples": 3000},
+    "sandwich-upper": {"steps": 25, "samples": 8000},
+    "sandwich-lower": {"k": 96, "steps": 25, "repeats": 10, "hidden": 32},
+}
+
+
+def margin(point: RDPoint) -> float:
+    """How far R may be from the truth: twice the half-width of the 95 % interval."""
+    assert point.interval is not None
+    return point.interval[1] - point.interval[0]
+
+
+def lagrangian(source: Source, slope: float) -> float:
+    d, r = source.truth(slope)  # type: ignore[misc]
+    return r + slope * d
+
+
+@pytest.mark.parametrize("method", SMALL)
+@settings(deadline=None, max_examples=3, derandomize=True)
+@given(
+    st.lists(st.floats(0.1, 3.0), min_size=1, max_size=2), st.floats(0.3, 8.0), st.integers(0, 99)
+)
+def test_bounds_are_bounds(method: str, variances: list[float], slope: float, seed: int) -> None:
+    """Over random small Gaussians; R + λD is what is bounded."""
+    source = gaussian(np.array(variances))
+    curve = wf.bounds(
+        source, method, [slope], rate_unit="nats", distortion="sse", seed=seed, **SMALL[method]
+    )
+    (point,) = curve.points
+    exact = lagrangian(source, slope)
+    if point.status == Status.LOWER:
+        assert point.lagrangian <= exact + margin(point)
+    else:
+        assert point.lagrangian >= exact - margin(point)
+        assert point.lagrangian <= exact + 1.0  # and not empty
+    if point.ceiling is not None:
+        read = point.lagrangian if point.status == Status.LOWER else point.rate
+        assert read <= point.ceiling + 1e-9
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(st.lists(st.floats(0.05, 1.0), min_size=2, max_size=6), st.floats(0.2, 6.0))
+def test_discrete_sources_are_solved_exactly(weights: list[float], slope: float) -> None:
+    p = "+".join(map(str, weights))
+    (point,) = wf.bounds(f"discrete:p={p}", "ba", [slope], rate_unit="nats").points
+    d, r = open_source(f"discrete:p={p}").truth(slope / 2)  # type: ignore[misc]
+    exact = r + slope * d / 2
+    assert point.certificate is not None
+    assert point.certificate[0] - 1e-9 <= exact <= point.certificate[1] + 1e-9
+    assert point.interval is None
+
+
+@pytest.mark.parametrize("method", SMALL)
+def test_same_seed_same_result_and_torch_is_left_alone(method: str) -> None:
+    settings_of = (
+        {**SMALL[method], "samples": 2000} if "samples" in SMALL[method] else SMALL[method]
+    )
+    state = torch.random.get_rng_state()
+    a, b, c = (
+        wf.bounds("gaussian:n=1", method, [4.0], seed=seed, **settings_of).points[0]
+        for seed in (3, 3, 4)
+    )
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert (a.distortion, a.rate, a.interval) == (b.distortion, b.rate, b.interval)
+    assert a.rate != c.rate
+
+
+def test_units_are_one_point_in_many_words() -> None:
+    """λ in the units of R and D: the same problem, so the same numbers converted."""
+    nats = wf.bounds("sphere:n=4", "wgd", [10.0], rate_unit="nats", distortion="half-sse",
+                     **SMALL["wgd"]).points[0]  # fmt: skip
+    slope = 10.0 / math.log(2) * 2 / 4  # bits/dim of 4, mse = 2 half-sse / 4
+    bits = wf.bounds("sphere:n=4", "wgd", [slope], rate_unit="bits/dim", distortion="mse",
+                     **SMALL["wgd"]).points[0]  # fmt: skip
+    assert bits.rate * 4 * math.log(2) == pytest.approx(nats.rate, rel=1e-9)
+    assert bits.distortion == pytest.approx(nats.distortion / 2, rel=1e-9)
+    assert bits.slope == pytest.approx(slope)
+    assert bits.ceiling == pytest.approx(math.log2(60) / 4)
+
+
+def test_a_point_near_its_ceiling_says_so() -> None:
+    few = wf.bounds("gaussian:n=2", "wgd", [200.0], particles=8, steps=10, samples=2000).points[0]
+    assert few.ceiling == pytest.approx(3.0)
+    assert few.near_ceiling
+    assert few.rate <= 3.0 + 1e-9
+    assert not wf.bounds("gaussian:n=2", "wgd", [1.0], **SMALL["wgd"]).points[0].near_ceiling
+    # And the lower bound's intercept can't exceed log k.
+    low = wf.bounds("gaussian:n=8", "sandwich-lower", [300.0], rate_unit="nats", k=32, steps=2,
+                    repeats=5).points[0]  # fmt: skip
+    assert low.lagrangian <= math.log(32)
+
+
+def test_a_curve_carries_the_truth_and_shannons_bound() -> None:
+    curve = wf.bounds("sphere:n=2", "wgd", [10.0], **SMALL["wgd"])
+    assert curve.truth
+    # Where both are known, Shannon's bound lies on or below.
+    assert max(r for _, r in curve.truth) <= max(r for _, r in curve.shannon) + 1e-9
+    assert len(curve.to_frame()) == 1
+    assert curve.to_dict()["points"][0]["status"] == "upper bound"
+    assert curve.environment["seed"] == 0
+
+
+def test_fitting_and_scoring_never_meet() -> None:
+    """Scored on the samples that they sit on, atoms would leave no distortion."""
+    vectors = np.random.default_rng(0).standard_normal((240, 12))
+    curve = wf.bounds(
+        vectors, "wgd", [5000.0], distortion="sse", particles=200, steps=30, batch=400
+    )
+    assert curve.points[0].samples == 40
+    assert curve.points[0].distortion > 3.0
+
+
+def test_blahut_arimoto_on_given_points_reaches_any_dimension() -> None:
+    curve = wf.bounds("gaussian:n=6", "ba", [1.0], support="data", atoms=100, letters=400,
+                      iterations=60, samples=2000, rate_unit="nats", distortion="sse")  # fmt: skip
+    (point,) = curve.points
+    assert point.lagrangian >= lagrangian(open_source("gaussian:n=6"), 1.0) - margin(point)
+    assert point.ceiling is not None
+    assert point.ceiling <= math.log(100)
+
+
+@pytest.mark.parametrize("kind", [Flow, TwoLevels])
+def test_priors_are_normalised(kind: Any) -> None:
+    """E KL ≥ 0, and with q = p it is 0: what a density that sums to more than 1 would break."""
+    torch.manual_seed(0)
+    q = Posterior(torch.zeros(40_000, 2), torch.zeros(40_000, 2))
+    untrained = kind(2, 16)
+    with torch.no_grad():
+        assert float(untrained.divergence(q, q.sample()).mean()) == pytest.approx(0.0, abs=0.02)
+        for parameter in untrained.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        assert float(untrained.divergence(q, q.sample()).mean()) > -0.02
+
+
+def test_divergence_of_gaussians_is_exact() -> None:
+    prior = Factorised(1, 0)
+    q = Posterior(torch.tensor([[1.0]]), torch.tensor([[math.log(0.5)]]))
+    expected = 0.5 * (0.25 + 1.0 - 1.0 - math.log(0.25))
+    assert float(prior.divergence(q, q.sample()).detach()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_flow_sees_only_what_came_before() -> None:
+    flow = Flow(3, 16)
+    stack = flow.stacks[0]
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in stack.parameters():
+            parameter.normal_()
+        z = torch.randn(1, 3)
+        moved = z + torch.tensor([0.0, 0.0, 5.0])
+        for a, b in zip(stack(z), stack(moved), strict=True):
+            torch.testing.assert_close(a, b)  # the last component moves no output
+        a, b = stack(z)[0], stack(z + torch.tensor([5.0, 0.0, 0.0]))[0]
+    assert a[0, 0] == b[0, 0]
+    assert (a[0, 1:] != b[0, 1:]).all()
+
+
+def test_the_climb_finds_the_summit_that_a_grid_finds() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(80, 2, generator=generator, dtype=torch.float64)
+    log_u = 0.3 * torch.randn(80, generator=generator, dtype=torch.float64)
+    _, height = climb(x, log_u, 20.0, x)
+    axis = torch.linspace(-3, 3, 301, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    values = torch.logsumexp(-log_u - 20.0 * torch.cdist(grid, x).square(), 1) - math.log(80)
+    assert height >= float(values.max())
+    assert height == pytest.approx(float(values.max()), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("source", "method", "more", "message"),
+    [
+        ("gaussian", "magic", {}, "no such method"),
+        ("gaussian", "wgd", {"particle": 3}, "no setting"),
+        ("gaussian", "wgd", {"particles": "many"}, "number"),
+        ("gaussian", "wgd", {"particles": 0}, "above zero"),
+        ("gaussian", "wgd", {"particles": 1.5}, "whole"),
+        ("gaussian:n=4", "ba", {}, "out of reach"),
+        ("gaussian", "ba", {"support": "sky"}, "grid or data"),
+        ("gaussian", "sandwich", {"prior": "vamp"}, "prior"),
+        ("gaussian", "sandwich-lower", {"k": 1}, "between"),
+        ("gaussian", "ba", {"slopes": [0.0]}, "slopes"),
+        ("gaussian", "ba", {"slopes": []}, "slopes"),
+        ("gaussian", "ba", {"rate_unit": "dB"}, "rate unit"),
+        ("gaussian", "ba", {"distortion": "psnr"}, "distortion"),
+        ("gaussian", "ba", {"distortion": "hamming"}, "discrete"),
+        ("discrete", "ba", {"distortion": "mse"}, "discrete"),
+        ("discrete", "ba", {"rate_unit": "bits/dim"}, "letter"),
+        ("discrete", "wgd", {}, "alphabet"),
+        ("gaussian", "ba", {"seed": -1}, "seed"),
+        (np.zeros((3, 2)), "wgd", {}, "twelve"),
+        (np.random.default_rng(0).standard_normal((60, 2)), "sandwich-lower", {"steps": 1}, "few"),
+    ],
+)
+def test_what_can_not_be_done_is_said_in_one_line(
+    source: Any, method: str, more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(WaterfillError, match=message) as caught:
+        wf.bounds(source, method, **more)
+    assert "\n" not in str(caught.value)
+
+
+def test_units_convert_slopes() -> None:
+    assert Units("nats", "mse", 2).inner_slope(3.0) == pytest.approx(1.5)
+    assert Units("bits/dim", "mse", 1000).inner_slope(3.0) == pytest.approx(3.0 * math.log(2))
+
+
+def test_streams_of_a_seed_differ() -> None:
+    run = Run(5)
+    assert run.rng(1).random() != run.rng(2).random()
+
+
+def test_the_oracle_undercuts_the_truth_and_is_called_genie_aided() -> None:
+    curve = wf.bounds("gaussian:n=2,rho=0.8", "limits", [6.0], distortion="sse", rate_unit="nats")
+    honest, oracle = curve.points
+    exact = lagrangian(open_source("gaussian:n=2,rho=0.8"), 6.0)
+    assert honest.status == "upper bound"
+    # Fitted on the right family, it is R(D) itself.
+    assert honest.lagrangian == pytest.approx(exact, abs=margin(honest))
+    assert oracle.status == "genie-aided"
+    assert oracle.lagrangian < exact - margin(oracle)
+
+
+@pytest.mark.parametrize("count", [3, 10, 400])
+def test_intervals_hold_the_mean_as_often_as_they_say(count: int) -> None:
+    draws = torch.randn(4000, count, generator=torch.Generator().manual_seed(0))
+    held = [low <= 0.0 <= high for _, (low, high) in map(mean_interval, draws)]
+    assert sum(held) / len(held) == pytest.approx(0.95, abs=0.012)
