@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from waterfill.bitstream import Rows, SymbolReader, SymbolWriter, Tables, gaussian_tables
-from waterfill.bitstream.tables import ESCAPE_BITS, PRECISION, group_by_row
+from waterfill.bitstream.tables import ESCAPE_BITS, PRECISION, _by_row
 from waterfill.errors import BitstreamError, CodecError
 
 INT32 = np.iinfo(np.int32)
@@ -130,7 +132,7 @@ def test_the_coder_uses_the_very_integers_that_the_estimate_uses(row):
             # The escape's value follows in the second word; any will do.
             words = np.array([(quantile << 8) | 0x80, 1 << 20, 0], dtype="<u4")
             (symbol,) = SymbolReader(words.tobytes()).read(Rows(tables, where))
-            found, escaped = tables.entries(row, np.array([symbol]))
+            found, escaped = tables.entries(np.array([row]), np.array([symbol]))
             assert found[0] == index or (escaped[0] and index == len(ends) - 1)
 
 
@@ -167,10 +169,12 @@ def test_garbage_gives_symbols_or_a_bitstream_error(data, seed, size):
 @given(st.lists(st.integers(-5, 5), max_size=60))
 def test_rows_are_grouped_once_each_in_order(rows):
     values = np.array(rows, dtype=np.int64)
-    groups = group_by_row(values)
-    assert [row for row, _ in groups] == sorted(set(rows))
-    for row, where in groups:
-        assert where.tolist() == [i for i, value in enumerate(rows) if value == row]
+    order, ordered, ends = _by_row(values)
+    assert ordered.tolist() == sorted(rows)
+    groups = [order[start:end].tolist() for start, end in pairwise([0, *ends])]
+    assert len(groups) == len(set(rows))
+    for row, where in zip(sorted(set(rows)), groups, strict=True):
+        assert where == [i for i, value in enumerate(rows) if value == row]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import waterfill as wf
+from waterfill.codec.channels import Dithered, GaussianTest
 from waterfill.codec.model import Codec
 from waterfill.ladder import LADDER, Ladder
 from waterfill.ladder.decompose import efficient
 from waterfill.ladder.result import TERMS, Point
+from waterfill.ladder.subjects import _Fleeting, _Remembering, noise_of
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +181,20 @@ def test_one_broken_picture_ends_the_measurement_at_once(
         wf.limits(tiny, pictures, 4, progress=lambda done, total, what: steps.append(done))
     assert len(steps) < 41 * (1 + len(LADDER)) / 2
     assert steps == sorted(steps)
+
+
+def test_what_is_remembered_of_a_tile_is_what_would_be_derived_anew(
+    tiny: Codec, photo: NDArray[np.uint8]
+) -> None:
+    latents = tiny.latents(photo[:96, :96], 5)
+    kept, fleeting = _Remembering(latents), _Fleeting(latents)
+    m = len(latents.y)
+    flat, uneven = torch.full((m,), 1 / 12), torch.linspace(0.05, 0.2, m)
+    channels = (GaussianTest(), GaussianTest(flat), GaussianTest(uneven), Dithered())
+    for seed in (1, 1, 2):
+        for channel in (*channels, GaussianTest(mmse=False)):
+            once = kept.through(channel, noise_of(seed, 0))
+            again = fleeting.through(channel, noise_of(seed, 0))
+            assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+    same = kept.through(GaussianTest(), noise_of(3, 0))
+    assert kept.through(GaussianTest(flat), noise_of(3, 0)) is same

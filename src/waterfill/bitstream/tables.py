@@ -114,31 +114,33 @@ class Tables:
     def __len__(self) -> int:
         return len(self.frequencies)
 
+    @cached_property
+    def sizes(self) -> NDArray[np.int64]:
+        """Entries of each row, the escape among them."""
+        return np.array([len(row) for row in self.frequencies], dtype=np.int64)
+
     def entries(
-        self, row: int, symbols: NDArray[np.int32]
+        self, rows: NDArray[np.int64], symbols: NDArray[np.int32] | NDArray[np.int64]
     ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """Index of each symbol in its table, and which symbols escape."""
-        escape = len(self.frequencies[row]) - 1
-        index = symbols.astype(np.int64) - self.first[row]
+        """Index of each symbol in its row's table, and which symbols escape."""
+        escape = self.sizes[rows] - 1
+        index = symbols - self.first[rows]
         outside = (index < 0) | (index >= escape)
         return np.where(outside, escape, index).astype(np.int32), outside
 
     @cached_property
-    def _costs(self) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Code lengths of all entries of all rows, where each row's begin, and their numbers."""
-        sizes = np.array([len(row) for row in self.frequencies], dtype=np.int64)
+    def _costs(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Code lengths of all entries of all rows, and where each row's begin."""
         logs = PRECISION - np.log2(np.concatenate(list(self.frequencies)).astype(np.float64))
-        return logs, sizes.cumsum() - sizes, sizes
+        return logs, self.sizes.cumsum() - self.sizes
 
     def bits(
         self, rows: NDArray[np.int64], symbols: NDArray[np.int32] | NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Ideal code lengths of symbols by row, escapes included; and which of them escape."""
-        logs, starts, sizes = self._costs
-        index, escape = symbols - self.first[rows], sizes[rows] - 1
-        outside = (index < 0) | (index >= escape)
-        cost = logs[starts[rows] + np.where(outside, escape, index)]
-        return cost + ESCAPE_BITS * outside, outside
+        logs, starts = self._costs
+        index, outside = self.entries(rows, symbols)
+        return logs[starts[rows] + index] + ESCAPE_BITS * outside, outside
 
     def model(self, row: int) -> Any:
         """The range coder's model of a row, built once; ``None`` where there is no choice."""
@@ -191,24 +193,32 @@ class Rows:
 
     def encode(self, encoder: Any, symbols: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Encode flat symbols; which of them are escapes, whose values are still to be sent."""
-        escaped = np.zeros(symbols.size, dtype=np.bool_)
-        for row, where in group_by_row(self.rows.ravel()):
-            index, outside = self.tables.entries(row, symbols[where])
-            model = self.tables.model(row)
+        order, rows, ends = _by_row(self.rows.ravel())
+        index, outside = self.tables.entries(rows, symbols[order])
+        start = 0
+        for end in ends:
+            model = self.tables.model(int(rows[start]))
             if model is not None:
-                encoder.encode(index, model)
-            escaped[where] = outside
+                encoder.encode(index[start:end], model)
+            start = end
+        escaped = np.empty(symbols.size, dtype=np.bool_)
+        escaped[order] = outside
         return escaped
 
     def decode(self, decoder: Any) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """Decode flat symbols, and which of them are escapes."""
-        symbols = np.empty(self.rows.size, dtype=np.int32)
-        escaped = np.zeros(self.rows.size, dtype=np.bool_)
-        for row, where in group_by_row(self.rows.ravel()):
-            model = self.tables.model(row)
-            index = 0 if model is None else decoder.decode(model, len(where))
-            symbols[where] = index + self.tables.first[row]
-            escaped[where] = index == len(self.tables.frequencies[row]) - 1
+        order, rows, ends = _by_row(self.rows.ravel())
+        index = np.zeros(rows.size, dtype=np.int32)
+        start = 0
+        for end in ends:
+            model = self.tables.model(int(rows[start]))
+            if model is not None:
+                index[start:end] = decoder.decode(model, end - start)
+            start = end
+        symbols = np.empty(rows.size, dtype=np.int32)
+        escaped = np.empty(rows.size, dtype=np.bool_)
+        symbols[order] = index + self.tables.first[rows]
+        escaped[order] = index == self.tables.sizes[rows] - 1
         return symbols, escaped
 
 
@@ -230,14 +240,11 @@ def gaussian_tables() -> Tables:
     return Tables(np.array(first, dtype=np.int64), frequencies)
 
 
-def group_by_row(rows: NDArray[np.int64]) -> list[tuple[int, NDArray[np.intp]]]:
-    """Positions of each row that occurs, rows ascending, positions in order."""
-    if not rows.size:
-        return []
-    order = np.argsort(rows, kind="stable")
+def _by_row(
+    rows: NDArray[np.int64],
+) -> tuple[NDArray[np.intp], NDArray[np.int64], list[int]]:
+    """The order of coding: rows ascending, positions in order; the rows so, and where each ends."""
+    order = rows.argsort(kind="stable")
     ordered = rows[order]
-    starts = np.flatnonzero(np.diff(ordered, prepend=ordered[:1] - 1))
-    return [
-        (int(ordered[start]), where)
-        for start, where in zip(starts, np.split(order, starts[1:]), strict=True)
-    ]
+    ends = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    return order, ordered, [*ends.tolist(), rows.size] if rows.size else []
