@@ -88,6 +88,23 @@ def provenance() -> str:
     return "\n".join(["| command | scale | seed | machine | date |", "|" + "---|" * 5, *rows])
 
 
+def quantisers() -> str:
+    """What effort and a trellis save, and what the test channel does by the same prior."""
+    stored = json.loads((RESULTS.parent / "quantisers.json").read_text(encoding="utf-8"))
+    facts = stored["environment"]
+    pictures = len({row["picture"] for row in stored["rows"]})
+    found = stored["bd_rate"] | {
+        "Gaussian test channel by the same prior: achievable, but no file": stored["test_channel_bd_rate"]
+    }
+    rows = [f"| {name} | {rate:+.2f} % |".replace("-", "−") for name, rate in found.items()]
+    qualities = len({row["quality"] for row in stored["rows"]})
+    head = (
+        f"{pictures} Kodak photographs, {qualities} qualities, `benchmarks/quantisers.py`, "
+        f"seed {facts['seed']}, {facts['machine']}, {facts['date']}:"
+    )
+    return "\n".join([head, "", "| | BD-rate against rounding |", "|---|---|", *rows])
+
+
 def made(name: str) -> str:
     """What belongs between the marks of this name."""
     kind, _, rest = name.partition(" ")

@@ -184,6 +184,15 @@ def test_every_figure_of_the_reproduction_status_is_stored() -> None:
     assert set(figures) <= stored
 
 
+def test_what_a_trellis_saves_is_what_is_stored() -> None:
+    stored = json.loads((ROOT / "benchmarks" / "results" / "quantisers.json").read_text("utf-8"))
+    text = (DOCS / "commands" / "compress.md").read_text(encoding="utf-8")
+    figures = dict(re.findall(r"^\| (.+) \| −([\d.]+) % \|$", text, re.M))
+    for name, rate in stored["bd_rate"].items():
+        assert float(figures[name]) == pytest.approx(-rate, abs=0.005)
+    assert len(figures) == len(stored["bd_rate"]) + 1
+
+
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 
 
