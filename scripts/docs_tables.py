@@ -94,7 +94,7 @@ def quantisers() -> str:
     facts = stored["environment"]
     pictures = len({row["picture"] for row in stored["rows"]})
     found = stored["bd_rate"] | {
-        "Gaussian test channel by the same prior: achievable, but no file": stored["test_channel_bd_rate"]
+        "Gaussian test channel (achievable, no file)": stored["test_channel_bd_rate"]
     }
     rows = [f"| {name} | {rate:+.2f} % |".replace("-", "−") for name, rate in found.items()]
     qualities = len({row["quality"] for row in stored["rows"]})
