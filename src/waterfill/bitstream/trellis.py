@@ -64,8 +64,8 @@ STATES = 8
 #: Which quantiser belongs to a state, and the state that follows a symbol of each parity.
 QUANTISER: NDArray[np.int64]
 NEXT: NDArray[np.int64]
-#: Δ in quantisation steps: about what costs least, at the slope of rate and distortion that rounding
-#: works at. Each quantiser is coarser than rounding by a third.
+#: Δ in quantisation steps: about what costs least at the slope of rate and distortion that
+#: rounding works at. Each quantiser is coarser than rounding by a third.
 STEP = 21 / 32
 #: Latents of a lower row of the Gaussian tables are rounded: those of σ < 0.6 steps.
 FIRST_ROW = 52
