@@ -1,18 +1,21 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and JSON as text."""
 
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from waterfill.errors import WaterfillError
 
-__all__ = ["check_writable", "write_all", "write_whole"]
+__all__ = ["as_json", "check_writable", "write_all", "write_whole"]
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | str) -> None:
@@ -120,3 +123,16 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise WaterfillError(f"{path}: can't be written ({error.strerror or error})") from None
+
+
+def as_json(data: dict[str, Any]) -> str:
+    """JSON for people and programs; what is not a finite number is null there."""
+    return json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from waterfill.cli.shared import (
     PATH,
-    as_json,
     json_option,
     out_console,
     progress_bar,
@@ -20,7 +19,7 @@ from waterfill.cli.shared import (
     writable_folder,
 )
 from waterfill.errors import WaterfillError
-from waterfill.files import check_writable, write_all
+from waterfill.files import as_json, check_writable, write_all
 
 if TYPE_CHECKING:
     from waterfill.estimators import RDCurve

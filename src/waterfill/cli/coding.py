@@ -13,7 +13,6 @@ import click
 
 from waterfill.cli.shared import (
     PATH,
-    as_json,
     check_outputs,
     codec_option,
     json_option,
@@ -23,7 +22,7 @@ from waterfill.cli.shared import (
     write_json,
 )
 from waterfill.errors import ImageError, WaterfillError
-from waterfill.files import check_writable, write_all, write_whole
+from waterfill.files import as_json, check_writable, write_all, write_whole
 
 
 @click.command()

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from waterfill.cli.shared import (
     PATH,
-    as_json,
     json_option,
     out_console,
     progress_bar,
@@ -19,7 +18,7 @@ from waterfill.cli.shared import (
     writable_folder,
 )
 from waterfill.errors import WaterfillError
-from waterfill.files import check_writable, write_all
+from waterfill.files import as_json, check_writable, write_all
 
 if TYPE_CHECKING:
     from waterfill.reproduce import Reproduction

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import stat
 from collections.abc import Iterator
@@ -24,7 +22,7 @@ from rich.progress import (
 )
 
 from waterfill.errors import WaterfillError
-from waterfill.files import check_writable, write_whole
+from waterfill.files import as_json, check_writable, write_whole
 
 err = Console(stderr=True)
 out_console = Console()
@@ -84,19 +82,6 @@ def check_outputs(source: Path, *targets: Path | None) -> None:
             raise WaterfillError(f"{target}: is another file of this command; choose another name")
         seen.add(name)
         check_writable(target)
-
-
-def as_json(data: dict[str, Any]) -> str:
-    """JSON for people and programs; what is not a finite number is null there."""
-    return json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path | None, data: dict[str, Any]) -> None:

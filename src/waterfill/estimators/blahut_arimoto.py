@@ -15,7 +15,7 @@ from waterfill.data.sources import Source
 from waterfill.errors import WaterfillError
 from waterfill.estimators.atoms import score
 from waterfill.estimators.curve import Status
-from waterfill.estimators.method import Finding, Method, Run, tensor
+from waterfill.estimators.method import Finding, Run, SlopeBySlope, tensor
 from waterfill.theory.blahut_arimoto import BlahutArimoto, Kernel, solve_kernel
 
 __all__ = ["BlahutArimotoGrid"]
@@ -31,7 +31,7 @@ _DIMENSIONS = 3
 
 
 @dataclass(frozen=True)
-class BlahutArimotoGrid(Method):
+class BlahutArimotoGrid(SlopeBySlope):
     """The convex problem on finite alphabets, with bounds from both sides.
 
     A finite source is solved exactly. Of any other, samples fall into cells whose means are the

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from waterfill.data.sources import Source
 from waterfill.errors import WaterfillError
 from waterfill.estimators.curve import Status
-from waterfill.estimators.method import Finding, Method, Run, continuous, mean_interval, tensor
+from waterfill.estimators.method import (
+    Finding,
+    Run,
+    SlopeBySlope,
+    continuous,
+    mean_interval,
+    tensor,
+)
 from waterfill.estimators.softmax import log_partition, means
 
 __all__ = ["SandwichLower", "climb"]
@@ -82,7 +89,7 @@ def _merged(y: Tensor, value: Tensor, distance: float) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class SandwichLower(Method):
+class SandwichLower(SlopeBySlope):
     """Lower bound by Csiszár's dual (Yang & Mandt 2022), R(D) ≥ intercept − λD.
 
     For any u > 0 the intercept E[−ln u(X)] − ln sup_y E[e^{−λ‖X−y‖²}/u(X)] lies below F(λ). The

@@ -13,8 +13,8 @@ from waterfill.estimators.curve import Status
 from waterfill.estimators.method import (
     FRESH,
     Finding,
-    Method,
     Run,
+    SlopeBySlope,
     continuous,
     mean_interval,
     tensor,
@@ -24,7 +24,7 @@ __all__ = ["TransformLimits"]
 
 
 @dataclass(frozen=True)
-class TransformLimits(Method):
+class TransformLimits(SlopeBySlope):
     """Two Gaussian test channels on the principal components, at the water level θ = 1/2λ.
 
     With the variances that were fitted, the divergence from the prior is charged and the point is

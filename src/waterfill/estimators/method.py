@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -18,7 +18,17 @@ from waterfill.data.sources import Source
 from waterfill.errors import WaterfillError
 from waterfill.estimators.curve import NEAR_CEILING_BITS, Status
 
-__all__ = ["FRESH", "Finding", "Interval", "Method", "Run", "continuous", "mean_interval", "tensor"]
+__all__ = [
+    "FRESH",
+    "Finding",
+    "Interval",
+    "Method",
+    "Run",
+    "SlopeBySlope",
+    "continuous",
+    "mean_interval",
+    "tensor",
+]
 
 Interval = tuple[float, float]
 #: Stream of a seed that upper bounds are scored on: the same samples for every method.
@@ -75,19 +85,27 @@ class Run:
 
 
 class Method(ABC):
-    """An estimator of R(D). One that works slope by slope gives ``at``; another gives ``curve``."""
+    """An estimator of R(D)."""
 
     #: On the command line.
     name: ClassVar[str]
     #: Settings for which 0 is a value.
     may_be_zero: ClassVar[tuple[str, ...]] = ()
 
+    @abstractmethod
+    def curve(self, source: Source, slopes: Sequence[float], run: Run) -> Iterator[Finding]:
+        """What it finds at all slopes, in nats per squared error."""
+
+
+class SlopeBySlope(Method):
+    """One that takes each slope by itself, from the same seed."""
+
+    @abstractmethod
     def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
         """What it finds at one slope, in nats per squared error."""
-        raise NotImplementedError
 
     def curve(self, source: Source, slopes: Sequence[float], run: Run) -> Iterator[Finding]:
-        """What it finds at all slopes; each by itself, from the same seed."""
+        """What it finds at all of them."""
         for slope in slopes:
             start = time.perf_counter()
             with torch.random.fork_rng(devices=[]):

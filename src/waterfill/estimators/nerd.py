@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from waterfill.data.sources import Source
 from waterfill.errors import WaterfillError
 from waterfill.estimators.atoms import score
-from waterfill.estimators.method import Finding, Method, Run, continuous, tensor
+from waterfill.estimators.method import Finding, Run, SlopeBySlope, continuous, tensor
 from waterfill.estimators.softmax import assign
 
 __all__ = ["Generator", "Nerd"]
@@ -67,7 +67,7 @@ class Generator(nn.Module):
 
 
 @dataclass(frozen=True)
-class Nerd(Method):
+class Nerd(SlopeBySlope):
     """Neural estimator of the rate–distortion function (Lei, Hassani & Saeedi Bidokhti 2022).
 
     Minimises −E ln E_z exp(−λ‖X − G(z)‖²) with the inner mean over fresh atoms at every step. The

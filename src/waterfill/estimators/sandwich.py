@@ -16,8 +16,8 @@ from waterfill.estimators.dual import SandwichLower
 from waterfill.estimators.method import (
     FRESH,
     Finding,
-    Method,
     Run,
+    SlopeBySlope,
     continuous,
     mean_interval,
     tensor,
@@ -138,7 +138,7 @@ def train_autoencoder(
 
 
 @dataclass(frozen=True)
-class SandwichUpper(Method):
+class SandwichUpper(SlopeBySlope):
     """Upper bound by a β-VAE (Yang & Mandt 2022): E KL(q(z|X) ‖ p(z)) ≥ I(X; g(Z)).
 
     Any encoder, prior and decoder give a point on or above R(D); it is read on fresh samples, with
@@ -190,7 +190,7 @@ class SandwichUpper(Method):
 
 
 @dataclass(frozen=True)
-class Sandwich(Method):
+class Sandwich(SlopeBySlope):
     """Both slices: settings as of :class:`SandwichUpper`, ``lower_…`` as of the lower one."""
 
     prior: str = SandwichUpper.prior

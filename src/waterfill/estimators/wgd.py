@@ -9,14 +9,14 @@ import torch
 
 from waterfill.data.sources import Source
 from waterfill.estimators.atoms import score
-from waterfill.estimators.method import Finding, Method, Run, continuous, tensor
+from waterfill.estimators.method import Finding, Run, SlopeBySlope, continuous, tensor
 from waterfill.estimators.softmax import assign
 
 __all__ = ["WassersteinDescent"]
 
 
 @dataclass(frozen=True)
-class WassersteinDescent(Method):
+class WassersteinDescent(SlopeBySlope):
     """Particles with weights, moved to the means of what they stand for (Yang et al. 2023).
 
     For squared error a particle's gradient vanishes where it is the mean of its share of the

@@ -68,22 +68,22 @@ class Pillow:
         Pillow's name of it.
     feature
         Pillow's name of the library behind it.
-    library
+    behind
         Name of that library, for people.
     """
 
     format: str
     feature: str
-    library: str
+    behind: str
 
     def version(self) -> str:
         """Pillow's version and the library's."""
         if not features.check(self.feature):
             raise CodecError(
                 f"this Pillow writes no {self.format}: "
-                f"install a wheel of Pillow 11.3 or later, which holds {self.library}"
+                f"install a wheel of Pillow 11.3 or later, which holds {self.behind}"
             )
-        library = self.library
+        library = self.behind
         if self.feature == "jpg" and features.check("libjpeg_turbo"):
             library, found = "libjpeg-turbo", features.version("libjpeg_turbo")
         else:

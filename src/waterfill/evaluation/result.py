@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -19,6 +18,7 @@ from waterfill.evaluation.bd import BDResult, Method, compare
 from waterfill.evaluation.kodak import is_kodak
 from waterfill.evaluation.published import PublishedCurve, published_curve
 from waterfill.evaluation.rows import Metric, Row, Summary, summarise
+from waterfill.files import as_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -309,13 +309,4 @@ class Evaluation:
             "rows": [asdict(row) for row in self.rows],
             "environment": self.environment,
         }
-        return json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """What is not a finite number is null in JSON."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return as_json(data)
