@@ -18,7 +18,6 @@ from waterfill.training.objectives import (
     GenieAided,
     Objective,
     RateDistortion,
-    Regularised,
     objective_of,
     weighted_cost,
 )
@@ -131,8 +130,9 @@ def test_ms_ssim_is_charged_by_its_own_weight() -> None:
     pixels = torch.randint(0, 256, (2, 3, 192, 192), dtype=torch.uint8)
     one = Batch(pixels, torch.tensor([1.0, 8.0]), [1, 2])
     losses = objective(one)
-    x, passage = objective.passage(Batch(pixels, one.quality, [1, 2]))  # type: ignore[attr-defined]
-    similarity = torch.stack([ms_ssim_of(a, b) for a, b in zip(passage.x_hat, x, strict=True)])
+    x = one.pictures()
+    _, x_hat = objective.cost(x, Batch(pixels, one.quality, [1, 2]))
+    similarity = torch.stack([ms_ssim_of(a, b) for a, b in zip(x_hat, x, strict=True)])
     cost = losses.bpp + torch.tensor([2.4, 220.0]) * (1.0 - similarity)
     expected = (relative_step(one.quality) * cost).mean()
     assert float(losses.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
@@ -167,7 +167,17 @@ def ms_ssim_of(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         ({"budget": -1.0}, "budget"),
         ({"distortion": "lpips"}, "distortion"),
         ({"distortion": "ms-ssim", "crop": 128}, "161"),
-        ({"distortion": "ms-ssim", "objective": "regularised"}, "mse"),
+        ({"distortion": "ms-ssim", "source_model": "aligned"}, "mse"),
+        ({"alpha": 0.1}, "source_model"),
+        ({"source_model": "best"}, "source_model"),
+        ({"source_model": "aligned", "alpha": -0.1}, "alpha"),
+        ({"source_model": "aligned", "alpha_unit": "picture"}, "alpha_unit"),
+        ({"source_model": "aligned", "alpha_decay": 1.5}, "alpha_decay"),
+        ({"source_model": "aligned", "source_rate": 0.0}, "source_rate"),
+        (
+            {"source_model": "weaker", "codec": CodecConfig(side="none", qualities=(2.0, 2.0))},
+            "weaker",
+        ),
         (
             {
                 "objective": "oracle-rounding",
@@ -191,54 +201,3 @@ def test_a_part_of_a_batch_is_measured_as_in_the_whole() -> None:
     part = Batch(cut.pixels[1:], cut.quality[1:], [1])
     with torch.no_grad():
         assert float(objective(whole).bpp[1]) == pytest.approx(float(objective(part).bpp), rel=1e-5)
-
-
-def test_the_regulariser_pulls_codec_and_source_model_in_opposite_directions() -> None:
-    alpha = 0.3
-    plain, regularised = RateDistortion(codec()), Regularised(codec(), alpha)
-    with torch.no_grad():  # a source model that says something
-        generator = torch.Generator().manual_seed(1)
-        for parameter in regularised.source.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    one = batch()
-    loss = regularised(one).loss
-    loss.backward()
-
-    # The two steps of the paper, written out.
-    x, passage = plain.passage(batch())
-    base = plain(batch()).loss
-    entropy = regularised.source.bits_per_dimension(x, passage.x_hat)
-    weight = relative_step(one.quality)
-    first = base - alpha * (weight * entropy).mean()
-    assert float(loss.detach()) == pytest.approx(float(first.detach()), rel=1e-5)
-    expected = torch.autograd.grad(first, list(plain.codec.g_s.parameters()), retain_graph=True)
-    found = [p.grad for p in regularised.codec.g_s.parameters()]
-    for mine, theirs in zip(found, expected, strict=True):
-        assert mine is not None
-        assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-6)
-    likelihood = regularised.source.bits_per_dimension(x, passage.x_hat.detach()).mean()
-    for parameter, theirs in zip(
-        regularised.source.parameters(),
-        torch.autograd.grad(likelihood, list(regularised.source.parameters())),
-        strict=True,
-    ):
-        assert parameter.grad is not None
-        assert torch.allclose(parameter.grad, theirs, rtol=1e-3, atol=1e-6)
-
-
-def test_without_weight_the_regulariser_leaves_the_codec_alone() -> None:
-    plain, regularised = RateDistortion(codec()), Regularised(codec(), 0.0)
-    plain(batch()).loss.backward()
-    regularised(batch()).loss.backward()
-    for mine, theirs in zip(regularised.codec.parameters(), plain.codec.parameters(), strict=True):
-        assert mine.grad is not None
-        assert theirs.grad is not None
-        assert torch.allclose(mine.grad, theirs.grad, rtol=1e-4, atol=1e-7)
-
-
-def test_bits_of_the_source_are_per_dimension_of_8_bit_pixels() -> None:
-    source = Regularised(codec(), 0.1).source
-    x = torch.full((1, 3, 8, 8), 0.5)
-    # Untrained it says N(x̂, 8²) in 8-bit steps: log₂(8·√(2πe))… at distance zero log₂(8·√(2π)).
-    bits = float(source.bits_per_dimension(x, x).detach())
-    assert bits == pytest.approx(3.0 + 0.5 * 1.837877 / 0.693147, abs=0.01)

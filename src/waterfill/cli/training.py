@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 #: Options that replace a field of the config: flag, type, help. Unset they leave the field alone.
 _FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("objective", str, "What a step minimises."),
-    ("alpha", float, "Weight of the regulariser."),
+    ("source-model", str, "aligned, weaker or stronger, of the regulariser."),
+    ("alpha-unit", str, "Bits of the regulariser per dimension or pixel."),
+    ("alpha-decay", float, "Last share of steps, its weight falling to 0."),
+    ("source-rate", float, "Rate of its source model, beside the codec's."),
     ("distortion", str, "mse or ms-ssim."),
     ("oracle-mean", str, "zero or predicted, of oracles."),
     ("oracle-mode", str, "smooth, paper or paper-detached."),
@@ -71,6 +74,9 @@ def _field_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--config", "config_file", type=PATH, metavar="FILE", help="Settings as TOML.")
 @click.option("--codec", metavar="NAME", help="Architecture of a codec by name.")
 @click.option("--quality", type=(float, float), help="Lowest and highest quality to cover.")
+@click.option(
+    "--regularize", "alpha", type=float, metavar="ALPHA", help="Weight of the regulariser."
+)
 @_field_options
 @click.option("--augment/--no-augment", default=None, help="Reduce and mirror crops.")
 @click.option("--compile/--no-compile", default=None, help="Compile the transforms.")
@@ -90,6 +96,7 @@ def train(
     config_file: Path | None,
     codec: str | None,
     quality: tuple[float, float] | None,
+    alpha: float | None,
     resume: bool,
     max_minutes: float,
     queue: Path | None,
@@ -112,7 +119,7 @@ def train(
     if queue is not None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise TrainingError("a queue runs in one process; give torchrun its runs one by one")
-        single = preset or config_file or codec or quality or resume
+        single = preset or config_file or codec or quality or resume or alpha is not None
         if single or any(value is not None for value in fields.values()):
             raise TrainingError("--queue takes its settings from the experiments' files alone")
         _work_through(queue, out or Path("runs"), list(paths), max_minutes, hand_back, json_file)
@@ -122,6 +129,8 @@ def train(
     if out is None:
         raise TrainingError("where to? name a folder for the run with --out")
     given = {name: value for name, value in fields.items() if value is not None}
+    if alpha is not None:
+        given["alpha"] = alpha
     if paths:
         given["data"] = list(paths)
     if codec is not None:
@@ -130,6 +139,8 @@ def train(
         chosen = given["codec"].to_dict() if codec is not None else {}
         given["codec"] = chosen | {"qualities": list(quality)}
     config = _base(preset, config_file, out, resume=resume)
+    if alpha is not None and config.source_model == "none":
+        given.setdefault("source_model", "aligned")
     config = config.with_values(given, label="command line")
     if not config.data:
         raise TrainingError("on what? name photographs, a folder of them, or tar shards")

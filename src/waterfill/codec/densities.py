@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-__all__ = ["Density", "Gaussian", "GaussianMixture", "gaussian_bin_bits"]
+__all__ = ["Density", "Gaussian", "GaussianMixture", "dequantised_bits", "gaussian_bin_bits"]
 
 
 class _LogNdtr(torch.autograd.Function):
@@ -53,6 +53,18 @@ def gaussian_bin_bits(residual: Tensor, sigma: Tensor) -> Tensor:
     ratio = (lower - upper).clamp_max(-1e-6)
     bits: Tensor = (upper + torch.log1p(-torch.exp(ratio))) / -math.log(2.0)
     return bits
+
+
+def dequantised_bits(residual: Tensor, log2_sigma: Tensor) -> Tensor:
+    """Mean of −log₂ N(r + u; 0, σ²) over u uniform in [−½, ½]: a bin's worth of density.
+
+    ½log₂(2πσ²) + (r² + 1/12)/(2σ² ln 2), least at σ² = E r² + 1/12. By Jensen's inequality never
+    below the bits of the bin (:func:`gaussian_bin_bits`); above them by .06/σ² on average where σ
+    is wide; at a fraction of the arithmetic (Theis, van den Oord, Bethge 2016, section 3.1).
+    """
+    power = residual.square() + 1.0 / 12.0
+    scaled = power * torch.exp2(-2.0 * log2_sigma)
+    return log2_sigma + (0.5 * math.log2(2.0 * math.pi) + (0.5 / math.log(2.0)) * scaled)
 
 
 class Density(Protocol):

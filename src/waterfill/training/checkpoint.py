@@ -78,8 +78,8 @@ def _facts_of(file: Any, path: Path) -> dict[str, Any]:
 
 
 def trained(objective: Objective) -> list[torch.nn.Parameter]:
-    """The parameters that training moves, in a fixed order."""
-    return [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    """The parameters that training moves, in the order of the optimiser's."""
+    return [parameter for group in objective.learners() for parameter in group]
 
 
 def capture(

@@ -13,7 +13,9 @@ import tomli_w
 
 from waterfill.codec.channels import ORACLE_MODES
 from waterfill.codec.config import CodecConfig
-from waterfill.errors import TrainingError
+from waterfill.codec.priors.source import RELATIONS, source_model_for
+from waterfill.errors import CodecError, TrainingError
+from waterfill.training.regulariser import UNITS
 
 __all__ = [
     "DISTORTIONS",
@@ -36,7 +38,6 @@ OBJECTIVES = (
     "learned-posterior",
     "oracle-rounding",
     "oracle-test-channel",
-    "regularised",
 )
 #: Fields that may differ when a run goes on: where things are, how often they are looked at, and
 #: how long it lasts.
@@ -64,8 +65,18 @@ class TrainConfig:
         The architecture, and the qualities that are trained: drawn uniformly, fractions included.
     objective
         What a step minimises, one of :data:`OBJECTIVES`.
+    source_model
+        ``none``, or that of the regulariser of paper 2: ``aligned`` with the codec's prior,
+        ``weaker`` or ``stronger`` than that. It is discarded after training.
     alpha
-        Weight of the regulariser, of the objective ``regularised`` alone (paper 2).
+        Weight of the regulariser at the start. At 0 a source model learns beside a codec that does
+        not notice.
+    alpha_unit
+        What H_q is counted by: ``dimension``, or ``pixel``, which weighs three times as much.
+    alpha_decay
+        Last share of the run over which that weight falls to zero, linearly; 0 keeps it.
+    source_rate
+        Adam's rate for the source model, as a multiple of the codec's.
     distortion
         ``mse``, or ``ms-ssim``, which needs crops of 192 at least.
     oracle_mean
@@ -118,7 +129,11 @@ class TrainConfig:
     data: tuple[str, ...] = ()
     start: str = ""
     objective: str = "rate-distortion"
-    alpha: float = 0.1
+    source_model: str = "none"
+    alpha: float = 0.0
+    alpha_unit: str = "dimension"
+    alpha_decay: float = 0.0
+    source_rate: float = 1.0
     distortion: str = "mse"
     oracle_mean: str = "zero"
     oracle_mode: str = "smooth"
@@ -148,7 +163,15 @@ class TrainConfig:
         cell = self.codec.alignment
         if self.crop < cell or self.crop % cell:
             raise TrainingError(f"crop must be a multiple of {cell}, not {self.crop}")
-        positive = ("steps", "batch", "accumulate", "learning_rate", "clip", "patience")
+        positive = (
+            "steps",
+            "batch",
+            "accumulate",
+            "learning_rate",
+            "clip",
+            "patience",
+            "source_rate",
+        )
         for name in (*positive, "checkpoint_every", "validate_every"):
             if not 0 < getattr(self, name) < math.inf:
                 raise TrainingError(f"{name} must be positive, not {getattr(self, name)}")
@@ -163,8 +186,7 @@ class TrainConfig:
             raise TrainingError(f"seed must lie in 0 … 2^32 − 1, not {self.seed}")
         if not (self.warmup >= 0 and 0 <= self.decay <= 1 and 0 <= self.ema < 1):
             raise TrainingError("warmup, decay and ema can't be negative, nor the last two above 1")
-        if not 0 <= self.alpha < math.inf:
-            raise TrainingError(f"alpha can't be negative, nor {self.alpha}")
+        self._check_regulariser()
         for name, known in (
             ("precision", PRECISIONS),
             ("schedule", SCHEDULES),
@@ -172,6 +194,8 @@ class TrainConfig:
             ("distortion", DISTORTIONS),
             ("oracle_mean", ("zero", "predicted")),
             ("oracle_mode", ORACLE_MODES),
+            ("source_model", ("none", *RELATIONS)),
+            ("alpha_unit", UNITS),
         ):
             if getattr(self, name) not in known:
                 listed = ", ".join(known)
@@ -194,8 +218,21 @@ class TrainConfig:
             )
         if self.distortion == "ms-ssim" and self.crop < MS_SSIM_MIN_SIDE:
             raise TrainingError(f"ms-ssim needs crops of {MS_SSIM_MIN_SIDE}, not {self.crop}")
-        if self.distortion == "ms-ssim" and self.objective == "regularised":
+
+    def _check_regulariser(self) -> None:
+        if not 0 <= self.alpha < math.inf:
+            raise TrainingError(f"alpha can't be negative, nor {self.alpha}")
+        if not 0 <= self.alpha_decay <= 1:
+            raise TrainingError(f"alpha_decay is a share of the run, not {self.alpha_decay}")
+        if self.source_model == "none" and (self.alpha or self.alpha_decay):
+            raise TrainingError("alpha weighs a regulariser, which needs a source_model")
+        if self.source_model != "none" and self.distortion == "ms-ssim":
             raise TrainingError("the regulariser is for mse alone")
+        if self.source_model in RELATIONS:
+            try:
+                source_model_for(self.codec, self.source_model)
+            except CodecError as error:
+                raise TrainingError(str(error)) from None
 
     def to_dict(self) -> dict[str, Any]:
         """The config as a JSON-able mapping."""

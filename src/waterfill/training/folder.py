@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ _COLUMNS = (
     "bpp",
     "psnr",
     "prior_bpp",
+    "source_bits",
+    "lambda_share",
     "validation_loss",
     "validation_bpp",
     "validation_psnr",
@@ -114,6 +117,8 @@ class RunFolder:
             if self._board is None:
                 return
             for name in _COLUMNS[3:]:
+                if math.isnan(values[name]):  # of another objective
+                    continue
                 held_back = name.startswith("validation_")
                 tag = f"held back/{name[11:]}" if held_back else f"training/{name}"
                 self._board.add_scalar(tag, values[name], step)

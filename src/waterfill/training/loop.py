@@ -25,18 +25,12 @@ from waterfill.data.crops import CropSource
 from waterfill.data.sets import PictureSet, open_pictures
 from waterfill.errors import TrainingError
 from waterfill.provenance import environment
-from waterfill.training.checkpoint import (
-    capture,
-    load_checkpoint,
-    restore,
-    save_checkpoint,
-    trained,
-)
+from waterfill.training.checkpoint import capture, load_checkpoint, restore, save_checkpoint
 from waterfill.training.config import TrainConfig
 from waterfill.training.engine import make_fabric
 from waterfill.training.folder import RunFolder
 from waterfill.training.klt import start_from_klt
-from waterfill.training.objectives import Batch, objective_of
+from waterfill.training.objectives import Batch, Objective, objective_of
 from waterfill.training.schedules import Schedule
 from waterfill.training.start import start_from
 from waterfill.training.validation import split, to_pixels
@@ -48,12 +42,17 @@ _MAX_SKIPPED_IN_A_ROW = 100
 #: What is recorded of training and of validation. The rate that a learned prior charges is the same
 #: as that which is trained, unless a genie helps.
 _WATCHED = ("loss", "bpp", "psnr", "prior_bpp")
-
+#: What is recorded of training alone besides.
+_RECORDED = (*_WATCHED, *Objective.ASIDE)
 
 #: A held-back loss so many times above the last has left for good.
 _RUNAWAY = 10.0
 #: A prior's rate so much above the first, while the oracle's falls, is worth a word.
 _DRIFT = 0.05
+#: Shares of λ: a regulariser below the first does nothing, from the second on it rules.
+_VANISHING, _DOMINATING = 1e-3, 1.0
+#: Smoothed PSNR that a dominated codec may lose before the run stops, dB.
+_LOST = 3.0
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,13 @@ class _Run:
         self.objective = objective_of(config, codec)
         # The scaler of float16 has to look at gradients that the fused optimiser won't show.
         fused = fabric.strategy.precision.precision != "16-mixed"
-        self.adam = torch.optim.Adam(trained(self.objective), lr=config.learning_rate, fused=fused)
+        self.learners = self.objective.learners()
+        rates = (1.0, config.source_rate)
+        groups = [
+            {"params": parameters, "rate": rate}
+            for parameters, rate in zip(self.learners, rates, strict=False)
+        ]
+        self.adam = torch.optim.Adam(groups, lr=config.learning_rate, fused=fused)
         self.model, self.optimiser = fabric.setup(self.objective, self.adam)
         self.average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(config.ema))  # type: ignore[no-untyped-call]
         self.average.requires_grad_(False)
@@ -189,6 +194,7 @@ class _Run:
         self.recent: NDArray[np.float64] | None = None
         self.shown: dict[str, float] | None = None
         self.first: dict[str, float] | None = None
+        self.highest_psnr = 0.0
         self.skipped = 0
         self._skipped_in_a_row = 0
         self._seconds_before = 0.0
@@ -231,10 +237,11 @@ class _Run:
             self.step, self._seconds_before = int(facts["step"]), float(facts["seconds"])
             self._waited_before = float(facts["waited_seconds"])
             recent, self.shown, self.first = facts["recent"], facts["shown"], facts["first"]
+            self.highest_psnr = float(facts["highest_psnr"])
             self.recent = None if recent is None else np.array(recent, dtype=float)
             self.skipped = int(facts["skipped"])
             self.schedule.restore(facts["schedule"])
-            if self.step < 0 or not (self.recent is None or self.recent.shape == (len(_WATCHED),)):
+            if self.step < 0 or not (self.recent is None or self.recent.shape == (len(_RECORDED),)):
                 raise ValueError("no such step")
             self.fabric.strategy.precision.load_state_dict(facts["scaler"])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -295,14 +302,16 @@ class _Run:
     def _one_step(self, crops: NDArray[np.uint8]) -> None:
         config, fabric = self.config, self.fabric
         for group in self.adam.param_groups:
-            group["lr"] = self.schedule.rate_at(self.step)
+            group["lr"] = group["rate"] * self.schedule.rate_at(self.step)
+        if self.objective.regulariser is not None:
+            self.objective.regulariser.alpha = self.schedule.alpha_at(self.step)
         for module in self.objective.modules():
             if isinstance(module, FilteredAnalysis | FilteredSynthesis):
                 module.linear_only = self.step < config.linear_steps
         quality, seeds = self._draws()
         pieces = config.accumulate
         size = len(crops) // pieces
-        sums = np.zeros(len(_WATCHED))
+        sums = np.zeros(len(_RECORDED))
         for piece in range(pieces):
             part = slice(piece * size, (piece + 1) * size)
             batch = Batch(
@@ -316,16 +325,15 @@ class _Run:
             psnr = (-10.0 * torch.log10(losses.mse.detach())).mean()
             bpp, prior_bpp = losses.bpp.detach().mean(), losses.prior_bpp.detach().mean()
             values = (losses.loss.detach(), bpp, psnr, prior_bpp)
-            sums += [float(value) for value in values]
+            aside = self.objective.aside()
+            sums += [float(v) for v in values] + [aside[name] for name in Objective.ASIDE]
         now = np.array([self._sum(value) for value in sums / pieces]) / fabric.world_size
-        norm = fabric.clip_gradients(
-            self.model, self.optimiser, max_norm=config.clip, error_if_nonfinite=False
-        )
+        norm = self._clipped()
         wrong = None
         if not math.isfinite(now[0]):
             wrong = f"the loss is {now[0]}"
-        elif norm is not None and not math.isfinite(float(norm)):
-            wrong = f"the gradient is {float(norm)}"
+        elif not math.isfinite(norm):
+            wrong = f"the gradient is {norm}"
         # With a scaler, gradients overflow now and then: it leaves those steps out by itself, and
         # must see them to find its scale.
         scaled = fabric.strategy.precision.precision == "16-mixed"
@@ -336,11 +344,20 @@ class _Run:
         if wrong is None:
             self._skipped_in_a_row = 0
             self.recent = now if self.recent is None else 0.98 * self.recent + 0.02 * now
+            self._watch_regulariser()
             if self.step < 2 * config.warmup:  # weights this young are not worth remembering
                 self.average.n_averaged.zero_()
             self.average.update_parameters(self.objective.codec)
         self.optimiser.zero_grad()
         self.step += 1
+
+    def _clipped(self) -> float:
+        """Clip each learner's gradients for itself; the largest norm."""
+        self.fabric.strategy.precision.unscale_gradients(self.optimiser)
+        limit = self.config.clip
+        return max(
+            float(torch.nn.utils.clip_grad_norm_(parameters, limit)) for parameters in self.learners
+        )
 
     def _draws(self) -> tuple[torch.Tensor, list[int]]:
         """Quality and noise seed of each of this process's pictures.
@@ -392,15 +409,15 @@ class _Run:
         self.schedule.observe(fresh["loss"])
         self.shown = fresh
         if self.fabric.is_global_zero:
-            recent = [math.nan] * len(_WATCHED) if self.recent is None else self.recent
-            row = dict(zip(_WATCHED, map(float, recent), strict=True))
+            recent = [math.nan] * len(_RECORDED) if self.recent is None else self.recent
+            row = dict(zip(_RECORDED, map(float, recent), strict=True))
             row |= {f"validation_{name}": fresh[name] for name in _WATCHED}
             row |= {"seconds": self.seconds, "waited_seconds": self.waited_seconds}
             self.folder.record(self.step, row | {"learning_rate": rate})
         return fresh
 
     def _watch(self, fresh: dict[str, float]) -> None:
-        """Stop a run that runs away; tell when an oracle's limit is not the codec's any more.
+        """Stop a run that runs away; tell when a limit, or a regulariser, is not what it should be.
 
         ½log₂(1 + s²/θ) is concave in power, so an oracle's rate falls without end as latents grow
         sparse and peaky, though nobody could code them with so little.
@@ -411,6 +428,9 @@ class _Run:
             raise self._diverged(
                 f"the held-back loss has run away from {best:.4g} to {fresh['loss']:.4g}"
             )
+        said = self._said_of_regulariser()
+        if said:
+            self._tell(note=said)
         fell = 1.0 - fresh["bpp"] / first["bpp"]
         rose = fresh["prior_bpp"] / first["prior_bpp"] - 1.0
         if fell > 0 and rose > _DRIFT:
@@ -418,6 +438,31 @@ class _Run:
                 note=f"step {self.step}: the oracle's rate is {100 * fell:.1f} % below its first, "
                 f"a prior's for the same latents {100 * rose:.1f} % above: the limit drifts"
             )
+
+    def _watch_regulariser(self) -> None:
+        """Stop a codec that is paid for distortion once it runs away, and name the reason."""
+        assert self.recent is not None
+        recent = dict(zip(_RECORDED, self.recent, strict=True))
+        share, psnr = recent["lambda_share"], recent["psnr"]
+        self.highest_psnr = max(self.highest_psnr, psnr)
+        if share > _DOMINATING and psnr < self.highest_psnr - _LOST:
+            raise self._diverged(
+                f"the regulariser takes {share:.1f} times λ, and the distortion runs away: "
+                f"{self.highest_psnr:.1f} dB became {psnr:.1f} with alpha {self.config.alpha:g} "
+                f"per {self.config.alpha_unit}; take a smaller one;"
+            )
+
+    def _said_of_regulariser(self) -> str | None:
+        """What there is to say of a regulariser whose weight is far from sensible."""
+        regulariser = self.objective.regulariser
+        if regulariser is None or not regulariser.alpha or self.recent is None:
+            return None
+        share = dict(zip(_RECORDED, self.recent, strict=True))["lambda_share"]
+        if share < _VANISHING:
+            return f"step {self.step}: the regulariser takes {share:.1e} of λ: it does nothing"
+        if share > _DOMINATING:
+            return f"step {self.step}: the regulariser takes {share:.1f} times λ: it dominates"
+        return None
 
     def save(self) -> None:
         """Write the checkpoint and the weights."""
@@ -434,6 +479,7 @@ class _Run:
             "recent": None if self.recent is None else self.recent.tolist(),
             "shown": self.shown,
             "first": self.first,
+            "highest_psnr": self.highest_psnr,
             "skipped": self.skipped,
             "schedule": self.schedule.state(),
             "scaler": self.fabric.strategy.precision.state_dict(),
@@ -456,6 +502,6 @@ class _Run:
         if not self.fabric.is_global_zero:
             return
         self._told = True
-        recent = [math.nan] * len(_WATCHED) if self.recent is None else self.recent
-        loss, bpp, psnr, _ = map(float, recent)
+        recent = [math.nan] * len(_RECORDED) if self.recent is None else self.recent
+        loss, bpp, psnr = map(float, recent[:3])
         self.progress(Report(self.step, self.config.steps, loss, bpp, psnr, validation, note))

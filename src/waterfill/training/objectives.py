@@ -10,8 +10,10 @@ kind                    channel              rate
 ``learned-posterior``   Gaussian posterior   KL divergence from the codec's prior
 ``oracle-rounding``     straight-through     told each variance (paper 1, fig. 4a)
 ``oracle-test-channel`` Gaussian test        told each variance (paper 1, fig. 4)
-``regularised``         straight-through     of the prior, less α·H_q(X|X̂) (paper 2)
 ======================  ===================  =========================================
+
+Each can be regularised: its loss is then less by α·H_q(X|X̂) (paper 2), see
+:class:`~waterfill.training.regulariser.Regulariser`.
 
 What an oracle is told no decoder can know: those two are genie-aided. A prior is trained beside
 them on the same ŷ, and what it would charge is part of the record (:attr:`Losses.prior_bpp`).
@@ -19,9 +21,10 @@ them on the same ŷ, and what it would charge is part of the record (:attr:`Loss
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +43,9 @@ from waterfill.codec.channels import (
 from waterfill.codec.gains import QUALITIES, lambdas_of, relative_step
 from waterfill.codec.model import Codec, Passage
 from waterfill.codec.noise import Noise
-from waterfill.codec.priors import NoSideInformation
+from waterfill.codec.priors import NoSideInformation, SourceModel, source_model_for
 from waterfill.training.config import TrainConfig
-from waterfill.training.sources import ReconstructionSource
+from waterfill.training.regulariser import Regulariser
 
 __all__ = [
     "Batch",
@@ -50,7 +53,6 @@ __all__ = [
     "Losses",
     "Objective",
     "RateDistortion",
-    "Regularised",
     "objective_of",
 ]
 
@@ -148,19 +150,65 @@ class Objective(nn.Module, ABC):
     ----------
     codec
         The codec; its parameters are the module's, under ``codec.``.
+    distortion
+        ``mse`` or ``ms-ssim``.
+    regulariser
+        Added to the loss; its source model learns beside the codec and is not part of it.
     """
 
-    def __init__(self, codec: Codec) -> None:
+    #: What :meth:`aside` has figures of.
+    ASIDE = ("source_bits", "lambda_share")
+
+    def __init__(
+        self, codec: Codec, *, distortion: str = "mse", regulariser: Regulariser | None = None
+    ) -> None:
         super().__init__()
         self.codec = codec
+        self.distortion = distortion
+        self.regulariser = regulariser
+        self._lambdas: Tensor | None = None
 
-    @abstractmethod
     def forward(self, batch: Batch) -> Losses:
         """Loss of a batch."""
+        x = batch.pictures(self.codec.config.planes)
+        losses, x_hat = self.cost(x, batch)
+        if self.regulariser is None:
+            return losses
+        self._lambdas = lambdas_of(batch.quality)
+        # The cost of a picture is divided by √λ in the loss: so is its share of the regulariser.
+        weight = relative_step(batch.quality)
+        return losses._replace(loss=losses.loss + self.regulariser(x, x_hat, weight))
+
+    @abstractmethod
+    def cost(self, x: Tensor, batch: Batch) -> tuple[Losses, Tensor]:
+        """Rate and distortion of the pictures x of a batch, and their reconstructions."""
 
     @abstractmethod
     def for_validation(self, codec: Codec) -> Objective:
-        """What ``codec`` is measured by on held-back pictures."""
+        """What ``codec`` is measured by on held-back pictures, without regulariser."""
+
+    def aside(self) -> Mapping[str, float]:
+        """What else is worth a record of the last batch, known once its gradients are.
+
+        ``source_bits`` is H_q by the regulariser's unit, ``lambda_share`` the mean share of λ that
+        the regulariser takes; NaN without one.
+        """
+        if self.regulariser is None or self._lambdas is None:
+            return dict.fromkeys(self.ASIDE, math.nan)
+        share = (self.regulariser.taken / self._lambdas).mean()
+        values = (float(self.regulariser.entropy), float(share))
+        return dict(zip(self.ASIDE, values, strict=True))
+
+    def learners(self) -> list[list[nn.Parameter]]:
+        """Parameters that share a rate of learning and a clipping: the codec's, the source model's.
+
+        A regulariser's gradients have no part in how far the codec goes: with α = 0 it goes where
+        it would go without.
+        """
+        parts: list[nn.Module] = [self.codec]
+        if self.regulariser is not None:
+            parts.append(self.regulariser)
+        return [[p for p in part.parameters() if p.requires_grad] for part in parts]
 
 
 class RateDistortion(Objective):
@@ -172,26 +220,25 @@ class RateDistortion(Objective):
         The codec.
     channel
         Of the latents.
-    distortion
-        ``mse`` or ``ms-ssim``.
+    distortion, regulariser
+        As for :class:`Objective`.
     """
 
     def __init__(
-        self, codec: Codec, channel: Channel | None = None, *, distortion: str = "mse"
+        self,
+        codec: Codec,
+        channel: Channel | None = None,
+        *,
+        distortion: str = "mse",
+        regulariser: Regulariser | None = None,
     ) -> None:
-        super().__init__(codec)
+        super().__init__(codec, distortion=distortion, regulariser=regulariser)
         self.channel = channel or StraightThrough()
-        self.distortion = distortion
 
-    def passage(self, batch: Batch) -> tuple[Tensor, Passage]:
-        """The pictures of a batch, and their way through the codec."""
-        x = batch.pictures(self.codec.config.planes)
-        return x, self.codec(x, batch.quality, self.channel, batch.noise)
-
-    def forward(self, batch: Batch) -> Losses:
-        """Loss of a batch."""
-        x, passage = self.passage(batch)
-        return weighted_cost(passage, x, batch.quality, self.distortion)
+    def cost(self, x: Tensor, batch: Batch) -> tuple[Losses, Tensor]:
+        """Through the channel, at the prior's price."""
+        passage = self.codec(x, batch.quality, self.channel, batch.noise)
+        return weighted_cost(passage, x, batch.quality, self.distortion), passage.x_hat
 
     def for_validation(self, codec: Codec) -> Objective:
         """Hard rounding, as in a stream, of what is trained for it; the same channel otherwise."""
@@ -213,18 +260,24 @@ class GenieAided(Objective):
     oracle
         The channel. If its variance is about a predicted mean, side information and context
         predict that mean, and z is charged.
-    distortion
-        ``mse`` or ``ms-ssim``.
+    distortion, regulariser
+        As for :class:`Objective`.
     """
 
-    def __init__(self, codec: Codec, oracle: Oracle, *, distortion: str = "mse") -> None:
-        super().__init__(codec)
+    def __init__(
+        self,
+        codec: Codec,
+        oracle: Oracle,
+        *,
+        distortion: str = "mse",
+        regulariser: Regulariser | None = None,
+    ) -> None:
+        super().__init__(codec, distortion=distortion, regulariser=regulariser)
         self.oracle = oracle
-        self.distortion = distortion
 
-    def forward(self, batch: Batch) -> Losses:
-        """Loss of a batch."""
-        x, quality = batch.pictures(self.codec.config.planes), batch.quality
+    def cost(self, x: Tensor, batch: Batch) -> tuple[Losses, Tensor]:
+        """At the oracle's price, the prior's beside it."""
+        quality = batch.quality
         prior = None if self.oracle.predicted_mean else NoSideInformation()
         passage = self.codec(x, quality, self.oracle, batch.noise, prior=prior)
         losses = weighted_cost(passage, x, quality, self.distortion)
@@ -242,82 +295,36 @@ class GenieAided(Objective):
         learned = y_bits if self.oracle.predicted_mean else y_bits + z_bits
         area = x.shape[2] * x.shape[3]
         beside = (relative_step(quality) * learned).mean() / area
-        return losses._replace(
+        found = losses._replace(
             loss=losses.loss + (beside - beside.detach()),
             prior_bpp=((y_bits + z_bits) / area).detach(),
         )
+        return found, passage.x_hat
 
     def for_validation(self, codec: Codec) -> Objective:
         """The same."""
         return GenieAided(codec, self.oracle, distortion=self.distortion)
 
 
-class _Reversed(torch.autograd.Function):
-    """The identity whose gradient is multiplied by a factor, sign included."""
-
-    @staticmethod
-    def forward(ctx: object, x: Tensor, factor: Tensor) -> Tensor:
-        ctx.save_for_backward(factor)  # type: ignore[attr-defined]
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None]:
-        (factor,) = ctx.saved_tensors  # type: ignore[attr-defined]
-        return factor * grad, None
-
-
-class Regularised(RateDistortion):
-    """Rate–distortion with the information-theoretic regulariser of paper 2.
-
-    The codec minimises R + λD − α·H_q(X|X̂) with the source model q frozen, q the cross-entropy
-    E[−log₂ q(x|x̂)] with x̂ detached. Both are gradients of one number, taken with opposite signs
-    where x̂ enters q: one forward pass serves the two steps of each iteration.
-
-    H_q is in bits per *dimension* (pixel and colour): in bits per pixel the weights of the paper
-    would outgrow λ.
-
-    Parameters
-    ----------
-    codec
-        The codec.
-    alpha
-        Weight α of the regulariser.
-    """
-
-    def __init__(self, codec: Codec, alpha: float) -> None:
-        super().__init__(codec)
-        self.alpha = alpha
-        self.source = ReconstructionSource()
-
-    def forward(self, batch: Batch) -> Losses:
-        """Loss of a batch; the cross-entropy is in its gradient, and its value as plain loss."""
-        x, passage = self.passage(batch)
-        losses = weighted_cost(passage, x, batch.quality)
-        # The cost of a picture is divided by √λ in the loss: so is its share of the regulariser.
-        weight = relative_step(batch.quality)[:, None, None, None]
-        seen = _Reversed.apply(passage.x_hat, -self.alpha * weight)  # type: ignore[no-untyped-call]
-        entropy = self.source.bits_per_dimension(x, seen)
-        # The value stays R + λD − αH_q's; of the two gradients each goes where it belongs.
-        weighed = (weight.flatten() * entropy).mean().detach()
-        total = losses.loss - self.alpha * weighed + entropy.mean() - entropy.mean().detach()
-        return losses._replace(loss=total)
-
-
 def objective_of(config: TrainConfig, codec: Codec) -> Objective:
     """The objective that a config asks for, on a codec."""
     mean = config.oracle_mean == "predicted"
+    regulariser = None
+    if config.source_model != "none":
+        kind = source_model_for(config.codec, config.source_model)
+        source = SourceModel(kind, planes=config.codec.planes)
+        regulariser = Regulariser(config.alpha, source, unit=config.alpha_unit)
+    others: dict[str, Any] = {"distortion": config.distortion, "regulariser": regulariser}
     match config.objective:
-        case "regularised":
-            return Regularised(codec, config.alpha)
         case "oracle-rounding":
-            return GenieAided(codec, OracleStraightThrough(mean), distortion=config.distortion)
+            return GenieAided(codec, OracleStraightThrough(mean), **others)
         case "oracle-test-channel":
             oracle = OracleGaussian(config.oracle_mode, mean, budget=config.budget)
-            return GenieAided(codec, oracle, distortion=config.distortion)
+            return GenieAided(codec, oracle, **others)
         case "test-channel":
             channel: Channel = GaussianTest(mmse=False)
         case "learned-posterior":
             channel = GaussianPosterior()
         case _:
             channel = StraightThrough()
-    return RateDistortion(codec, channel, distortion=config.distortion)
+    return RateDistortion(codec, channel, **others)

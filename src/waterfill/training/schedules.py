@@ -1,4 +1,4 @@
-"""The learning rate of a step."""
+"""The learning rate of a step, and the weight of a regulariser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class Schedule:
     Parameters
     ----------
     config
-        Its ``schedule``, ``warmup``, ``decay``, ``patience``, ``learning_rate`` and ``steps``.
+        Its ``schedule``, ``warmup``, ``decay``, ``patience``, ``learning_rate`` and ``steps``;
+        ``alpha`` and ``alpha_decay``.
     """
 
     def __init__(self, config: TrainConfig) -> None:
@@ -30,6 +31,14 @@ class Schedule:
         config = self._config
         up = min(1.0, (step + 1) / max(1, config.warmup))
         return config.learning_rate * min(up, self._down(step))
+
+    def alpha_at(self, step: int) -> float:
+        """Weight of the regulariser in a step, counted from 0."""
+        config = self._config
+        if not config.alpha_decay:
+            return config.alpha
+        left = (config.steps - step) / (config.alpha_decay * config.steps)
+        return config.alpha * min(1.0, left)
 
     def _down(self, step: int) -> float:
         config = self._config

@@ -8,8 +8,11 @@ from waterfill.codec.priors.context import Context, MaskedContext, NoContext, Sp
 from waterfill.codec.priors.factorized import DeepFactorized, Factorized
 from waterfill.codec.priors.prior import NoSideInformation, Prior, Sent
 from waterfill.codec.priors.side import HyperLatent, SideInformation, integer_symbols
+from waterfill.codec.priors.source import RELATIONS, SOURCE_MODELS, SourceModel, source_model_for
 
 __all__ = [
+    "RELATIONS",
+    "SOURCE_MODELS",
     "Context",
     "DeepFactorized",
     "Factorized",
@@ -20,6 +23,8 @@ __all__ = [
     "Prior",
     "Sent",
     "SideInformation",
+    "SourceModel",
     "SpaceChannelContext",
     "integer_symbols",
+    "source_model_for",
 ]

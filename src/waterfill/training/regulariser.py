@@ -1,0 +1,138 @@
+"""The information-theoretic regulariser: −α·H_q(X|X̂), for any codec (paper 2)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from waterfill.codec.priors.source import SourceModel
+from waterfill.errors import TrainingError
+
+__all__ = ["UNITS", "Regulariser"]
+
+#: What H_q is counted by: a pixel has as many dimensions as there are colours.
+UNITS = ("dimension", "pixel")
+#: Pixels above this are not in [0, 1].
+_BRIGHTEST = 1.5
+
+
+class _Turned(torch.autograd.Function):
+    """The identity whose gradient is multiplied by a factor, sign included."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor, factor: Tensor) -> Tensor:
+        ctx.save_for_backward(factor)  # type: ignore[attr-defined]
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None]:
+        (factor,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return factor * grad, None
+
+
+class Regulariser(nn.Module):
+    """−α·H_q(X|X̂), and the source model q that it is measured by.
+
+    The codec minimises R + λD − α·H_q with q fixed; q maximises the likelihood of the originals
+    with x̂ fixed. Both are gradients of one number, the cross-entropy H_q = E[−log₂ q(x|x̂)], taken
+    with opposite signs where x̂ enters q. So one passage through q serves both steps of an
+    iteration, and one call of ``backward`` on loss + ``regulariser(x, x_hat)``::
+
+        regulariser = Regulariser(0.1)
+        learning = torch.optim.Adam(regulariser.parameters(), lr=1e-4)
+        for x in crops:
+            x_hat, loss = codec(x)
+            (loss + regulariser(x, x_hat)).backward()
+            for one in (optimiser, learning):
+                one.step()
+                one.zero_grad()
+
+    Afterwards it is thrown away: the codec is what it would be without.
+
+    Parameters
+    ----------
+    alpha
+        Weight α, in bits per pixel of the loss for each bit of H_q.
+    source
+        q; None for a hyperprior's counterpart. See
+        :func:`~waterfill.codec.priors.source.source_model_for`.
+    unit
+        One of :data:`UNITS`. In bits per pixel α weighs as much as three times that per dimension,
+        and the weights of the paper would outgrow λ.
+
+    Attributes
+    ----------
+    entropy
+        H_q of the last batch, a mean in bits by ``unit``; NaN before.
+    taken
+        κ (B,) of the last batch, known after ``backward``: on the reconstruction −α·H_q pulls as
+        −κ·255²·MSE would, so of a codec trained at λ it takes the share κ/λ. At shares near 0 it
+        does nothing; at 1 the codec is paid for distortion.
+
+    Raises
+    ------
+    TrainingError
+        For a weight that is negative or no number, an unknown unit; when called with pixels that
+        are not in [0, 1].
+    """
+
+    entropy: Tensor
+    taken: Tensor
+
+    def __init__(
+        self, alpha: float, source: SourceModel | None = None, *, unit: str = "dimension"
+    ) -> None:
+        super().__init__()
+        if not 0 <= alpha < math.inf:
+            raise TrainingError(f"alpha can't be negative, nor {alpha}")
+        if unit not in UNITS:
+            raise TrainingError(f"the unit must be one of {', '.join(UNITS)}, not {unit}")
+        self.alpha, self.unit = alpha, unit
+        self.source = source or SourceModel()
+        self.entropy, self.taken = torch.tensor(math.nan), torch.tensor([math.nan])
+        self._checked = False
+
+    def forward(self, x: Tensor, x_hat: Tensor, weight: Tensor | None = None) -> Tensor:
+        """−α times the mean of weight·H_q, a scalar to add to a loss.
+
+        Parameters
+        ----------
+        x, x_hat
+            Originals and reconstructions (B, planes, H, W) in [0, 1], 8-bit steps being 1/255.
+        weight
+            Of each picture's cost in the loss, (B,); None for 1. q learns from all alike.
+        """
+        if not self._checked:
+            self._check(x)
+        dimensions = self.source.planes if self.unit == "pixel" else 1
+        alpha = self.alpha * dimensions
+        factor = x_hat.new_full((len(x_hat),), -alpha) if weight is None else -alpha * weight
+        if alpha:
+            seen = _Turned.apply(x_hat, factor[:, None, None, None])  # type: ignore[no-untyped-call]
+            if seen.requires_grad:
+                error = (x_hat - x).detach()
+                seen.register_hook(lambda gradient: self._note(gradient, error, alpha))
+        else:  # not even a zero that an infinite gradient could spoil
+            seen = x_hat.detach()
+            self.taken = torch.zeros(len(x_hat), device=x_hat.device)
+        entropy = self.source.bits_per_dimension(x, seen)
+        self.entropy = entropy.detach().mean() * dimensions
+        value = (factor * entropy).mean().detach()
+        # The value is −αH's; of the two gradients each goes where it belongs.
+        mean = entropy.mean()
+        return value + (mean - mean.detach())
+
+    def _note(self, gradient: Tensor, error: Tensor, alpha: float) -> None:
+        """Compare the gradient of H_q, before its turn, with that of the squared error."""
+        batch, per_picture = len(error), error[0].numel()
+        along = (gradient * error).sum((1, 2, 3)) * batch
+        power = error.square().sum((1, 2, 3)).clamp_min(1e-12)
+        self.taken = alpha * along * per_picture / (2.0 * 255.0**2 * power)
+
+    def _check(self, x: Tensor) -> None:
+        """Pixels on another scale make H_q vanish, or drown all else."""
+        if float(x.detach().max()) > _BRIGHTEST:
+            raise TrainingError("the regulariser takes pixels in [0, 1], not 0 … 255")
+        self._checked = True
