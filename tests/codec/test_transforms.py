@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from waterfill.codec.transforms import GDN, hyper_analysis, hyper_synthesis, table1
+from waterfill.codec.transforms import GDN, hyper_analysis, hyper_synthesis, residual, table1
 
 
 @pytest.mark.parametrize("inverse", [False, True])
@@ -57,3 +57,16 @@ def test_shapes_and_strides() -> None:
     z = hyper_analysis(12, 6)(y)
     assert z.shape == (1, 6, 2, 3)
     assert hyper_synthesis(6, 24)(z).shape == (1, 24, 8, 12)
+
+
+def test_residual_transforms_learn_in_bfloat16() -> None:
+    """Gradients within their memory: a strided 1×1 convolution of three planes has none such."""
+    torch.manual_seed(0)
+    g_a, _ = residual(32, 32, attention=False)
+    g_a = g_a.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for _ in range(3):
+        x = torch.rand(4, 3, 128, 128).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = g_a(x)
+        y.float().square().mean().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in g_a.parameters())

@@ -123,7 +123,9 @@ def test_a_codec_that_is_paid_for_distortion_stops_with_the_reason(
     config = dataclasses.replace(
         REGULARISED, alpha=300.0, alpha_unit="pixel", steps=400, learning_rate=1e-2, source_rate=3.0
     )
-    with pytest.raises(TrainingError, match="times λ, and the distortion runs away.*300 per pixel"):
+    with pytest.raises(
+        TrainingError, match=r"times λ, and the distortion runs away.*300 per pixel"
+    ):
         run(photographs, tmp_path / "run", config)
 
 

@@ -1,4 +1,4 @@
-"""The regulariser: two gradients of one number, units that don't vanish, and nothing left behind."""
+"""The regulariser: two gradients of one number, in units that don't vanish."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def test_the_two_steps_of_an_iteration_are_the_papers() -> None:
     alpha = 0.3
     plain, both = RateDistortion(codec()), regularised(alpha)
     assert both.regulariser is not None
+    both.regulariser.share = 1.0
     stirred(both.regulariser)
     one = batch()
     loss = both(one).loss
@@ -85,7 +86,7 @@ def test_the_codecs_step_does_not_touch_q_and_qs_does_not_touch_the_codec() -> N
     for alpha in (0.0, 0.2, 0.4):
         x_hat = (x + 0.05).requires_grad_()
         source.zero_grad()
-        total = Regulariser(alpha, source)(x, x_hat)
+        total = Regulariser(alpha, source, share=1.0)(x, x_hat)
         total.backward()
         of_source = torch.cat([p.grad.flatten() for p in source.parameters() if p.grad is not None])
         gradients[alpha] = (x_hat.grad, of_source.clone())
@@ -184,10 +185,49 @@ def test_the_density_bounds_the_bins_and_meets_them_where_it_is_wide() -> None:
             assert torch.allclose(gap, expected, atol=1e-4)
 
 
+def test_a_window_stands_for_the_whole_on_average() -> None:
+    """Gradients of x̂ from quarters, over many draws, are those of the whole picture."""
+    source = SourceModel("constant")
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(1, 3, 32, 48, generator=generator)
+    x_hat = x + 0.02 * torch.randn(x.shape, generator=generator)
+
+    def pull(share: float, seed: int) -> tuple[Tensor, float]:
+        regulariser = Regulariser(0.3, source, share=share)
+        seen = x_hat.clone().requires_grad_()
+        regulariser(x, seen, seeds=[seed]).backward()
+        assert seen.grad is not None
+        return seen.grad, float(regulariser.taken)
+
+    whole, taken = pull(1.0, 0)
+    parts = [pull(0.25, seed) for seed in range(150)]
+    assert all((grad != 0).float().mean() < 0.34 for grad, _ in parts)
+    assert np.mean([t for _, t in parts]) == pytest.approx(taken, rel=0.05)
+    inside = whole[..., 8:-8, 8:-8], torch.stack([g for g, _ in parts]).mean(0)[..., 8:-8, 8:-8]
+    ratio = float((inside[0] * inside[1]).sum() / inside[0].square().sum())
+    assert ratio == pytest.approx(1.6, rel=0.2)  # a border is seen less often than the middle
+
+
+def test_a_picture_meets_the_same_window_whatever_it_is_trained_with() -> None:
+    regulariser = Regulariser(0.1, SourceModel("mean-scale"))
+    stirred(regulariser)
+    x = torch.rand(3, 3, 32, 32)
+    x_hat = 0.9 * x
+    regulariser(x, x_hat, seeds=[4, 5, 6])
+    whole = float(regulariser.entropy)
+    alone = []
+    for k, seed in enumerate([4, 5, 6]):
+        regulariser(x[k : k + 1], x_hat[k : k + 1], seeds=[seed])
+        alone.append(float(regulariser.entropy))
+    assert np.mean(alone) == pytest.approx(whole, rel=1e-5)
+
+
 def test_units_differ_by_the_number_of_colours() -> None:
     source = SourceModel("constant")
     x, x_hat = torch.full((1, 3, 8, 8), 0.5), torch.full((1, 3, 8, 8), 0.5)
-    per_dimension, per_pixel = (Regulariser(0.1, source, unit=u) for u in ("dimension", "pixel"))
+    per_dimension, per_pixel = (
+        Regulariser(0.1, source, unit=u, share=1.0) for u in ("dimension", "pixel")
+    )
     values = [float(one(x, x_hat).detach()) for one in (per_dimension, per_pixel)]
     assert values[1] == pytest.approx(3 * values[0])
     assert float(per_pixel.entropy) == pytest.approx(3 * float(per_dimension.entropy))
@@ -253,6 +293,8 @@ def test_wrong_input_is_refused() -> None:
         Regulariser(math.nan)
     with pytest.raises(TrainingError, match="dimension"):
         Regulariser(0.1, unit="bit")
+    with pytest.raises(TrainingError, match="share"):
+        Regulariser(0.1, share=0.0)
 
 
 def test_odd_sides_lose_their_edge_alone() -> None:

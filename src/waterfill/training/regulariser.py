@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,8 @@ __all__ = ["UNITS", "Regulariser"]
 
 #: What H_q is counted by: a pixel has as many dimensions as there are colours.
 UNITS = ("dimension", "pixel")
+#: Windows lie at multiples of this, as the cells of codecs do.
+_GRID = 8
 #: Pixels above this are not in [0, 1].
 _BRIGHTEST = 1.5
 
@@ -61,6 +65,9 @@ class Regulariser(nn.Module):
     unit
         One of :data:`UNITS`. In bits per pixel α weighs as much as three times that per dimension,
         and the weights of the paper would outgrow λ.
+    share
+        Of each picture's area that H_q is measured on, at that share of the time: a window drawn
+        anew each time. Of random crops its expectation is that of the whole.
 
     Attributes
     ----------
@@ -74,27 +81,40 @@ class Regulariser(nn.Module):
     Raises
     ------
     TrainingError
-        For a weight that is negative or no number, an unknown unit; when called with pixels that
-        are not in [0, 1].
+        For a weight that is negative or no number, an unknown unit, a share outside (0, 1]; when
+        called with pixels that are not in [0, 1].
     """
 
     entropy: Tensor
     taken: Tensor
 
     def __init__(
-        self, alpha: float, source: SourceModel | None = None, *, unit: str = "dimension"
+        self,
+        alpha: float,
+        source: SourceModel | None = None,
+        *,
+        unit: str = "dimension",
+        share: float = 0.25,
     ) -> None:
         super().__init__()
         if not 0 <= alpha < math.inf:
             raise TrainingError(f"alpha can't be negative, nor {alpha}")
         if unit not in UNITS:
             raise TrainingError(f"the unit must be one of {', '.join(UNITS)}, not {unit}")
-        self.alpha, self.unit = alpha, unit
+        if not 0 < share <= 1:
+            raise TrainingError(f"a share of a picture lies in 0 … 1, not {share}")
+        self.alpha, self.unit, self.share = alpha, unit, share
         self.source = source or SourceModel()
         self.entropy, self.taken = torch.tensor(math.nan), torch.tensor([math.nan])
         self._checked = False
 
-    def forward(self, x: Tensor, x_hat: Tensor, weight: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        x_hat: Tensor,
+        weight: Tensor | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Tensor:
         """−α times the mean of weight·H_q, a scalar to add to a loss.
 
         Parameters
@@ -103,9 +123,15 @@ class Regulariser(nn.Module):
             Originals and reconstructions (B, planes, H, W) in [0, 1], 8-bit steps being 1/255.
         weight
             Of each picture's cost in the loss, (B,); None for 1. q learns from all alike.
+        seeds
+            Of the windows, one for each picture; None draws them from torch's generator.
         """
         if not self._checked:
             self._check(x)
+        if self.share < 1:
+            if seeds is None:
+                seeds = torch.randint(1 << 31, (len(x),)).tolist()
+            x, x_hat = self._windows(x, x_hat, seeds)
         dimensions = self.source.planes if self.unit == "pixel" else 1
         alpha = self.alpha * dimensions
         factor = x_hat.new_full((len(x_hat),), -alpha) if weight is None else -alpha * weight
@@ -123,6 +149,20 @@ class Regulariser(nn.Module):
         # The value is −αH's; of the two gradients each goes where it belongs.
         mean = entropy.mean()
         return value + (mean - mean.detach())
+
+    def _windows(self, x: Tensor, x_hat: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """A window of each picture and of its reconstruction."""
+        sides = [max(_GRID, round(side * self.share**0.5 / _GRID) * _GRID) for side in x.shape[2:]]
+        height, width = (min(a, b) for a, b in zip(sides, x.shape[2:], strict=True))
+        found: list[tuple[Tensor, Tensor]] = []
+        for one, other, seed in zip(x, x_hat, seeds, strict=True):
+            room = np.subtract(x.shape[2:], (height, width)) // _GRID
+            top, left = _GRID * np.random.default_rng(seed).integers(room + 1)
+            part = (slice(None), slice(top, top + height), slice(left, left + width))
+            found.append((one[part], other[part]))
+        windows = (torch.stack(parts) for parts in zip(*found, strict=True))
+        first, second = (w.contiguous(memory_format=torch.channels_last) for w in windows)
+        return first, second
 
     def _note(self, gradient: Tensor, error: Tensor, alpha: float) -> None:
         """Compare the gradient of H_q, before its turn, with that of the squared error."""
