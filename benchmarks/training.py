@@ -28,7 +28,8 @@ from waterfill.codec.registry import PRESETS
 from waterfill.provenance import environment
 from waterfill.training.config import OBJECTIVES, TrainConfig
 from waterfill.training.engine import make_fabric
-from waterfill.training.objectives import Batch, objective_of
+from waterfill.training.learner import Learner
+from waterfill.training.objectives import Batch
 
 
 def synchronise(device: torch.device) -> None:
@@ -55,12 +56,7 @@ def own_step(config: TrainConfig, repeats: int) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     fabric = make_fabric(config)
     codec = Codec(config.codec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    objective = objective_of(config, codec)
-    plain = torch.optim.Adam(objective.parameters(), lr=1e-4, fused=True)
-    model, optimiser = fabric.setup(objective, plain)
-    if config.compile:
-        codec.g_a.compile()
-        codec.g_s.compile()
+    learner = Learner(config, fabric, codec)
     generator = torch.Generator().manual_seed(config.seed)
     shape = (config.batch, config.crop, config.crop, 3)
     pixels = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
@@ -68,11 +64,10 @@ def own_step(config: TrainConfig, repeats: int) -> dict[str, Any]:
     quality = torch.full((config.batch,), 4.0, device=fabric.device)
 
     def step() -> None:
-        batch = Batch(pixels, quality, list(range(config.batch)))
-        fabric.backward(model(batch).loss)
-        fabric.clip_gradients(model, optimiser, max_norm=1.0)
-        optimiser.step()
-        optimiser.zero_grad()
+        learner.gradients(Batch(pixels, quality, list(range(config.batch))))
+        learner.clip()
+        learner.step()
+        learner.forget()
 
     step()
     with FlopCounterMode(display=False) as counter:

@@ -20,7 +20,7 @@ from PIL import Image
 import waterfill as wf
 from waterfill.codec.config import CodecConfig
 from waterfill.errors import TrainingError, WaterfillError
-from waterfill.training import loop
+from waterfill.training import learner, loop
 from waterfill.training.config import TrainConfig
 from waterfill.training.folder import _COLUMNS
 from waterfill.training.loop import train
@@ -360,7 +360,7 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_last_good_checkpoi
 ):
     out = tmp_path / "run"
     poison = range(at, 99)
-    monkeypatch.setattr(loop, "objective_of", lambda config, codec: _Poison(codec, kind, poison))
+    monkeypatch.setattr(learner, "objective_of", lambda config, codec: _Poison(codec, kind, poison))
     with pytest.raises(TrainingError, match=f"the {kind} is .* at step {at}") as caught:
         run(photographs, out)
     if at == 1:
@@ -375,7 +375,7 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_last_good_checkpoi
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 def test_steps_that_go_wrong_can_be_left_out(photographs, tmp_path, monkeypatch, kind):
     out, notes = tmp_path / "run", []
-    monkeypatch.setattr(loop, "objective_of", lambda config, codec: _Poison(codec, kind, [1, 4]))
+    monkeypatch.setattr(learner, "objective_of", lambda config, codec: _Poison(codec, kind, [1, 4]))
     run(photographs, out, skip_nonfinite=True, progress=lambda report: notes.append(report.note))
     assert facts(out)["step"] == 6
     assert facts(out)["skipped"] == 2
@@ -386,7 +386,9 @@ def test_steps_that_go_wrong_can_be_left_out(photographs, tmp_path, monkeypatch,
 def test_leaving_out_steps_ends_some_time(photographs, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_MAX_SKIPPED_IN_A_ROW", 3)
     always = range(99)
-    monkeypatch.setattr(loop, "objective_of", lambda config, codec: _Poison(codec, "loss", always))
+    monkeypatch.setattr(
+        learner, "objective_of", lambda config, codec: _Poison(codec, "loss", always)
+    )
     with pytest.raises(TrainingError, match="as in 3 steps before"):
         run(photographs, tmp_path / "run", skip_nonfinite=True)
 

@@ -30,7 +30,8 @@ from waterfill.training.config import TrainConfig
 from waterfill.training.engine import make_fabric
 from waterfill.training.folder import RunFolder
 from waterfill.training.klt import start_from_klt
-from waterfill.training.objectives import Batch, Objective, objective_of
+from waterfill.training.learner import Learner
+from waterfill.training.objectives import Batch, Objective
 from waterfill.training.schedules import Schedule
 from waterfill.training.start import start_from
 from waterfill.training.validation import split, to_pixels
@@ -167,22 +168,10 @@ class _Run:
         elif fresh and config.codec.transform == "klt":
             start_from_klt(codec, training, seed=config.seed)
         codec = codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.objective = objective_of(config, codec)
-        # The scaler of float16 has to look at gradients that the fused optimiser won't show.
-        fused = fabric.strategy.precision.precision != "16-mixed"
-        self.learners = self.objective.learners()
-        rates = (1.0, config.source_rate)
-        groups = [
-            {"params": parameters, "rate": rate}
-            for parameters, rate in zip(self.learners, rates, strict=False)
-        ]
-        self.adam = torch.optim.Adam(groups, lr=config.learning_rate, fused=fused)
-        self.model, self.optimiser = fabric.setup(self.objective, self.adam)
+        self.learner = Learner(config, fabric, codec)
+        self.objective = self.learner.objective
         self.average = AveragedModel(codec, multi_avg_fn=get_ema_multi_avg_fn(config.ema))  # type: ignore[no-untyped-call]
         self.average.requires_grad_(False)
-        if config.compile:
-            codec.g_a.compile()
-            codec.g_s.compile()
         self.schedule = Schedule(config)
         share = config.batch // fabric.world_size
         self.rows = range(fabric.global_rank * share, (fabric.global_rank + 1) * share)
@@ -247,7 +236,7 @@ class _Run:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise TrainingError(f"{checkpoint}: not a training checkpoint ({error})") from None
         try:
-            restore(tensors, self.objective, self.average, self.adam)
+            restore(tensors, self.objective, self.average, self.learner.adam)
         except ValueError as error:
             raise TrainingError(f"{checkpoint}: does not fit this config ({error})") from None
         self._tell(note=f"resumed at step {self.step}")
@@ -301,8 +290,7 @@ class _Run:
 
     def _one_step(self, crops: NDArray[np.uint8]) -> None:
         config, fabric = self.config, self.fabric
-        for group in self.adam.param_groups:
-            group["lr"] = group["rate"] * self.schedule.rate_at(self.step)
+        self.learner.set_rate(self.schedule.rate_at(self.step))
         if self.objective.regulariser is not None:
             self.objective.regulariser.alpha = self.schedule.alpha_at(self.step)
         for module in self.objective.modules():
@@ -319,16 +307,14 @@ class _Run:
                 quality[part].to(fabric.device),
                 seeds[part],
             )
-            with fabric.no_backward_sync(self.model, enabled=piece < pieces - 1):
-                losses = self.model(batch)
-                fabric.backward(losses.loss / pieces)
+            losses = self.learner.gradients(batch, pieces=pieces, last=piece == pieces - 1)
             psnr = (-10.0 * torch.log10(losses.mse.detach())).mean()
             bpp, prior_bpp = losses.bpp.detach().mean(), losses.prior_bpp.detach().mean()
             values = (losses.loss.detach(), bpp, psnr, prior_bpp)
             aside = self.objective.aside()
             sums += [float(v) for v in values] + [aside[name] for name in Objective.ASIDE]
         now = np.array([self._sum(value) for value in sums / pieces]) / fabric.world_size
-        norm = self._clipped()
+        norm = self.learner.clip()
         wrong = None
         if not math.isfinite(now[0]):
             wrong = f"the loss is {now[0]}"
@@ -340,7 +326,7 @@ class _Run:
         if wrong is not None:
             self._skip(wrong, forgivable=scaled and math.isfinite(now[0]))
         if wrong is None or scaled:
-            self.optimiser.step()
+            self.learner.step()
         if wrong is None:
             self._skipped_in_a_row = 0
             self.recent = now if self.recent is None else 0.98 * self.recent + 0.02 * now
@@ -348,16 +334,8 @@ class _Run:
             if self.step < 2 * config.warmup:  # weights this young are not worth remembering
                 self.average.n_averaged.zero_()
             self.average.update_parameters(self.objective.codec)
-        self.optimiser.zero_grad()
+        self.learner.forget()
         self.step += 1
-
-    def _clipped(self) -> float:
-        """Clip each learner's gradients for itself; the largest norm."""
-        self.fabric.strategy.precision.unscale_gradients(self.optimiser)
-        limit = self.config.clip
-        return max(
-            float(torch.nn.utils.clip_grad_norm_(parameters, limit)) for parameters in self.learners
-        )
 
     def _draws(self) -> tuple[torch.Tensor, list[int]]:
         """Quality and noise seed of each of this process's pictures.
@@ -467,7 +445,7 @@ class _Run:
     def save(self) -> None:
         """Write the checkpoint and the weights."""
         self._saved = self.step
-        tensors = capture(self.objective, self.average, self.adam)
+        tensors = capture(self.objective, self.average, self.learner.adam)
         if not all(bool(t.isfinite().all()) for t in tensors.values()):
             raise self._diverged("a weight stopped being finite")
         if not self.fabric.is_global_zero:

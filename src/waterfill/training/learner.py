@@ -1,0 +1,76 @@
+"""What learns: an objective and its optimiser, as the engine arranged them."""
+
+from __future__ import annotations
+
+import torch
+from lightning_fabric import Fabric
+
+from waterfill.codec.model import Codec
+from waterfill.training.config import TrainConfig
+from waterfill.training.objectives import Batch, Losses, objective_of
+
+__all__ = ["Learner"]
+
+
+class Learner:
+    """An objective on a codec, with one Adam for all that learns.
+
+    The codec and a source model beside it have each their rate and their clipping: neither notices
+    what the other's gradients are.
+
+    Parameters
+    ----------
+    config
+        Of the run.
+    fabric
+        Its processes, devices and precision.
+    codec
+        To be trained.
+
+    Attributes
+    ----------
+    objective, adam
+        As they are checkpointed, without what the engine has put around them.
+    """
+
+    def __init__(self, config: TrainConfig, fabric: Fabric, codec: Codec) -> None:
+        self._fabric, self._clip = fabric, config.clip
+        self.objective = objective_of(config, codec)
+        self._parts = self.objective.learners()
+        groups = [
+            {"params": parameters, "rate": rate}
+            for parameters, rate in zip(self._parts, (1.0, config.source_rate), strict=False)
+        ]
+        # The scaler of float16 has to look at gradients that the fused optimiser won't show.
+        fused = fabric.strategy.precision.precision != "16-mixed"
+        self.adam = torch.optim.Adam(groups, lr=config.learning_rate, fused=fused)
+        self._model, self._optimiser = fabric.setup(self.objective, self.adam)
+        if config.compile:
+            codec.g_a.compile()
+            codec.g_s.compile()
+
+    def set_rate(self, rate: float) -> None:
+        """Adam's rate for the codec, and in proportion for what learns beside it."""
+        for group in self.adam.param_groups:
+            group["lr"] = group["rate"] * rate
+
+    def gradients(self, batch: Batch, *, pieces: int = 1, last: bool = True) -> Losses:
+        """Losses of a batch, whose gradients are added up; ``last`` of so many pieces or not."""
+        with self._fabric.no_backward_sync(self._model, enabled=not last):
+            losses: Losses = self._model(batch)
+            self._fabric.backward(losses.loss / pieces)
+        return losses
+
+    def clip(self) -> float:
+        """Clip each part's gradients for itself; the largest norm before."""
+        self._fabric.strategy.precision.unscale_gradients(self._optimiser)
+        norms = [torch.nn.utils.clip_grad_norm_(part, self._clip) for part in self._parts]
+        return max(float(norm) for norm in norms)
+
+    def step(self) -> None:
+        """Go along the gradients."""
+        self._optimiser.step()
+
+    def forget(self) -> None:
+        """Drop the gradients."""
+        self._optimiser.zero_grad()
