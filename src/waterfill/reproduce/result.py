@@ -78,7 +78,8 @@ class Verdict:
     claim
         In one sentence.
     verdict
-        ``reproduced``, ``not reproduced`` or ``cannot be``.
+        ``reproduced``, ``not reproduced``, ``not resolved`` where the measurement's own spread
+        hides it, or ``cannot be``.
     measured
         The figures that say so.
     """
@@ -156,6 +157,6 @@ class Reproduction:
         return text.getvalue()
 
 
-def percent(value: float) -> str:
+def percent(value: float, digits: int = 1) -> str:
     """A change in percent with a true minus sign; a dash where there is none."""
-    return f"{value:+.1f} %".replace("-", "−") if math.isfinite(value) else "—"
+    return f"{value:+.{digits}f} %".replace("-", "−") if math.isfinite(value) else "—"

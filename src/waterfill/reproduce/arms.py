@@ -1,0 +1,253 @@
+"""Codecs trained with and without the regulariser, seed by seed, and what they reach."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from waterfill.codec.registry import PRESETS as ARCHITECTURES
+from waterfill.codec.registry import load_codec
+from waterfill.data.images import Picture, as_picture, sample_pictures
+from waterfill.errors import WaterfillError
+from waterfill.evaluation.cache import fingerprint
+from waterfill.evaluation.curves import bd_rate
+from waterfill.files import write_whole
+from waterfill.ladder.measure import measure_rung
+from waterfill.ladder.rungs import Coded, Status
+from waterfill.reproduce.result import Request
+from waterfill.reproduce.seeds import Effect
+from waterfill.training.checkpoint import load_facts
+from waterfill.training.config import TrainConfig
+from waterfill.training.folder import RunFolder
+from waterfill.training.loop import Report, train
+from waterfill.training.presets import PRESETS
+
+__all__ = [
+    "ALPHAS",
+    "CHECKPOINTS",
+    "MODELS",
+    "QUALITIES",
+    "SEEDS",
+    "Arm",
+    "Trained",
+    "checkpoints_of",
+    "mean_effect",
+]
+
+#: The models of paper 2, each by an architecture of ours, and the weight that the paper gives it.
+MODELS = {"hyperprior": "mean-scale", "autoregressive": "autoregressive", "attention": "attention"}
+ALPHAS = {"hyperprior": 0.1, "autoregressive": 1.0, "attention": 1.0}
+#: The paper's four λ.
+QUALITIES = (1.0, 2.0, 3.0, 4.0)
+SEEDS = (1, 2, 3)
+#: Shares of all steps after which the codecs are compared.
+CHECKPOINTS = (0.25, 0.5, 0.75, 1.0)
+#: Of the mini scale: steps, and the side of the middle of a picture that is measured.
+_MINI_STEPS, _MINI_SIDE = 600, 256
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to train a model.
+
+    Attributes
+    ----------
+    model
+        One of :data:`MODELS`.
+    alpha
+        Weight of the regulariser; None for plain training.
+    relation
+        Of its source model to the codec's prior.
+    annealed
+        Whether that weight falls to zero over the run.
+    """
+
+    model: str
+    alpha: float | None = None
+    relation: str = "aligned"
+    annealed: bool = False
+
+    @property
+    def name(self) -> str:
+        """For folders."""
+        if self.alpha is None:
+            return f"{self.model}-plain"
+        ends = [self.relation] * (self.relation != "aligned") + ["annealed"] * self.annealed
+        return "-".join([self.model, f"{self.alpha:g}", *ends])
+
+    def configs(self, scale: str, seed: int) -> list[TrainConfig]:
+        """What is trained: one codec for all rates at mini scale, one for each at full."""
+        changes: dict[str, Any] = {"seed": seed}
+        if self.alpha is not None:
+            decay = 1.0 if self.annealed else 0.0
+            changes |= {
+                "alpha": self.alpha, "source_model": self.relation, "alpha_decay": decay,
+            }  # fmt: skip
+        if scale == "mini":
+            return [replace(_mini(self.model), **changes)]
+        names = [f"paper2-{self.model}-q{quality:g}" for quality in QUALITIES]
+        return [replace(PRESETS[name], schedule="constant", **changes) for name in names]
+
+
+def _mini(model: str) -> TrainConfig:
+    """Thin networks, one codec for the paper's four rates, minutes on two cores."""
+    rates = (QUALITIES[0], QUALITIES[-1])
+    return TrainConfig(
+        steps=_MINI_STEPS,
+        batch=4,
+        crop=128,
+        learning_rate=1e-3,
+        warmup=50,
+        schedule="constant",
+        ema=0.99,
+        checkpoint_every=150,
+        validate_every=600,
+        codec=replace(ARCHITECTURES[MODELS[model]], n=24, m=32, hyper=24, qualities=rates),
+    )
+
+
+def checkpoints_of(arm: Arm, scale: str) -> list[int]:
+    """Steps after which an arm is looked at."""
+    steps = arm.configs(scale, SEEDS[0])[0].steps
+    return [round(steps * share) for share in CHECKPOINTS]
+
+
+@dataclass(frozen=True)
+class _Set:
+    """Pictures of one folder."""
+
+    name: str
+    pictures: tuple[Picture, ...]
+
+    @cached_property
+    def key(self) -> str:
+        """Of what is in them."""
+        joined = "".join(fingerprint(picture) for picture in self.pictures)
+        return hashlib.sha256(joined.encode()).hexdigest()[:16]
+
+
+class Trained:
+    """Arms, trained when they are asked for, and measured once.
+
+    Parameters
+    ----------
+    request
+        What the reproduction works with. Pictures in one folder are a set of its name.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        groups: dict[str, list[Picture]] = {}
+        for item in request.pictures or sample_pictures():
+            name = Path(item).resolve().parent.name if isinstance(item, str | Path) else "samples"
+            groups.setdefault(name, []).append(self._seen(as_picture(item)))
+        self.sets = [_Set(name, tuple(pictures)) for name, pictures in groups.items()]
+
+    def _seen(self, picture: Picture) -> Picture:
+        """What is measured of a picture."""
+        if self.request.scale == "full":
+            return picture
+        top, left = (max(0, side - _MINI_SIDE) // 2 for side in picture.pixels.shape[:2])
+        part = picture.pixels[top : top + _MINI_SIDE, left : left + _MINI_SIDE]
+        return replace(picture, pixels=np.ascontiguousarray(part))
+
+    def curve(self, arm: Arm, seed: int, step: int, wanted: str) -> list[tuple[float, float]]:
+        """(bpp, dB) at each rate, means over the pictures of a set.
+
+        Raises
+        ------
+        WaterfillError
+            If something has to be trained and there is nothing to train on, or it stops early.
+        """
+        (group,) = (one for one in self.sets if one.name == wanted)
+        points: list[tuple[float, float]] = []
+        for index, config in enumerate(arm.configs(self.request.scale, seed)):
+            whole = self.request.scale == "mini"
+            qualities = QUALITIES if whole else QUALITIES[index : index + 1]
+            name = f"{self.request.scale}-{arm.name}-s{seed}" + (f"-r{index}" * (not whole))
+            weights = self._weights(RunFolder(self.request.runs / name), config, step)
+            points += self._measured(weights, group, qualities)
+        return points
+
+    def _weights(self, folder: RunFolder, config: TrainConfig, step: int) -> Path:
+        """The codec of a run after so many steps; trained on from where the run stands."""
+        kept = folder.path / f"after-{step}.safetensors"
+        if kept.exists():
+            return kept
+        request = self.request
+        if not request.photographs:
+            raise WaterfillError(
+                f"{folder.path.name} is not trained: name photographs to train on with --train"
+            )
+        if folder.checkpoint.exists() and load_facts(folder.checkpoint).get("step", 0) > step:
+            raise WaterfillError(
+                f"{folder.path}: has gone beyond step {step}, and what it was then is lost; "
+                "remove that folder"
+            )
+        reached = 0
+
+        def told(report: Report) -> None:
+            nonlocal reached
+            reached = report.step
+            request.progress(report.step, step, f"training {folder.path.name}")
+
+        train(
+            replace(config, steps=step, data=tuple(request.photographs)),
+            folder.path,
+            resume=folder.checkpoint.exists(),
+            progress=told,
+        )
+        if reached != step:
+            raise WaterfillError(
+                f"{folder.path.name}: step {reached} of {step}; the same command goes on"
+            )
+        write_whole(kept, folder.weights.read_bytes())
+        return kept
+
+    def _measured(
+        self, weights: Path, group: _Set, qualities: Sequence[float]
+    ) -> list[tuple[float, float]]:
+        """Means over a set of what files would hold, by the codec's ideal code length."""
+        record = weights.with_suffix(".json")
+        known: dict[str, Any] = {}
+        if record.exists():
+            known = json.loads(record.read_text(encoding="utf-8"))
+        if group.key not in known:
+            rows = measure_rung(
+                load_codec(str(weights)),
+                Coded("coded", Status.ACHIEVED_IDEAL, ""),
+                group.pictures,
+                qualities,
+                progress=lambda done, total, what: self.request.progress(
+                    done, total, f"measuring {weights.parent.name} on {group.name}"
+                ),
+            )
+            known[group.key] = [[(p.bpp, p.psnr) for p in points] for points in rows]
+            write_whole(record, json.dumps(known) + "\n")
+        mean = np.mean(known[group.key], axis=0)
+        return [(float(bpp), float(psnr)) for bpp, psnr in mean]
+
+    def effect(self, arm: Arm, against: Arm, step: int, wanted: str) -> Effect:
+        """BD-rate of an arm against another, by seed: same first weights, same crops."""
+        values = []
+        for seed in SEEDS:
+            curves = [self.curve(one, seed, step, wanted) for one in (against, arm)]
+            try:
+                values.append(bd_rate(*curves))
+            except ValueError:  # young codecs' curves may not rise
+                values.append(math.nan)
+        return Effect(tuple(values))
+
+
+def mean_effect(effects: Sequence[Effect]) -> Effect:
+    """Of several sets at once: their mean with each seed."""
+    columns = zip(*(one.values for one in effects), strict=True)
+    return Effect(tuple(float(np.mean(column)) for column in columns))
