@@ -161,8 +161,7 @@ def paper2_fig3(request: Request) -> Reproduction:
         last[model] = effects[-1]
         paper = percent(_NATURAL[model], 2)
         rows.append((model, f"{ALPHAS[model]:g}", *map(str, effects), paper))
-    shares = ("1/4", "2/4", "3/4", "all")
-    columns = ("model", "α", *(f"{share} of the steps" for share in shares), "paper, last")
+    columns = ("model", "α", *(f"step {step:,}" for step in steps), "paper, last")
     return Reproduction(
         "paper2-fig3",
         "Regularised against plain training at equal steps (paper 2, figure 3)",
