@@ -23,6 +23,9 @@ CONFIG = TrainConfig(
     precision="32-true",
     checkpoint_every=3,
     validate_every=2,
+    # Beside a codec that learns by its gradients, a source model that learns by turned ones.
+    source_model="aligned",
+    alpha=0.1,
 )
 
 

@@ -18,6 +18,7 @@ from waterfill.cli import run as command_line
 from waterfill.codec.config import CodecConfig
 from waterfill.errors import TrainingError
 from waterfill.training.config import TrainConfig
+from waterfill.training.experiments import load_experiments
 from waterfill.training.loop import Report, train
 from waterfill.training.schedules import Schedule
 
@@ -162,3 +163,13 @@ def test_one_switch_on_the_command_line(
     capsys.readouterr()
     assert command_line(["train", photographs, "--out", "x", "--source-model", "good"]) == 2
     assert "source_model must be one of none, weaker, aligned, stronger" in capsys.readouterr().err
+
+
+def test_the_queue_holds_each_of_the_papers_models_with_and_without() -> None:
+    folder = Path(__file__).parents[2] / "experiments" / "regulariser"
+    configs = {experiment.name: experiment.config for experiment in load_experiments(folder)}
+    assert len(configs) == 24
+    for name, config in configs.items():
+        plain = dataclasses.replace(config, source_model="none", alpha=0.0)
+        assert plain == configs[name.replace("-regularised", "")]
+        assert (config.alpha > 0) == ("regularised" in name)
