@@ -35,6 +35,7 @@ _FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("objective", str, "What a step minimises."),
     ("alpha", float, "Weight of the regulariser."),
     ("distortion", str, "mse or ms-ssim."),
+    ("lambda-scale", float, "Factor of λ at all qualities."),
     ("oracle-mean", str, "zero or predicted, of oracles."),
     ("oracle-mode", str, "smooth, paper or paper-detached."),
     ("budget", float, "Distortion per latent, of paper modes."),

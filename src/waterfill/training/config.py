@@ -68,6 +68,10 @@ class TrainConfig:
         Weight of the regulariser, of the objective ``regularised`` alone (paper 2).
     distortion
         ``mse``, or ``ms-ssim``, which needs crops of 192 at least.
+    lambda_scale
+        Factor of λ at all qualities: those of a stream reach from .0018 to .18, and pictures that
+        are worth a few bits each, as digits are, need far less. Streams don't tell it, so that
+        ``--effort`` weighs by λ without it.
     oracle_mean
         What the variance of an oracle is about: ``zero``, or the mean that is ``predicted`` from
         side information and context.
@@ -120,6 +124,7 @@ class TrainConfig:
     objective: str = "rate-distortion"
     alpha: float = 0.1
     distortion: str = "mse"
+    lambda_scale: float = 1.0
     oracle_mean: str = "zero"
     oracle_mode: str = "smooth"
     budget: float = 0.0
@@ -149,7 +154,8 @@ class TrainConfig:
         if self.crop < cell or self.crop % cell:
             raise TrainingError(f"crop must be a multiple of {cell}, not {self.crop}")
         positive = ("steps", "batch", "accumulate", "learning_rate", "clip", "patience")
-        for name in (*positive, "checkpoint_every", "validate_every"):
+        others = ("lambda_scale", "checkpoint_every", "validate_every")
+        for name in (*positive, *others):
             if not 0 < getattr(self, name) < math.inf:
                 raise TrainingError(f"{name} must be positive, not {getattr(self, name)}")
         for name, most in _MOST.items():
@@ -247,7 +253,9 @@ class TrainConfig:
         ours = self.to_dict()
         # Of a plateau, what is looked at decides the outcome.
         free = _FREE - ({"validate_every"} if self.schedule == "plateau" else set())
-        return next((n for n in ours if n not in free and ours[n] != other.get(n)), None)
+        # A field that the other was made without had its default then.
+        theirs = TrainConfig().to_dict() | dict(other)
+        return next((n for n in ours if n not in free and ours[n] != theirs[n]), None)
 
 
 def parse_toml(text: str, label: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Objectives: what a training step minimises. Each is a codec, a channel, a prior and a cost.
 
-The cost is bpp + λ·255²·MSE, or λ·(1 − MS-SSIM) for the distortion.
+The cost is bpp + λ·255²·MSE, or λ·(1 − MS-SSIM) for the distortion; a config may scale λ.
 
 ======================  ===================  =========================================
 kind                    channel              rate
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -128,16 +128,18 @@ def distortion_cost(kind: str, x_hat: Tensor, x: Tensor, quality: Tensor) -> Ten
     return low * (high / low) ** position * (1.0 - similarity)
 
 
-def weighted_cost(passage: Passage, x: Tensor, quality: Tensor, distortion: str = "mse") -> Losses:
+def weighted_cost(
+    passage: Passage, x: Tensor, quality: Tensor, distortion: str = "mse", scale: float = 1.0
+) -> Losses:
     """bpp + λ·distortion over all qualities at once (Ballé 2018; λ by quality).
 
     Every picture of a batch has a quality of its own. Rates differ thirtyfold between the ends
     of the range, so each picture's cost is divided by √λ: what then counts is the relative cost,
-    as in BD-rate, and no end of the range drowns the other.
+    as in BD-rate, and no end of the range drowns the other. ``scale`` is a factor of λ.
     """
     bpp = (passage.y_bits + passage.z_bits) / (x.shape[2] * x.shape[3])
     mse = (passage.x_hat - x).square().mean((1, 2, 3))
-    cost = bpp + distortion_cost(distortion, passage.x_hat, x, quality)
+    cost = bpp + scale * distortion_cost(distortion, passage.x_hat, x, quality)
     return Losses((relative_step(quality) * cost).mean(), bpp, mse, bpp)
 
 
@@ -174,14 +176,22 @@ class RateDistortion(Objective):
         Of the latents.
     distortion
         ``mse`` or ``ms-ssim``.
+    scale
+        Factor of λ.
     """
 
     def __init__(
-        self, codec: Codec, channel: Channel | None = None, *, distortion: str = "mse"
+        self,
+        codec: Codec,
+        channel: Channel | None = None,
+        *,
+        distortion: str = "mse",
+        scale: float = 1.0,
     ) -> None:
         super().__init__(codec)
         self.channel = channel or StraightThrough()
         self.distortion = distortion
+        self.scale = scale
 
     def passage(self, batch: Batch) -> tuple[Tensor, Passage]:
         """The pictures of a batch, and their way through the codec."""
@@ -191,13 +201,13 @@ class RateDistortion(Objective):
     def forward(self, batch: Batch) -> Losses:
         """Loss of a batch."""
         x, passage = self.passage(batch)
-        return weighted_cost(passage, x, batch.quality, self.distortion)
+        return weighted_cost(passage, x, batch.quality, self.distortion, self.scale)
 
     def for_validation(self, codec: Codec) -> Objective:
         """Hard rounding, as in a stream, of what is trained for it; the same channel otherwise."""
         coded = isinstance(self.channel, StraightThrough)
         channel = Rounding() if coded else self.channel
-        return RateDistortion(codec, channel, distortion=self.distortion)
+        return RateDistortion(codec, channel, distortion=self.distortion, scale=self.scale)
 
 
 class GenieAided(Objective):
@@ -215,19 +225,24 @@ class GenieAided(Objective):
         predict that mean, and z is charged.
     distortion
         ``mse`` or ``ms-ssim``.
+    scale
+        Factor of λ.
     """
 
-    def __init__(self, codec: Codec, oracle: Oracle, *, distortion: str = "mse") -> None:
+    def __init__(
+        self, codec: Codec, oracle: Oracle, *, distortion: str = "mse", scale: float = 1.0
+    ) -> None:
         super().__init__(codec)
         self.oracle = oracle
         self.distortion = distortion
+        self.scale = scale
 
     def forward(self, batch: Batch) -> Losses:
         """Loss of a batch."""
         x, quality = batch.pictures(self.codec.config.planes), batch.quality
         prior = None if self.oracle.predicted_mean else NoSideInformation()
         passage = self.codec(x, quality, self.oracle, batch.noise, prior=prior)
-        losses = weighted_cost(passage, x, quality, self.distortion)
+        losses = weighted_cost(passage, x, quality, self.distortion, self.scale)
 
         log2_gain, _ = self.codec.gains(quality)
         witness = self.codec.prior(
@@ -249,7 +264,7 @@ class GenieAided(Objective):
 
     def for_validation(self, codec: Codec) -> Objective:
         """The same."""
-        return GenieAided(codec, self.oracle, distortion=self.distortion)
+        return GenieAided(codec, self.oracle, distortion=self.distortion, scale=self.scale)
 
 
 class _Reversed(torch.autograd.Function):
@@ -282,17 +297,19 @@ class Regularised(RateDistortion):
         The codec.
     alpha
         Weight α of the regulariser.
+    scale
+        Factor of λ.
     """
 
-    def __init__(self, codec: Codec, alpha: float) -> None:
-        super().__init__(codec)
+    def __init__(self, codec: Codec, alpha: float, *, scale: float = 1.0) -> None:
+        super().__init__(codec, scale=scale)
         self.alpha = alpha
         self.source = ReconstructionSource()
 
     def forward(self, batch: Batch) -> Losses:
         """Loss of a batch; the cross-entropy is in its gradient, and its value as plain loss."""
         x, passage = self.passage(batch)
-        losses = weighted_cost(passage, x, batch.quality)
+        losses = weighted_cost(passage, x, batch.quality, scale=self.scale)
         # The cost of a picture is divided by √λ in the loss: so is its share of the regulariser.
         weight = relative_step(batch.quality)[:, None, None, None]
         seen = _Reversed.apply(passage.x_hat, -self.alpha * weight)  # type: ignore[no-untyped-call]
@@ -306,18 +323,19 @@ class Regularised(RateDistortion):
 def objective_of(config: TrainConfig, codec: Codec) -> Objective:
     """The objective that a config asks for, on a codec."""
     mean = config.oracle_mean == "predicted"
+    cost: dict[str, Any] = {"distortion": config.distortion, "scale": config.lambda_scale}
     match config.objective:
         case "regularised":
-            return Regularised(codec, config.alpha)
+            return Regularised(codec, config.alpha, scale=config.lambda_scale)
         case "oracle-rounding":
-            return GenieAided(codec, OracleStraightThrough(mean), distortion=config.distortion)
+            return GenieAided(codec, OracleStraightThrough(mean), **cost)
         case "oracle-test-channel":
             oracle = OracleGaussian(config.oracle_mode, mean, budget=config.budget)
-            return GenieAided(codec, oracle, distortion=config.distortion)
+            return GenieAided(codec, oracle, **cost)
         case "test-channel":
             channel: Channel = GaussianTest(mmse=False)
         case "learned-posterior":
             channel = GaussianPosterior()
         case _:
             channel = StraightThrough()
-    return RateDistortion(codec, channel, distortion=config.distortion)
+    return RateDistortion(codec, channel, **cost)
