@@ -60,8 +60,9 @@ def reproduce(
 ) -> None:
     """Compute a figure or table of the papers again, our numbers beside theirs.
 
-    NAME is fig2, fig3, fig4a, fig4b, table1, table2, appendix-d or appendix-g. PICTURE are those to
-    measure on, built-in photographs by default. Trainings go on where they stopped.
+    NAME is fig2, fig3, fig4a, fig4b, fig5a, fig5c, table1, table2, appendix-d or appendix-g.
+    PICTURE are those to measure on, built-in photographs by default; of fig5c, MNIST's test digits.
+    Trainings go on where they stopped.
     """
     from waterfill.data.images import find_images
     from waterfill.report.reproduction import render_reproduction
