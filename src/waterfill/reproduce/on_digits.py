@@ -241,7 +241,7 @@ def _config(scale: str, name: str, quality: int) -> TrainConfig:
     preset = f"paper1-mnist-{_SYSTEMS[name].preset}"
     if scale == "full":
         return PRESETS[f"{preset}-q{quality}"]
-    return replace(PRESETS[f"mini-{preset}"], steps=2500 if name == "baseline" else 1500)
+    return replace(PRESETS[f"mini-{preset}"], steps=2500 if name == "baseline" else 1000)
 
 
 def experiments(scale: str) -> list[Experiment]:
