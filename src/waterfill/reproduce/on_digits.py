@@ -250,7 +250,7 @@ def _config(scale: str, name: str, quality: int) -> TrainConfig:
     preset = f"paper1-mnist-{_SYSTEMS[name].preset}"
     if scale == "full":
         return PRESETS[f"{preset}-q{quality}"]
-    return replace(PRESETS[f"mini-{preset}"], steps=2200 if name == "baseline" else 800)
+    return replace(PRESETS[f"mini-{preset}"], steps=2200 if name == "baseline" else 400)
 
 
 def experiments(scale: str) -> list[Experiment]:
