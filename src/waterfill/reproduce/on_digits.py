@@ -164,7 +164,7 @@ _NEXT_TO_NOTHING = 5.0
 
 @dataclass(frozen=True)
 class _Reading:
-    """A point: mean squared error and bits of a digit, half the 95 % interval of the latter."""
+    """A point: mean squared error and bits of a digit, half the 95 % interval of R + λD in bits."""
 
     distortion: float
     rate: float
@@ -312,11 +312,13 @@ def _of_codecs(request: Request, digits: _Digits) -> list[_Curve]:
         for stem, trained in _stems(request.scale):
             codec = load_codec(str(RunFolder(request.runs / stem.format(name)).weights))
             for quality in _QUALITIES if codec.config.variable_rate else (trained,):
+                slope = _slope(request.scale, quality)
                 for which in _SETS:
                     key = {
                         "system": name,
                         "weights": codec.weights_id.hex(),
                         "quality": quality,
+                        "slope": slope,
                         "seed": request.seed,
                         "read": which,
                         "digits": digits.fingerprint,
@@ -328,7 +330,10 @@ def _of_codecs(request: Request, digits: _Digits) -> list[_Curve]:
                         )
                         row = {
                             "error": float(errors.double().mean()),
-                            "bits": [[*map(float, _mean(one))] for one in bits],
+                            "bits": [
+                                [float(one.double().mean()), _half(one + slope * errors)]
+                                for one in bits
+                            ],
                         }
                         cache.put(key, row)
                     for one, (rate, half) in zip(points, row["bits"], strict=True):
@@ -342,16 +347,21 @@ def _of_codecs(request: Request, digits: _Digits) -> list[_Curve]:
     return found
 
 
-def _mean(values: Tensor) -> tuple[float, float]:
-    """Mean, and half of its 95 % interval."""
+def _half(values: Tensor) -> float:
+    """Half of the 95 % interval of a mean."""
     mean, (low, _) = mean_interval(values)
-    return mean, mean - low
+    return mean - low
+
+
+def _slope(scale: str, quality: int) -> float:
+    """λ in bits for a squared error of 1, as a codec of this quality is trained by."""
+    config = _config(scale, "baseline", quality)
+    return config.lambda_scale * lambda_of_quality(quality) * 255.0**2
 
 
 def _of_estimators(request: Request, digits: _Digits) -> list[_Curve]:
     """What the estimators say, kept from one call to the next."""
     cache = Cache(request.runs / "estimates")
-    scale = _config(request.scale, "baseline", QUALITIES[-1]).lambda_scale
     judges = [digits.source(which) for which in _SETS]
     run = Run(request.seed, request.progress)
     found = []
@@ -359,8 +369,7 @@ def _of_estimators(request: Request, digits: _Digits) -> list[_Curve]:
         points: dict[str, list[_Reading]] = {which: [] for which in _SETS}
         ceiling = None
         for quality in qualities:
-            # λ·255² bits for a squared error of 1 is what a codec of this quality weighs by.
-            slope = lambda_of_quality(quality) * scale * 255.0**2 * math.log(2.0)
+            slope = _slope(request.scale, quality) * math.log(2.0)
             key = {
                 "method": name,
                 "settings": vars(method),
@@ -447,7 +456,7 @@ def _table(curves: Sequence[_Curve], which: str) -> Table:
         cells += ["—"] * (len(_QUALITIES) - len(cells))
         rows.append((curve.name, GENIE_AIDED if curve.genie else _meaning(curve, which), *cells))
     return Table(
-        f"{which.capitalize()}: bits (± half the 95 % interval) and squared error at slopes λ",
+        f"{which.capitalize()}: bits (± half the 95 % interval of R + λD) and squared error",
         ("curve", "status", *(f"λ {quality}" for quality in _QUALITIES)),
         tuple(rows),
     )
@@ -554,10 +563,11 @@ def _notes(request: Request, digits: _Digits, estimates: Sequence[_Curve]) -> tu
     of_baseline, of_limit = (
         _config(request.scale, name, QUALITIES[-1]) for name in ("baseline", "joint")
     )
-    slopes = [
-        lambda_of_quality(q) * of_limit.lambda_scale * 255.0**2
-        for q in (_QUALITIES[0], _QUALITIES[-1])
-    ]
+    slopes = [_slope(request.scale, quality) for quality in (_QUALITIES[0], _QUALITIES[-1])]
+    methods = ", ".join(
+        f"{name} {vars(method)['steps']:,}"
+        for name, (method, _) in _ESTIMATORS[request.scale].items()
+    )
     count = "one codec for all λ" if request.scale == "mini" else "one codec for each λ"
     ceilings = ", ".join(
         f"{c.name} {c.ceiling:.1f} bits" for c in estimates if c.ceiling is not None
@@ -572,7 +582,8 @@ def _notes(request: Request, digits: _Digits, estimates: Sequence[_Curve]) -> tu
         f"on the same {len(digits.read[TRAINING]):,} of them and {len(digits.read[TEST]):,} test "
         "digits. A rate on digits that were fitted to, as the paper gives it, bounds no more than "
         "the rate-distortion function of these very digits; on test digits it bounds that of their "
-        "law. Error in the padding to 32×32 does not count.",
+        f"law. Error in the padding to 32×32 does not count. Steps of the estimators: "
+        f"{methods}.",
         "An oracle is told each latent's variance, which no decoder can be: its curve is "
         "genie-aided and bounds R(D) in neither direction.",
         f"An estimator with n atoms can't give a rate above log₂ n: {ceilings}.",

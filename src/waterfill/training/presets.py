@@ -79,8 +79,8 @@ def _paper1(quality: int, *, objective: str, context: bool = False, **others: An
 
 
 #: The least λ of photographs is 117 bits for a squared error of 1 on [0, 1], and the estimators
-#: that the paper draws beside its limits end where that is 3: so digits take this part of λ, which
-#: is .23 … 23 bits.
+#: that the paper draws beside its limits are at their ceilings where that is 3: digits take this
+#: part of λ, which is .23 … 23 bits.
 _DIGITS_SCALE = 2.0**-9
 
 
@@ -94,7 +94,7 @@ def _mnist(quality: int, *, context: bool = False, **others: Any) -> TrainConfig
         crop=32,
         augment=False,
         lambda_scale=_DIGITS_SCALE,
-        # So few channels on so few pixels are slower in bfloat16, on a processor three times.
+        # Of so few channels on so few pixels, convolutions are slower in bfloat16.
         precision="32-true",
     )
 
