@@ -155,7 +155,7 @@ _PUBLISHED_NERD = (
 #: Squared errors at which rates are compared.
 _AT = (40.0, 30.0, 25.0, 20.0, 15.0, 10.0, 5.0)
 #: Rates below are too near zero to be compared by their ratio.
-_LEAST_BITS = 0.5
+_LEAST_BITS = 1.0
 #: On a logarithmic axis.
 _LEAST_DRAWN = 0.05
 #: A change of rate, in percent, that is none.
@@ -578,7 +578,8 @@ def _notes(request: Request, digits: _Digits, estimates: Sequence[_Curve]) -> tu
         "paper fine-tunes for 200,000 steps of 100. λ 1 … 7 are slopes from "
         f"{slopes[0]:.2g} to {slopes[1]:.3g} bits for a squared error of 1, those of photographs "
         f"divided by {1 / of_limit.lambda_scale:g}; the text of the paper lost its own.",
-        f"Codecs and estimators are fitted to {len(digits.training):,} training digits and read "
+        f"Codecs and estimators are fitted to the {len(digits.training):,} training digits, codecs "
+        "but for one in 48 that their validation holds back, and read "
         f"on the same {len(digits.read[TRAINING]):,} of them and {len(digits.read[TEST]):,} test "
         "digits. A rate on digits that were fitted to, as the paper gives it, bounds no more than "
         "the rate-distortion function of these very digits; on test digits it bounds that of their "
