@@ -24,6 +24,10 @@ _LOGARITHMIC = (
 )
 
 
+#: Names that the legend has room for, and pixels for each more.
+_ROOM, _ROW = 10, 20
+
+
 def render_reproduction(found: Reproduction) -> str:
     """A reproduction as the text of one self-contained HTML file."""
     scale = diverging(list(found.pictures.values())) if found.pictures else None
@@ -46,9 +50,11 @@ def render_reproduction(found: Reproduction) -> str:
 def _figure(found: Reproduction) -> go.Figure:
     """The lines, those of a genie dashed and named so."""
     x_title, y_title = found.axes
-    figure = figures.blank(x_title, y_title, height=560)
+    named = sum(not line.beside for line in found.lines)
+    figure = figures.blank(x_title, y_title, height=560 + _ROW * max(0, named - _ROOM))
     index = -1
     for line in found.lines:
+        # One beside another goes with it, and has no name of its own in the legend.
         index += not line.beside
         colour = figures.colour_of(index)
         name = escape(line.name)
@@ -56,6 +62,8 @@ def _figure(found: Reproduction) -> go.Figure:
             x=line.x,
             y=line.y,
             name=f"{name} ({GENIE})" if line.genie else name,
+            legendgroup=str(index),
+            showlegend=not line.beside,
             mode="lines+markers" if len(line.x) < 20 else "lines",
             line={
                 "color": colour,

@@ -68,7 +68,7 @@ class _System:
     curves: tuple[tuple[str, Status, Channel, bool], ...]
 
 
-_BOTH = "oracle variance, test channel"
+_WITHOUT, _WITH = "limit without context", "limit with context"
 _CHARGED = "the same ŷ, charged by a prior"
 _SYSTEMS: Mapping[str, _System] = {
     "baseline": _System(
@@ -89,16 +89,16 @@ _SYSTEMS: Mapping[str, _System] = {
     "joint": _System(
         "oracle-test-channel",
         (
-            (f"limit: {_BOTH}", Status.GENIE, _ORACLE, False),
-            (f"{_BOTH}: {_CHARGED}", Status.ACHIEVABLE, ChargedByPrior(_ORACLE), True),
+            (_WITHOUT, Status.GENIE, _ORACLE, False),
+            (f"{_WITHOUT}: {_CHARGED}", Status.ACHIEVABLE, ChargedByPrior(_ORACLE), True),
         ),
     ),
     "joint-context": _System(
         "oracle-test-channel-context",
         (
-            (f"limit: {_BOTH}, context", Status.GENIE, _WITH_CONTEXT, True),
+            (_WITH, Status.GENIE, _WITH_CONTEXT, True),
             (
-                f"{_BOTH}, context: {_CHARGED}",
+                f"{_WITH}: {_CHARGED}",
                 Status.ACHIEVABLE,
                 ChargedByPrior(_WITH_CONTEXT),
                 True,
@@ -585,7 +585,8 @@ def _notes(request: Request, digits: _Digits, estimates: Sequence[_Curve]) -> tu
         "the rate-distortion function of these very digits; on test digits it bounds that of their "
         f"law. Error in the padding to 32×32 does not count. Steps of the estimators: "
         f"{methods}.",
-        "An oracle is told each latent's variance, which no decoder can be: its curve is "
-        "genie-aided and bounds R(D) in neither direction.",
+        "A limit is told each latent's variance (oracle variance, Gaussian test channel), which no "
+        "decoder can be: its curve is genie-aided and bounds R(D) in neither direction. In the "
+        "figure, thin lines are the same on training digits.",
         f"An estimator with n atoms can't give a rate above log₂ n: {ceilings}.",
     )
