@@ -78,6 +78,21 @@ def systems() -> str:
     return "\n\n".join(pages)
 
 
+def digits() -> str:
+    """Figure 5c's curves at equal error, each with its status."""
+    (table,) = (
+        table
+        for one in results()
+        for table in one["tables"]
+        if one["name"] == "fig5c" and table["title"].startswith("Bits at equal")
+    )
+    columns = table["columns"]
+    return "\n".join(
+        "| " + " | ".join(map(str, row)) + " |"
+        for row in (columns, ["---"] * len(columns), *table["rows"])
+    )
+
+
 def provenance() -> str:
     """Under what the results were computed."""
     rows = []

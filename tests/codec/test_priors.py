@@ -7,9 +7,13 @@ import pytest
 import torch
 
 from waterfill.bitstream import gaussian_tables
+from waterfill.bitstream.tables import Rows
 from waterfill.codec.bounds import bounded
+from waterfill.codec.channels import Crossing
+from waterfill.codec.config import CodecConfig
 from waterfill.codec.fixed_point import ACTIVATION_BITS, FixedPointNetwork
-from waterfill.codec.priors import DeepFactorized, integer_symbols
+from waterfill.codec.noise import Noise
+from waterfill.codec.priors import DeepFactorized, MaskedContext, Prior, integer_symbols
 from waterfill.codec.transforms import hyper_synthesis
 from waterfill.errors import CodecError
 from waterfill.theory import quantiser_entropy
@@ -42,6 +46,42 @@ def test_bits_are_minus_log2_of_the_mass_of_a_bin() -> None:
     mass = density.cdf(flat + 0.25) - density.cdf(flat - 0.25)
     expected = torch.from_numpy(-np.log2(mass)).reshape(5, 2, 3, 4).permute(1, 0, 2, 3)
     assert torch.allclose(density.bits(x, width).double(), expected, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_masked_context_in_order_sees_what_it_has_sent() -> None:
+    """Predicted again from the ŷ that came out, every latent is sent just as it was."""
+    torch.manual_seed(2)
+    context = MaskedContext(3, 6)
+    context.neighbours.weight.mul_(20.0)
+    features, y = torch.randn(2, 6, 4, 5), 3.0 * torch.randn(2, 3, 4, 5)
+
+    def send(parameters: torch.Tensor, part: torch.Tensor, channels: slice) -> Crossing:
+        mean = parameters[:, :3]
+        return Crossing(torch.round(part - mean) + mean, (part - mean).abs())
+
+    def again(sent: Crossing) -> Crossing:
+        return send(context.parameters_given(features, sent.y_hat), y, slice(None))
+
+    in_order, trained = context.in_order(features, y, send), context(features, y, send)
+    assert torch.allclose(again(in_order).y_hat, in_order.y_hat, atol=1e-5)
+    assert torch.allclose(again(in_order).bits, in_order.bits, atol=1e-5)
+    assert not torch.allclose(again(trained).bits, trained.bits, atol=1e-2)
+
+
+@torch.no_grad()
+def test_side_information_that_is_coded_is_charged_as_it_is_rounded() -> None:
+    torch.manual_seed(4)
+    prior = Prior(CodecConfig(n=4, m=4, hyper=4))
+    assert prior.side is not None
+    y, quality = 3.0 * torch.randn(1, 4, 8, 8), torch.tensor([6.0])
+    told = prior.side(y, quality, Noise(0), coded=True)
+    symbols = prior.side.symbols(y, 6.0)
+    expected = Rows.by_channel(prior.side.tables(6.0), symbols.shape).bits(symbols)
+    assert float(told.bits.sum()) == pytest.approx(float(expected.sum()), rel=1e-3)
+    noisy = prior.side(y, quality, Noise(0))
+    assert float(noisy.bits.sum()) != float(told.bits.sum())
+    assert torch.equal(noisy.features, told.features)
 
 
 @pytest.mark.parametrize("probability", [2.0**-20, 0.3, 0.5, 1 - 2.0**-20])

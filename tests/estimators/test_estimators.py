@@ -17,8 +17,11 @@ from waterfill.data.sources import Source, gaussian
 from waterfill.errors import WaterfillError
 from waterfill.estimators import RDPoint, Status, Units
 from waterfill.estimators.dual import climb
-from waterfill.estimators.method import Run, mean_interval
+from waterfill.estimators.method import FitThenScore, Run, mean_interval
+from waterfill.estimators.nerd import Nerd
 from waterfill.estimators.priors import Factorised, Flow, Posterior, TwoLevels
+from waterfill.estimators.sandwich import SandwichUpper
+from waterfill.estimators.wgd import WassersteinDescent
 
 #: Small enough for seconds, large enough to be far from useless.
 SMALL: dict[str, dict[str, Any]] = {
@@ -134,6 +137,33 @@ def test_fitting_and_scoring_never_meet() -> None:
     )
     assert curve.points[0].samples == 40
     assert curve.points[0].distortion > 3.0
+
+
+def test_a_batch_smaller_than_the_particles_does_not_make_them_forget() -> None:
+    """Fifteen particles for each sample of a step: most get nothing, and must not die of it."""
+    found = {
+        batch: wf.bounds("gaussian:n=4", "wgd", [40.0], rate_unit="nats", distortion="sse",
+                         particles=1500, batch=batch, steps=steps, samples=4000).points[0]
+        for batch, steps in ((100, 80), (6000, 4))
+    }  # fmt: skip
+    assert found[100].lagrangian < found[6000].lagrangian + 1.0
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        WassersteinDescent(particles=60, steps=5, batch=300, samples=500),
+        Nerd(atoms=200, training_atoms=50, steps=3, samples=500),
+        SandwichUpper(steps=3, samples=500),
+    ],
+)
+def test_what_is_fitted_once_can_be_read_on_several_sources(method: FitThenScore) -> None:
+    near, far = gaussian(np.array([1.0, 0.5])), gaussian(np.array([4.0, 4.0]))
+    here, there = method.on(near, [near, far], 2.0, Run(3))
+    (alone,) = method.curve(near, [2.0], Run(3))
+    assert here.lagrangian == alone.lagrangian
+    assert here.distortion == alone.distortion
+    assert there.lagrangian > here.lagrangian + 1.0
 
 
 def test_blahut_arimoto_on_given_points_reaches_any_dimension() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
@@ -22,7 +23,7 @@ def test_every_preset_survives_its_file(name: str) -> None:
 def test_every_preset_has_a_small_version() -> None:
     large = [name for name in PRESETS if not name.startswith("mini-")]
     papers = [name for name in large if name.startswith("paper")]
-    assert len(papers) == 11 * 8 + 6 * 4
+    assert len(papers) == 12 * 8 + 6 * 4
     for name in set(large) - {"bundled", "medium"}:
         full, mini = PRESETS[name], PRESETS[f"mini-{name}"]
         assert (mini.objective, mini.codec.qualities) == (full.objective, full.codec.qualities)
@@ -45,6 +46,13 @@ def test_presets_of_one_rate_are_those_of_the_papers() -> None:
     assert (context.oracle_mean, context.oracle_mode) == ("predicted", "paper")
     digits = PRESETS["mini-paper1-mnist-hyperprior-q2"]
     assert (digits.codec.n, digits.crop, digits.augment) == (36, 32, False)
+    # The slopes of estimators that end at some 15 bits a digit, .05 … 10 nats, are among theirs.
+    at_all = PRESETS["mini-paper1-mnist-oracle-test-channel-context"]
+    nats = [math.log(2) * at_all.lambda_scale * 255.0**2 * lam for lam in (LAMBDAS[0], LAMBDAS[-1])]
+    assert nats[0] < 0.2
+    assert nats[1] > 10
+    assert at_all.codec.qualities == (1.0, 8.0)
+    assert PRESETS["paper1-mnist-hyperprior-q2"].lambda_scale == at_all.lambda_scale
     assert PRESETS["mini-paper1-hyperprior-ms-ssim-q2"].crop == 192
     assert PRESETS["paper2-hyperprior-regularised-q1"].alpha == 0.1
     assert PRESETS["paper2-hyperprior-q1"].batch == 16
@@ -83,6 +91,7 @@ def test_fields_left_out_keep_their_values() -> None:
         ("[codec]\nqualities = [nan, 4]", "1 … 8"),
         ("[codec]\nmixtures = 3", "masked"),
         ("crop = 100", "multiple of 64"),
+        ("lambda_scale = 0", "lambda_scale must be positive"),
     ],
 )
 def test_what_is_not_a_config_is_refused_by_name(text: str, what: str) -> None:
@@ -99,3 +108,9 @@ def test_what_may_differ_when_a_run_goes_on() -> None:
     wider = dataclasses.replace(config, codec=CodecConfig(n=65))
     assert config.changed_from(wider.to_dict()) == "codec"
     assert config.changed_from({}) is not None
+    scaled = dataclasses.replace(config, lambda_scale=0.5)
+    assert config.changed_from(scaled.to_dict()) == "lambda_scale"
+    # Checkpoints from before there was that field go on.
+    older = {k: v for k, v in config.to_dict().items() if k != "lambda_scale"}
+    assert config.changed_from(older) is None
+    assert scaled.changed_from(older) == "lambda_scale"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from waterfill.codec.config import CodecConfig
-from waterfill.codec.gains import relative_step
+from waterfill.codec.gains import lambdas_of, relative_step
 from waterfill.codec.model import Codec
 from waterfill.codec.priors import NoSideInformation
 from waterfill.errors import TrainingError
@@ -123,6 +123,19 @@ def test_a_predicted_mean_is_trained_and_its_side_information_paid_for() -> None
     for name in alone:
         if name.startswith("codec.g_a"):
             assert torch.allclose(found[name], alone[name], rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["rate-distortion", "oracle-test-channel", "regularised"])
+def test_a_factor_of_lambda_weighs_the_distortion_alone(kind: str) -> None:
+    plain, scaled = (
+        objective_of(dataclasses.replace(CONFIG, objective=kind, lambda_scale=s), codec())(batch())
+        for s in (1.0, 0.25)
+    )
+    assert scaled.bpp.tolist() == plain.bpp.tolist()
+    quality = batch().quality
+    less = relative_step(quality) * lambdas_of(quality) * 255.0**2 * plain.mse.detach()
+    saved = float((plain.loss - scaled.loss).detach())
+    assert saved == pytest.approx(0.75 * float(less.mean()), rel=1e-4)
 
 
 def test_ms_ssim_is_charged_by_its_own_weight() -> None:

@@ -38,6 +38,7 @@ _FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("alpha-decay", float, "Last share of steps, its weight falling to 0."),
     ("source-rate", float, "Rate of its source model, beside the codec's."),
     ("distortion", str, "mse or ms-ssim."),
+    ("lambda-scale", float, "Factor of λ at all qualities."),
     ("oracle-mean", str, "zero or predicted, of oracles."),
     ("oracle-mode", str, "smooth, paper or paper-detached."),
     ("budget", float, "Distortion per latent, of paper modes."),

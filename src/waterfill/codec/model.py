@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from waterfill.codec.config import CodecConfig
 from waterfill.codec.gains import Gains, check_quality, lambda_of_quality, relative_step
 from waterfill.codec.latents import Latents, Plane, decoded_latents
 from waterfill.codec.noise import Noise
-from waterfill.codec.priors import NoSideInformation, Prior
+from waterfill.codec.priors import Prior, Sent
 from waterfill.codec.refine import refine
 from waterfill.codec.tiles import TILE, Surroundings, Tile, reach_of, tiles_of
 from waterfill.codec.transforms import (
@@ -106,7 +106,7 @@ class Codec(nn.Module):
         channel: Channel,
         noise: Noise,
         *,
-        prior: NoSideInformation | None = None,
+        prior: Callable[..., Sent] | None = None,
     ) -> Passage:
         """The differentiable pipeline.
 
@@ -121,7 +121,7 @@ class Codec(nn.Module):
         noise
             Of the channel, and of the surrogate of z's rounding.
         prior
-            In place of the codec's own.
+            In place of the codec's own, called as :meth:`Prior.forward` is.
         """
         y = self.g_a(x - self._middle).float()
         log2_gain, log2_inverse = self.gains(quality)

@@ -21,9 +21,11 @@ from waterfill.estimators.curve import NEAR_CEILING_BITS, Status
 __all__ = [
     "FRESH",
     "Finding",
+    "FitThenScore",
     "Interval",
     "Method",
     "Run",
+    "Scorer",
     "SlopeBySlope",
     "continuous",
     "mean_interval",
@@ -114,6 +116,29 @@ class SlopeBySlope(Method):
             spent = (time.perf_counter() - start) / max(1, len(found))
             for one in found:
                 yield replace(one, seconds=spent)
+
+
+#: Gives the point of what was fitted, on the fresh samples of a source.
+Scorer = Callable[[Source], Finding]
+
+
+class FitThenScore(SlopeBySlope):
+    """One whose bound is fitted to samples, and read on others."""
+
+    @abstractmethod
+    def fit(self, source: Source, slope: float, run: Run) -> Scorer:
+        """What reads its bound off fresh samples, in nats per squared error."""
+
+    def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
+        """One point, on the source's own."""
+        return [self.fit(source, slope, run)(source)]
+
+    def on(self, source: Source, judges: Sequence[Source], slope: float, run: Run) -> list[Finding]:
+        """Fitted once, and read on the fresh samples of each of several sources."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            scorer = self.fit(source, slope, run)
+            return [scorer(judge) for judge in judges]
 
 
 def continuous(source: Source, method: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from waterfill.data.sources import Source
 from waterfill.errors import WaterfillError
 from waterfill.estimators.atoms import score
-from waterfill.estimators.method import Finding, Run, SlopeBySlope, continuous, tensor
+from waterfill.estimators.method import FitThenScore, Run, Scorer, continuous, tensor
 from waterfill.estimators.softmax import assign
 
 __all__ = ["Generator", "Nerd"]
@@ -67,7 +66,7 @@ class Generator(nn.Module):
 
 
 @dataclass(frozen=True)
-class Nerd(SlopeBySlope):
+class Nerd(FitThenScore):
     """Neural estimator of the rate–distortion function (Lei, Hassani & Saeedi Bidokhti 2022).
 
     Minimises −E ln E_z exp(−λ‖X − G(z)‖²) with the inner mean over fresh atoms at every step. The
@@ -100,8 +99,8 @@ class Nerd(SlopeBySlope):
 
     name = "nerd"
 
-    def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
-        """One upper bound."""
+    def fit(self, source: Source, slope: float, run: Run) -> Scorer:
+        """Atoms of a trained generator."""
         continuous(source, self.name)
         rng = run.rng(3)
         start = tensor(source.sample(20_000, rng))
@@ -122,7 +121,7 @@ class Nerd(SlopeBySlope):
         with torch.no_grad():
             y = _atoms(model, torch.randn(self.atoms, latent)).to(start.dtype)
         uniform = torch.full((self.atoms,), -math.log(self.atoms), dtype=y.dtype)
-        return [score(source, y, uniform, slope, run, samples=self.samples)]
+        return lambda judge: score(judge, y, uniform, slope, run, samples=self.samples)
 
     def _backward(self, model: Generator, x: Tensor, z: Tensor, slope: float) -> float:
         """The loss; its gradient goes into the generator's parameters."""

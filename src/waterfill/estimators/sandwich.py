@@ -16,7 +16,9 @@ from waterfill.estimators.dual import SandwichLower
 from waterfill.estimators.method import (
     FRESH,
     Finding,
+    FitThenScore,
     Run,
+    Scorer,
     SlopeBySlope,
     continuous,
     mean_interval,
@@ -138,7 +140,7 @@ def train_autoencoder(
 
 
 @dataclass(frozen=True)
-class SandwichUpper(SlopeBySlope):
+class SandwichUpper(FitThenScore):
     """Upper bound by a β-VAE (Yang & Mandt 2022): E KL(q(z|X) ‖ p(z)) ≥ I(X; g(Z)).
 
     Any encoder, prior and decoder give a point on or above R(D); it is read on fresh samples, with
@@ -173,20 +175,23 @@ class SandwichUpper(SlopeBySlope):
         if self.prior not in PRIORS:
             raise WaterfillError(f"sandwich: prior must be one of {', '.join(PRIORS)}")
 
-    def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
-        """One upper bound."""
+    def fit(self, source: Source, slope: float, run: Run) -> Scorer:
+        """A trained autoencoder."""
         continuous(source, self.name)
         model = train_autoencoder(source, slope, self, run, "sandwich, upper")
         # As many numbers in all for long vectors as for short ones.
         count = min(self.samples, max(2000, 20_000_000 // source.dimension))
-        with torch.no_grad():
-            x = torch.from_numpy(source.fresh(count, run.rng(FRESH))).float()
-            read = [model(part) for part in torch.split(x, _CHUNK)]
-        kl, error = (torch.cat(part).double() for part in zip(*read, strict=True))
-        lagrangian, interval = mean_interval(kl + slope * error)
-        return [
-            Finding(Status.UPPER, slope, float(error.mean()), lagrangian, interval, samples=len(kl))
-        ]
+
+        def scorer(judge: Source) -> Finding:
+            with torch.no_grad():
+                x = torch.from_numpy(judge.fresh(count, run.rng(FRESH))).float()
+                read = [model(part) for part in torch.split(x, _CHUNK)]
+            kl, error = (torch.cat(part).double() for part in zip(*read, strict=True))
+            lagrangian, interval = mean_interval(kl + slope * error)
+            distortion = float(error.mean())
+            return Finding(Status.UPPER, slope, distortion, lagrangian, interval, samples=len(kl))
+
+        return scorer
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from waterfill.reproduce.architectures import table1, table2
 from waterfill.reproduce.by_theory import appendix_d, fig2
 from waterfill.reproduce.comparison import fig5a
+from waterfill.reproduce.on_digits import fig5c
 from waterfill.reproduce.on_pictures import appendix_g, fig3, fig4a, fig4b
 from waterfill.reproduce.regularisation import (
     paper2_annealed,
@@ -39,6 +40,7 @@ REPRODUCTIONS: Mapping[str, Callable[[Request], Reproduction]] = MappingProxyTyp
         "fig4a": fig4a,
         "fig4b": fig4b,
         "fig5a": fig5a,
+        "fig5c": fig5c,
         "table1": table1,
         "table2": table2,
         "appendix-d": appendix_d,

@@ -52,12 +52,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a figure; dashed and named so if it is genie-aided."""
+    """A line of a figure; dashed and named so if it is genie-aided.
+
+    One ``beside`` is the line before it on other data: thin, in the same colour.
+    """
 
     name: str
     x: tuple[float, ...]
     y: tuple[float, ...]
     genie: bool = False
+    beside: bool = False
 
 
 @dataclass(frozen=True)

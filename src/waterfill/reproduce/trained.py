@@ -33,6 +33,7 @@ __all__ = [
     "bd_rate_of",
     "experiments_of",
     "measure",
+    "train_all",
 ]
 
 #: Four rates.
@@ -145,9 +146,14 @@ def experiments_of(scale: str, names: Sequence[str]) -> list[Experiment]:
     return found
 
 
-def _train(request: Request, names: Sequence[str]) -> None:
-    """Train what is not trained yet."""
-    experiments = experiments_of(request.scale, names)
+def train_all(request: Request, experiments: Sequence[Experiment]) -> None:
+    """Train what is not trained yet.
+
+    Raises
+    ------
+    WaterfillError
+        If there is nothing to train on, or a training stops.
+    """
     steps = sum(e.config.steps for e in experiments)
     before = {e.name: 0 for e in experiments}
 
@@ -197,7 +203,7 @@ def measure(request: Request, names: Sequence[str]) -> dict[str, Measured]:
     WaterfillError
         If something has to be trained and there is nothing to train on, or a training stops.
     """
-    _train(request, names)
+    train_all(request, experiments_of(request.scale, names))
     pictures = list(request.pictures) or sample_pictures()
     found = {}
     for name in names:

@@ -45,6 +45,9 @@ _FREE = frozenset(
     {"steps", "data", "start", "checkpoint_every", "validate_every", "skip_nonfinite"}
 )
 
+#: Fields that older checkpoints lack, and what they meant.
+_LATER: dict[str, Any] = {"lambda_scale": 1.0}
+
 #: Beyond these a number is a slip: the first batch alone would outlast patience or memory.
 _MOST = {"steps": 10**9, "batch": 1 << 16, "crop": 1 << 12}
 
@@ -79,6 +82,10 @@ class TrainConfig:
         Adam's rate for the source model, as a multiple of the codec's.
     distortion
         ``mse``, or ``ms-ssim``, which needs crops of 192 at least.
+    lambda_scale
+        Factor of λ at all qualities: those of a stream reach from .0018 to .18, and pictures that
+        are worth a few bits each, as digits are, need far less. Streams don't tell it, so that
+        ``--effort`` weighs by λ without it.
     oracle_mean
         What the variance of an oracle is about: ``zero``, or the mean that is ``predicted`` from
         side information and context.
@@ -135,6 +142,7 @@ class TrainConfig:
     alpha_decay: float = 0.0
     source_rate: float = 1.0
     distortion: str = "mse"
+    lambda_scale: float = 1.0
     oracle_mean: str = "zero"
     oracle_mode: str = "smooth"
     budget: float = 0.0
@@ -163,16 +171,9 @@ class TrainConfig:
         cell = self.codec.alignment
         if self.crop < cell or self.crop % cell:
             raise TrainingError(f"crop must be a multiple of {cell}, not {self.crop}")
-        positive = (
-            "steps",
-            "batch",
-            "accumulate",
-            "learning_rate",
-            "clip",
-            "patience",
-            "source_rate",
-        )
-        for name in (*positive, "checkpoint_every", "validate_every"):
+        positive = ("steps", "batch", "accumulate", "learning_rate", "clip", "patience")
+        others = ("lambda_scale", "source_rate", "checkpoint_every", "validate_every")
+        for name in (*positive, *others):
             if not 0 < getattr(self, name) < math.inf:
                 raise TrainingError(f"{name} must be positive, not {getattr(self, name)}")
         for name, most in _MOST.items():
@@ -284,7 +285,8 @@ class TrainConfig:
         ours = self.to_dict()
         # Of a plateau, what is looked at decides the outcome.
         free = _FREE - ({"validate_every"} if self.schedule == "plateau" else set())
-        return next((n for n in ours if n not in free and ours[n] != other.get(n)), None)
+        theirs = _LATER | dict(other)
+        return next((n for n in ours if n not in free and ours[n] != theirs.get(n)), None)
 
 
 def parse_toml(text: str, label: str) -> dict[str, Any]:

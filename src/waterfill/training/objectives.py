@@ -1,6 +1,6 @@
 """Objectives: what a training step minimises. Each is a codec, a channel, a prior and a cost.
 
-The cost is bpp + λ·255²·MSE, or λ·(1 − MS-SSIM) for the distortion.
+The cost is bpp + λ·255²·MSE, or λ·(1 − MS-SSIM) for the distortion; a config may scale λ.
 
 ======================  ===================  =========================================
 kind                    channel              rate
@@ -131,16 +131,18 @@ def distortion_cost(kind: str, x_hat: Tensor, x: Tensor, quality: Tensor) -> Ten
     return low * (high / low) ** position * (1.0 - similarity)
 
 
-def weighted_cost(passage: Passage, x: Tensor, quality: Tensor, distortion: str = "mse") -> Losses:
+def weighted_cost(
+    passage: Passage, x: Tensor, quality: Tensor, distortion: str = "mse", scale: float = 1.0
+) -> Losses:
     """bpp + λ·distortion over all qualities at once (Ballé 2018; λ by quality).
 
     Every picture of a batch has a quality of its own. Rates differ thirtyfold between the ends
     of the range, so each picture's cost is divided by √λ: what then counts is the relative cost,
-    as in BD-rate, and no end of the range drowns the other.
+    as in BD-rate, and no end of the range drowns the other. ``scale`` is a factor of λ.
     """
     bpp = (passage.y_bits + passage.z_bits) / (x.shape[2] * x.shape[3])
     mse = (passage.x_hat - x).square().mean((1, 2, 3))
-    cost = bpp + distortion_cost(distortion, passage.x_hat, x, quality)
+    cost = bpp + scale * distortion_cost(distortion, passage.x_hat, x, quality)
     return Losses((relative_step(quality) * cost).mean(), bpp, mse, bpp)
 
 
@@ -153,6 +155,8 @@ class Objective(nn.Module, ABC):
         The codec; its parameters are the module's, under ``codec.``.
     distortion
         ``mse`` or ``ms-ssim``.
+    scale
+        Factor of λ.
     regulariser
         Added to the loss; its source model learns beside the codec and is not part of it.
     """
@@ -161,11 +165,16 @@ class Objective(nn.Module, ABC):
     ASIDE = ("source_bits", "lambda_share")
 
     def __init__(
-        self, codec: Codec, *, distortion: str = "mse", regulariser: Regulariser | None = None
+        self,
+        codec: Codec,
+        *,
+        distortion: str = "mse",
+        scale: float = 1.0,
+        regulariser: Regulariser | None = None,
     ) -> None:
         super().__init__()
         self.codec = codec
-        self.distortion = distortion
+        self.distortion, self.scale = distortion, scale
         self.regulariser = regulariser
         self._lambdas: Tensor | None = None
 
@@ -175,7 +184,7 @@ class Objective(nn.Module, ABC):
         losses, x_hat = self.cost(x, batch)
         if self.regulariser is None:
             return losses
-        self._lambdas = lambdas_of(batch.quality)
+        self._lambdas = self.scale * lambdas_of(batch.quality)
         # The cost of a picture is divided by √λ in the loss: so is its share of the regulariser.
         weight = relative_step(batch.quality)
         return losses._replace(loss=losses.loss + self.regulariser(x, x_hat, weight, batch.seeds))
@@ -221,7 +230,7 @@ class RateDistortion(Objective):
         The codec.
     channel
         Of the latents.
-    distortion, regulariser
+    distortion, scale, regulariser
         As for :class:`Objective`.
     """
 
@@ -231,21 +240,23 @@ class RateDistortion(Objective):
         channel: Channel | None = None,
         *,
         distortion: str = "mse",
+        scale: float = 1.0,
         regulariser: Regulariser | None = None,
     ) -> None:
-        super().__init__(codec, distortion=distortion, regulariser=regulariser)
+        super().__init__(codec, distortion=distortion, scale=scale, regulariser=regulariser)
         self.channel = channel or StraightThrough()
 
     def cost(self, x: Tensor, batch: Batch) -> tuple[Losses, Tensor]:
         """Through the channel, at the prior's price."""
         passage = self.codec(x, batch.quality, self.channel, batch.noise)
-        return weighted_cost(passage, x, batch.quality, self.distortion), passage.x_hat
+        losses = weighted_cost(passage, x, batch.quality, self.distortion, self.scale)
+        return losses, passage.x_hat
 
     def for_validation(self, codec: Codec) -> Objective:
         """Hard rounding, as in a stream, of what is trained for it; the same channel otherwise."""
         coded = isinstance(self.channel, StraightThrough)
         channel = Rounding() if coded else self.channel
-        return RateDistortion(codec, channel, distortion=self.distortion)
+        return RateDistortion(codec, channel, distortion=self.distortion, scale=self.scale)
 
 
 class GenieAided(Objective):
@@ -261,7 +272,7 @@ class GenieAided(Objective):
     oracle
         The channel. If its variance is about a predicted mean, side information and context
         predict that mean, and z is charged.
-    distortion, regulariser
+    distortion, scale, regulariser
         As for :class:`Objective`.
     """
 
@@ -271,9 +282,10 @@ class GenieAided(Objective):
         oracle: Oracle,
         *,
         distortion: str = "mse",
+        scale: float = 1.0,
         regulariser: Regulariser | None = None,
     ) -> None:
-        super().__init__(codec, distortion=distortion, regulariser=regulariser)
+        super().__init__(codec, distortion=distortion, scale=scale, regulariser=regulariser)
         self.oracle = oracle
 
     def cost(self, x: Tensor, batch: Batch) -> tuple[Losses, Tensor]:
@@ -281,7 +293,7 @@ class GenieAided(Objective):
         quality = batch.quality
         prior = None if self.oracle.predicted_mean else NoSideInformation()
         passage = self.codec(x, quality, self.oracle, batch.noise, prior=prior)
-        losses = weighted_cost(passage, x, quality, self.distortion)
+        losses = weighted_cost(passage, x, quality, self.distortion, self.scale)
 
         log2_gain, _ = self.codec.gains(quality)
         witness = self.codec.prior(
@@ -304,7 +316,7 @@ class GenieAided(Objective):
 
     def for_validation(self, codec: Codec) -> Objective:
         """The same."""
-        return GenieAided(codec, self.oracle, distortion=self.distortion)
+        return GenieAided(codec, self.oracle, distortion=self.distortion, scale=self.scale)
 
 
 def objective_of(config: TrainConfig, codec: Codec) -> Objective:
@@ -315,7 +327,11 @@ def objective_of(config: TrainConfig, codec: Codec) -> Objective:
         kind = source_model_for(config.codec, config.source_model)
         source = SourceModel(kind, planes=config.codec.planes)
         regulariser = Regulariser(config.alpha, source, unit=config.alpha_unit)
-    others: dict[str, Any] = {"distortion": config.distortion, "regulariser": regulariser}
+    others: dict[str, Any] = {
+        "distortion": config.distortion,
+        "scale": config.lambda_scale,
+        "regulariser": regulariser,
+    }
     match config.objective:
         case "oracle-rounding":
             return GenieAided(codec, OracleStraightThrough(mean), **others)

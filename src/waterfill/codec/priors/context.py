@@ -104,6 +104,11 @@ class Context(nn.Module, ABC):
         """The same through a channel that changes nothing, so that the neighbours are known."""
         return self(features, y, send)  # type: ignore[no-any-return]
 
+    def in_order(self, features: Tensor, y: Tensor, send: Send) -> Crossing:
+        """The same where ``forward`` is an approximation: each part sees what has been decoded."""
+        crossing: Crossing = self(features, y, send)
+        return crossing
+
     @abstractmethod
     def coded(self) -> CodedContext:
         """The integer twin for the weights as they are."""
@@ -213,6 +218,21 @@ class MaskedContext(Context):
     def exact(self, features: Tensor, y: Tensor, send: Send) -> Crossing:
         """In one pass: there is nothing to guess."""
         return send(self.parameters_given(features, y), y, slice(None))
+
+    @torch.no_grad()
+    def in_order(self, features: Tensor, y: Tensor, send: Send) -> Crossing:
+        """In as many passes as a stream has steps; each latent is kept as its own pass sends it."""
+        height, width = y.shape[2:]
+        t = (
+            torch.arange(width, device=y.device)
+            + 3 * torch.arange(height, device=y.device)[:, None]
+        )
+        y_hat, bits = torch.zeros_like(y), torch.zeros_like(y)
+        for step in range(width + 3 * height - 3):
+            sent = send(self.parameters_given(features, y_hat), y, slice(None))
+            y_hat = torch.where(t == step, sent.y_hat, y_hat)
+            bits = torch.where(t == step, sent.bits, bits)
+        return Crossing(y_hat, bits)
 
     def coded(self) -> CodedContext:
         """Of the weights as they are."""

@@ -55,7 +55,14 @@ class Prior(nn.Module):
         self.context = context_of(config)
 
     def forward(
-        self, y: Tensor, quality: Tensor, log2_gain: Tensor, channel: Channel, noise: Noise
+        self,
+        y: Tensor,
+        quality: Tensor,
+        log2_gain: Tensor,
+        channel: Channel,
+        noise: Noise,
+        *,
+        coded: bool = False,
     ) -> Sent:
         """Send latents through a channel, part by part.
 
@@ -69,6 +76,9 @@ class Prior(nn.Module):
             Of y at these qualities, (B, M, 1, 1).
         channel, noise
             How y becomes ŷ, and what it draws.
+        coded
+            As a stream has it, where training approximates: z at the price of its symbols, and a
+            masked context that sees what a decoder would.
         """
         gain = torch.exp2(log2_gain)
 
@@ -81,8 +91,9 @@ class Prior(nn.Module):
         if self.side is None:  # a factorised density needs no parameters
             crossing = self.context(y.new_empty(0), y, send)
             return Sent(crossing.y_hat, crossing.bits, y.new_zeros(len(y), 1, 1, 1))
-        told = self.side(y, quality, noise)
-        crossing = self.context(told.features, y, send)
+        told = self.side(y, quality, noise, coded=coded)
+        through = self.context.in_order if coded else self.context
+        crossing = through(told.features, y, send)
         return Sent(crossing.y_hat, crossing.bits, told.bits)
 
     def _density(self, parameters: Tensor, log2_gain: Tensor, gain: Tensor) -> Density:

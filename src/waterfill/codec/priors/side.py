@@ -72,15 +72,20 @@ class HyperLatent(nn.Module):
         z: Tensor = self.h_a(y.abs() if self._magnitudes else y)
         return z.float()
 
-    def forward(self, y: Tensor, quality: Tensor, noise: Noise) -> SideInformation:
-        """Differentiable: noise in the rate, straight-through rounding in what is said."""
+    def forward(
+        self, y: Tensor, quality: Tensor, noise: Noise, *, coded: bool = False
+    ) -> SideInformation:
+        """Differentiable: noise in the rate, straight-through rounding in what is said.
+
+        ``coded`` takes the rate of what is said, as a stream pays it.
+        """
         z = self.analysis(y)
         log2_gain, log2_inverse = self.gains(quality.round())
         gain, centre = torch.exp2(log2_gain), self.density.centre[:, None, None]
-        noisy = z + noise.uniform(z) / gain
-        bits = self.density.bits(noisy, 1.0 / gain)
         scaled = (z - centre) * gain
         rounded = scaled + (torch.round(scaled) - scaled).detach()
+        charged = rounded / gain + centre if coded else z + noise.uniform(z) / gain
+        bits = self.density.bits(charged, 1.0 / gain)
         features = self.h_s(rounded * torch.exp2(log2_inverse) + centre).float()
         return SideInformation(features, bits)
 
