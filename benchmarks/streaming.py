@@ -2,9 +2,10 @@
 
     python benchmarks/streaming.py --json benchmarks/results/streaming.json
 
-Pictures of one size are cut from the built-in photographs into a folder; every run is a process of
-its own, whose peak resident memory the operating system tells. If pictures were held, memory would
-grow by a picture's worth for each; what grows is rows, of which a report is made.
+Pictures of one size are cut from a built-in photograph into a folder, and coded by the codec `tiny`
+with seeded random weights: the work of a trained one, not its skill. Every run is a process of its
+own, whose peak resident memory the operating system tells. If pictures were held, memory would grow
+by a picture's worth for each at least; what grows is rows, of which a report is made.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from waterfill.codec.registry import load_codec, save_codec
 from waterfill.data.images import sample_pictures
 from waterfill.files import as_json, write_whole
 from waterfill.provenance import environment
@@ -43,7 +45,7 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--counts", type=int, nargs="+", default=[10, 100])
-    parser.add_argument("--side", type=int, default=160)
+    parser.add_argument("--side", type=int, default=480)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -81,8 +83,18 @@ def peak_of(words: list[str], count: int, side: int, seed: int) -> float:
             top, left = rng.integers(0, 512 - side, 2)
             piece = photograph.pixels[top : top + side, left : left + side]
             Image.fromarray(piece).save(pictures / f"{number:04}.png")
+        weights = f"{folder}/tiny.safetensors"
+        save_codec(load_codec("tiny", pretrained=False), weights, {})
         command = [word.replace("SHARDS", f"{folder}/shards") for word in words]
-        command += [str(pictures), "--out", f"{folder}/out", "--seed", str(seed)]
+        command += [
+            str(pictures),
+            "--out",
+            f"{folder}/out",
+            "--seed",
+            str(seed),
+            "--codec",
+            weights,
+        ]
         line = [sys.executable, "-m", "waterfill", *command]
         done = subprocess.run([sys.executable, "-c", _ASK, *line], check=True, capture_output=True)
     return int(done.stdout) / 1024

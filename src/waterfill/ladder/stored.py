@@ -17,7 +17,8 @@ from waterfill.row_shards import Record
 __all__ = ["measurement_of", "moments_of", "record_of_measurement", "record_of_moments"]
 
 _POINT = ("quality", "bpp", "psnr", "ms_ssim", "mse", "parts", "step", "price")
-_PICTURE = ("name", "width", "height")
+#: Of a picture, by what rows call it.
+_PICTURE = {"image": "name", "width": "width", "height": "height"}
 #: Maps of an exhibit, by rung or term.
 _MAPS = ("y_hat", "bits", "losses")
 
@@ -41,8 +42,10 @@ def moments_of(record: Record) -> list[Moments]:
 
 def record_of_measurement(measured: Measurement, rungs: Sequence[Rung]) -> Record:
     """All rungs of one picture: a row for each point."""
+    facts = {name: measured.picture[fact] for name, fact in _PICTURE.items()}
     rows = [
-        {**measured.picture, "rung": rung.name, "status": rung.status.value, "setting": number}
+        facts
+        | {"rung": rung.name, "status": rung.status.value, "setting": number}
         | {name: getattr(point, name) for name in _POINT}
         for rung, points in zip(rungs, measured.points, strict=True)
         for number, point in enumerate(points)
@@ -59,7 +62,7 @@ def measurement_of(record: Record, rungs: Sequence[Rung], settings: int) -> Meas
     points: dict[str, list[Point | None]] = {rung.name: [None] * settings for rung in rungs}
     for row in record.rows:
         points[row["rung"]][row["setting"]] = Point(**{name: row[name] for name in _POINT})
-    facts = {name: record.rows[0][name] for name in _PICTURE}
+    facts = {fact: record.rows[0][name] for name, fact in _PICTURE.items()}
     channels = _below("channels", record.arrays)
     exhibit = _exhibit_of(facts["name"], record.arrays)
     return Measurement(facts, [points[rung.name] for rung in rungs], channels, exhibit)
