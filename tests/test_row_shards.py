@@ -171,9 +171,9 @@ def cut(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
 
 
-def alter(file: Path) -> None:
+def alter(file: Path, place: int = 40) -> None:
     data = bytearray(file.read_bytes())
-    data[40] ^= 1
+    data[place] ^= 1
     file.write_bytes(data)
 
 
@@ -200,6 +200,17 @@ def test_a_damaged_or_foreign_file_is_one_line_and_never_merged(
     file.unlink()
     work = Counted()
     assert len(measured(tmp_path, work)) == len(work.calls) == 8
+
+
+def test_an_altered_bit_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    measured(tmp_path, Counted())
+    (file,) = files(tmp_path)
+    for place in range(0, file.stat().st_size, 211):
+        alter(file, place)
+        with pytest.raises(WaterfillError, match="is damaged"):
+            measured(tmp_path, Counted())
+        alter(file, place)
+    assert len(measured(tmp_path, Counted(stop_at=0))) == 8
 
 
 def test_other_files_in_the_folder_are_left_alone(tmp_path: Path) -> None:

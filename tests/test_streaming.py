@@ -18,7 +18,7 @@ from waterfill.data.images import Picture, load_picture
 from waterfill.evaluation import measure as evaluation
 from waterfill.ladder import measure as ladder
 
-THREADS, COUNT, SHOWN = 2, 14, 4
+THREADS, COUNT, SHOWN = 2, 10, 4
 
 
 @pytest.fixture(autouse=True)

@@ -254,17 +254,10 @@ class RowShards:
 
     def _scan(self, folder: Path) -> None:
         """Which file holds what, of files that were not there the last time."""
-        pa, pq = _pyarrow()
         for path in sorted(folder.glob("rows-*.parquet")):
             if path in self._scanned:
                 continue
-            try:
-                with pq.ParquetFile(path) as file:
-                    _check_format(file.schema_arrow.metadata)
-                    keys = file.read(columns=["key"])["key"].unique().to_pylist()
-            except (pa.ArrowException, OSError, ValueError):
-                raise _damaged(path) from None
-            self._seen.update(dict.fromkeys(keys, path))
+            self._seen.update(dict.fromkeys(_table_of(path, ["key"])["key"].to_pylist(), path))
             self._scanned.add(path)
 
     def _stored(self, folder: Path, keys: Sequence[str]) -> Iterator[Record]:
@@ -329,8 +322,7 @@ class _Writer:
     def _write(self) -> None:
         if self._records:
             data = _to_parquet(self._records, self._about)
-            name = f"rows-{hashlib.sha256(data).hexdigest()[:32]}.parquet"
-            write_whole(self._folder / name, data)
+            write_whole(self._folder / f"{_stem(data)}.parquet", data)
         self._records.clear()
         self._wrote = time.monotonic()
 
@@ -344,21 +336,26 @@ def _to_parquet(records: Mapping[str, Record], about: str) -> bytes:
             here = number if record.rows else None
             table.append({"key": key, "row": here, "arrays": arrays, **row})
     names = dict.fromkeys(name for row in table for name in row)
-    columns = {name: _column(pa, [row.get(name) for row in table]) for name in names}
+    # Of one type in every file, also where nothing is in them.
+    fixed = {"row": pa.int64(), "arrays": pa.binary()}
+    columns = {
+        name: _column(pa, [row.get(name) for row in table], fixed.get(name)) for name in names
+    }
     facts = {"waterfill rows": _FORMAT, "about": about}
     sink = io.BytesIO()
     pq.write_table(pa.table(columns).replace_schema_metadata(facts), sink, compression="zstd")
     return sink.getvalue()
 
 
-def _column(pa: Any, values: Sequence[Any]) -> Any:
-    """Values of one name, as the narrowest type that holds them all exactly."""
+def _column(pa: Any, values: Sequence[Any], fixed: Any) -> Any:
+    """Values of one name, of a fixed type or of the narrowest that holds them all exactly."""
+    if fixed is not None:
+        return pa.array(values, fixed)
     there = [value for value in values if value is not None]
     if there and isinstance(there[0], Mapping):
         pairs = [None if value is None else list(value.items()) for value in values]
         return pa.array(pairs, pa.map_(pa.string(), pa.float64()))
     for kind, arrow in (
-        (bytes, pa.binary()),
         (str, pa.string()),
         (bool, pa.bool_()),
         (int, pa.int64()),
@@ -377,17 +374,32 @@ def _to_npz(arrays: Mapping[str, NDArray[Any]]) -> bytes | None:
     return sink.getvalue()
 
 
-def _read(path: Path) -> dict[str, Record]:
-    """Records of a file by their keys, once its bytes are those that its name promises."""
+def _table_of(path: Path, names: Sequence[str] | None = None) -> Any:
+    """A file's columns, once its bytes are those that its name promises."""
     pa, pq = _pyarrow()
     try:
         data = path.read_bytes()
-        if path.stem != f"rows-{hashlib.sha256(data).hexdigest()[:32]}":
-            raise _damaged(path)
-        table = pq.read_table(io.BytesIO(data))
-        _check_format(table.schema.metadata)
+        if path.stem != _stem(data):
+            raise ValueError("damaged")
+        table = pq.read_table(io.BytesIO(data), columns=names)
+        if (table.schema.metadata or {}).get(b"waterfill rows") != _FORMAT.encode():
+            raise ValueError("foreign")
+        return table
     except (pa.ArrowException, OSError, ValueError):
-        raise _damaged(path) from None
+        raise WaterfillError(
+            f"{path}: is damaged, or holds no rows of this program; delete it, and what it held is "
+            "measured again"
+        ) from None
+
+
+def _stem(data: bytes) -> str:
+    return f"rows-{hashlib.sha256(data).hexdigest()[:32]}"
+
+
+def _read(path: Path) -> dict[str, Record]:
+    """Records of a file by their keys."""
+    pa, _ = _pyarrow()
+    table = _table_of(path)
     maps = {item.name for item in table.schema if pa.types.is_map(item.type)}
     rows: dict[str, list[dict[str, Any]]] = {}
     arrays: dict[str, dict[str, NDArray[Any]]] = {}
@@ -400,18 +412,6 @@ def _read(path: Path) -> dict[str, Record]:
             with np.load(io.BytesIO(packed), allow_pickle=False) as files:
                 arrays[key] = dict(files)
     return {key: Record(tuple(found), arrays.get(key, {})) for key, found in rows.items()}
-
-
-def _check_format(metadata: Mapping[bytes, bytes] | None) -> None:
-    if (metadata or {}).get(b"waterfill rows") != _FORMAT.encode():
-        raise ValueError("foreign")
-
-
-def _damaged(path: Path) -> WaterfillError:
-    return WaterfillError(
-        f"{path}: is damaged, or holds no rows of this program; delete it, and what it held is "
-        "measured again"
-    )
 
 
 def _pyarrow() -> tuple[Any, Any]:
