@@ -193,6 +193,17 @@ def test_what_a_trellis_saves_is_what_is_stored() -> None:
     assert len(figures) == len(stored["bd_rate"]) + 1
 
 
+def test_memory_on_many_pictures_is_what_is_stored() -> None:
+    stored = json.loads((ROOT / "benchmarks" / "results" / "streaming.json").read_text("utf-8"))
+    text = (DOCS / "many-machines.md").read_text(encoding="utf-8")
+    found = re.findall(r"^\| `(.+)` \| (\d+) MiB \| (\d+) MiB \|$", text, re.M)
+    peaks = {(row["mode"], row["pictures"]): row["peak_mib"] for row in stored["rows"]}
+    said = {
+        (mode, n): int(mib) for mode, *two in found for n, mib in zip((10, 100), two, strict=True)
+    }
+    assert said == {key: round(mib) for key, mib in peaks.items()}
+
+
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 
@@ -31,6 +33,18 @@ def test_results_come_in_order_from_threads_with_one_core_each() -> None:
     assert list(side_by_side(work, 5)) == [(index, 1) for index in range(5)]
     assert list(side_by_side(work, 0)) == []
     assert list(side_by_side(work, 1)) == [(0, 2)]
+    assert list(side_by_side(work, 1, of=2)) == [(0, 1)]  # as it would among others
+
+
+def test_what_has_been_handed_out_is_not_held() -> None:
+    class Result:
+        pass
+
+    results = side_by_side(lambda index, check: Result(), 9)
+    seen = [weakref.ref(next(results)) for _ in range(5)]
+    gc.collect()
+    assert [one() for one in seen] == [None] * 5
+    assert len(list(results)) == 4
 
 
 def test_one_failure_ends_the_others() -> None:

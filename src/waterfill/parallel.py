@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import TypeVar
@@ -14,7 +15,9 @@ __all__ = ["side_by_side"]
 T = TypeVar("T")
 
 
-def side_by_side(work: Callable[[int, Callable[[], None]], T], count: int) -> Iterator[T]:
+def side_by_side(
+    work: Callable[[int, Callable[[], None]], T], count: int, *, of: int | None = None
+) -> Iterator[T]:
     """Results of ``work`` for 0 … count − 1, in this order, on all of torch's threads.
 
     Parameters
@@ -24,6 +27,9 @@ def side_by_side(work: Callable[[int, Callable[[], None]], T], count: int) -> It
         have been given up, because one of them failed or the caller was interrupted.
     count
         How many there are.
+    of
+        How many there are with those that others do; None for ``count``. Only what is alone among
+        these gets all threads: sums on several may differ in their last bits from sums on one.
 
     Raises
     ------
@@ -31,7 +37,7 @@ def side_by_side(work: Callable[[int, Callable[[], None]], T], count: int) -> It
         Whatever ``work`` raises, as soon as its turn comes.
     """
     threads = torch.get_num_threads()
-    if count == 1 or threads == 1:
+    if threads == 1 or (count == 1 and of in (None, 1)):
         for index in range(count):
             yield work(index, lambda: None)
         return
@@ -43,9 +49,9 @@ def side_by_side(work: Callable[[int, Callable[[], None]], T], count: int) -> It
 
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
     try:
-        waiting = [pool.submit(work, index, check) for index in range(count)]
-        for future in waiting:
-            yield future.result()
+        waiting = deque(pool.submit(work, index, check) for index in range(count))
+        while waiting:  # what has been handed out isn't held here
+            yield waiting.popleft().result()
     finally:
         abandoned.set()
         pool.shutdown(cancel_futures=True)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import waterfill
+from waterfill.processes import launched
 
-__all__ = ["environment", "revision"]
+__all__ = ["environment", "identity", "revision"]
 
 _PACKAGES = ("torch", "numpy", "constriction", "pillow", "lightning-fabric")
+#: What figures are computed by.
+_COMPUTING = ("torch", "numpy", "scipy", "constriction", "pillow", "pytorch-msssim", "scikit-image")
+#: Folders of this package that show figures and compute none.
+_SHOWING = ("report", "cli")
 
 
 def revision() -> str | None:
@@ -32,6 +40,34 @@ def revision() -> str | None:
     return done.stdout.strip() or None
 
 
+@cache
+def identity() -> dict[str, str]:
+    """What decides a figure beside codec, settings and pictures: versions, and this very code.
+
+    ``code`` is the SHA-256 of the package's modules, without those that only show figures: a
+    version's number stays the same while somebody works on it.
+    """
+    folder = Path(waterfill.__file__).resolve().parent
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        where = file.relative_to(folder)
+        if where.parts[0] not in _SHOWING:
+            digest.update(f"{where.as_posix()}\0{file.stat().st_size}\0".encode())
+            digest.update(file.read_bytes())
+    return {"waterfill": waterfill.__version__, "code": digest.hexdigest(), **_versions(_COMPUTING)}
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    """Of those that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # seen as a module on the path, without metadata
+            continue
+    return found
+
+
 def _program() -> str:
     """What was called; ``python -m`` names a file that says nothing."""
     name = Path(sys.argv[0]).name
@@ -42,12 +78,8 @@ def environment(seed: int) -> dict[str, Any]:
     """What a number depends on besides the codec, as a JSON-able mapping."""
     import torch
 
-    versions = {"python": platform.python_version(), "waterfill": waterfill.__version__}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:  # seen as a module on the path, without metadata
-            continue
+    own = {"python": platform.python_version(), "waterfill": waterfill.__version__}
+    versions = own | _versions(_PACKAGES)
     devices = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     return {
         "command": " ".join([_program(), *sys.argv[1:]]),
@@ -55,6 +87,7 @@ def environment(seed: int) -> dict[str, Any]:
         "seed": seed,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "devices": devices,
+        "processes": launched()[1],
         "threads": torch.get_num_threads(),
         "revision": revision(),
         "versions": versions,

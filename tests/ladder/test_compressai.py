@@ -5,6 +5,11 @@ With CompressAI itself, ``peer/compare.py`` does the same.
 
 from __future__ import annotations
 
+import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +90,23 @@ def test_a_hyperprior_is_measured_by_its_own_parts(outputs: int, photo: NDArray[
         mass = normal.cdf(symbols + 0.5) - normal.cdf(symbols - 0.5)
     assert mass.min() > 1e-12  # float64 says it well enough
     assert ideal.parts["latents"] == pytest.approx(-float(mass.log2().sum()) / 7000, rel=1e-4)
+
+
+def test_pictures_side_by_side_leave_each_other_in_evaluation_mode(
+    photo: NDArray[np.uint8],
+) -> None:
+    model, modes, waits = Hyperprior().train(), [], itertools.cycle((0.01, 0.03, 0.05))
+
+    def look(module: nn.Module, inputs: Any, output: Any) -> None:
+        time.sleep(next(waits))  # another thread leaves meanwhile
+        modes.append(module.training)
+
+    model.g_a.register_forward_hook(look)
+    protocol, x = as_protocol(model), torch.zeros(1, 3, 64, 64)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: protocol.analyse(x), range(12)))
+    assert modes == [False] * 12
+    assert model.training
 
 
 def test_a_context_is_walked_in_causal_order(photo: NDArray[np.uint8]) -> None:

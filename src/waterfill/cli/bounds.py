@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,13 @@ from waterfill.cli.shared import (
     out_console,
     progress_bar,
     say,
+    shards_folder,
+    shards_option,
     writable_folder,
 )
 from waterfill.errors import WaterfillError
 from waterfill.files import as_json, check_writable, write_all
+from waterfill.processes import is_first
 
 if TYPE_CHECKING:
     from waterfill.estimators import RDCurve
@@ -62,6 +66,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder for bounds.html, bounds.csv and bounds.json.",
 )
+@shards_option
 @json_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
 def bounds(
@@ -72,6 +77,7 @@ def bounds(
     distortion: str | None,
     settings: tuple[str, ...],
     out: Path,
+    shards: Path | None,
     json_file: Path | None,
     seed: int,
 ) -> None:
@@ -80,10 +86,10 @@ def bounds(
     SOURCE is a law (gaussian:n=2,var=1 laplacian:n=1 sphere:n=5,noise=0.1 banana beta:a=2,b=2
     sawbridge:n=1024 discrete:p=0.5+0.3+0.2; gaussian also takes decay=, rho=, spread= or
     var=1.2+0.8), an IDX file of pictures, a NumPy file of samples, or a folder of pictures, whose
-    patches are taken (FOLDER,size=8).
+    patches are taken (FOLDER,size=8). Under torchrun, all processes share methods and slopes.
     """
     from waterfill.data.source_names import open_source
-    from waterfill.estimators import bounds as bound
+    from waterfill.estimators import all_bounds
     from waterfill.estimators.estimate import method_of
     from waterfill.report.bounds import render_bounds
 
@@ -94,28 +100,28 @@ def bounds(
     wanted = _settings(settings, names)
     chosen = [method_of(name, wanted[name]) for name in names]
     opened = open_source(source)
-    if json_file is not None:
-        check_writable(json_file)
-    writable_folder(out)
-    curves = []
+    if is_first():
+        if json_file is not None:
+            check_writable(json_file)
+        writable_folder(out)
     with progress_bar() as bar:
         task = bar.add_task("starting", total=None)
 
         def advance(done: int, total: int, what: str) -> None:
             bar.update(task, completed=done, total=total, description=what)
 
-        for method in chosen:
-            curves.append(
-                bound(
-                    opened,
-                    method,
-                    asked,
-                    rate_unit=unit,
-                    distortion=distortion,
-                    seed=seed,
-                    progress=advance,
-                )
-            )
+        curves = all_bounds(
+            opened,
+            chosen,
+            asked,
+            rate_unit=unit,
+            distortion=distortion,
+            seed=seed,
+            shards=shards_folder(shards, out),
+            progress=advance,
+        )
+    if not is_first():
+        return
     data = as_json({"curves": [curve.to_dict() for curve in curves]})
     table = "\n".join(
         c.to_frame().to_csv(index=False, header=not i).rstrip("\n") for i, c in enumerate(curves)
@@ -166,7 +172,7 @@ def _settings(items: tuple[str, ...], names: list[str]) -> dict[str, dict[str, A
     return found
 
 
-def _print(curves: list[RDCurve]) -> None:
+def _print(curves: Sequence[RDCurve]) -> None:
     units = curves[0].units
     table = Table(
         title=escape(curves[0].source),

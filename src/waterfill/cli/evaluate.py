@@ -18,9 +18,12 @@ from waterfill.cli.shared import (
     out_console,
     progress_bar,
     say,
+    shards_folder,
+    shards_option,
     writable_folder,
 )
 from waterfill.files import check_writable, write_all
+from waterfill.processes import is_first
 
 if TYPE_CHECKING:
     from waterfill.data.images import Picture
@@ -65,6 +68,7 @@ _SHOWN = 4
     show_default=True,
     help="Folder for evaluation.html, evaluation.json and rows.csv.",
 )
+@shards_option
 @json_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Of intervals and limits.")
 @click.option("--list", "list_names", is_flag=True, help="List what there is to compare with.")
@@ -79,11 +83,15 @@ def evaluate(
     cache: Path | None,
     no_cache: bool,
     out: Path,
+    shards: Path | None,
     json_file: Path | None,
     seed: int,
     list_names: bool,
 ) -> None:
-    """Code pictures by learned and conventional codecs, and compare rate and distortion."""
+    """Code pictures by learned and conventional codecs, and compare rate and distortion.
+
+    Under torchrun, all processes share the pictures.
+    """
     if list_names:
         _list()
         return
@@ -106,18 +114,24 @@ def evaluate(
     for name in anchors:
         if name not in measured:
             published_curve(name)  # or it is unknown, and says so before the work
-    if json_file is not None:
-        check_writable(json_file)
-    writable_folder(out)
+    if is_first():
+        if json_file is not None:
+            check_writable(json_file)
+        writable_folder(out)
     kept = None if no_cache else Cache(cache)
+    rows = shards_folder(shards, out)
     with progress_bar() as bar:
         task = bar.add_task("starting", total=None)
 
         def advance(done: int, total: int, what: str) -> None:
             bar.update(task, completed=done, total=total, description=what)
 
-        found = measure(images, [*own, *measured], cache=kept, seed=seed, progress=advance)
-        ladders = _ladders(own, images, seed, advance) if limits else {}
+        found = measure(
+            images, [*own, *measured], cache=kept, shards=rows, seed=seed, progress=advance
+        )
+        ladders = _ladders(own, images, seed, rows, advance) if limits else {}
+    if not is_first():
+        return
     shown = _shown(own[0], images[:_SHOWN])
     text = found.to_json(anchors)
     files: dict[Path, str | bytes] = {
@@ -164,12 +178,14 @@ def _list() -> None:
 
 
 def _ladders(
-    own: Sequence[OwnCodec], images: Sequence[Any], seed: int, advance: Any
+    own: Sequence[OwnCodec], images: Sequence[Any], seed: int, shards: Path | None, advance: Any
 ) -> dict[str, Ladder]:
     from waterfill.ladder import limits
 
     return {
-        one.name: limits(one.codec, images, one.qualities, seed=seed, progress=advance)
+        one.name: limits(
+            one.codec, images, one.qualities, seed=seed, shards=shards, progress=advance
+        )
         for one in own
     }
 

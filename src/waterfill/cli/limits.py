@@ -18,9 +18,12 @@ from waterfill.cli.shared import (
     out_console,
     progress_bar,
     say,
+    shards_folder,
+    shards_option,
     writable_folder,
 )
 from waterfill.files import check_writable, write_whole
+from waterfill.processes import is_first
 
 if TYPE_CHECKING:
     from waterfill.ladder import Ladder
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder for report.html and ladder.json.",
 )
+@shards_option
 @json_option
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the channels' noise.")
 def limits(
@@ -51,10 +55,14 @@ def limits(
     codec: str,
     quality: tuple[float, ...],
     out: Path,
+    shards: Path | None,
     json_file: Path | None,
     seed: int,
 ) -> None:
-    """Measure the rate-distortion ladder of a codec on pictures, and report it."""
+    """Measure the rate-distortion ladder of a codec on pictures, and report it.
+
+    Under torchrun, all processes share the pictures.
+    """
     from waterfill.codec.registry import load_codec
     from waterfill.data.images import find_images, sample_pictures
     from waterfill.ladder import limits as measure
@@ -63,16 +71,20 @@ def limits(
     model = load_codec(codec)
     for one in quality:
         model.check_quality(one)
-    if json_file is not None:
-        check_writable(json_file)
-    writable_folder(out)
+    if is_first():
+        if json_file is not None:
+            check_writable(json_file)
+        writable_folder(out)
+    kept = shards_folder(shards, out)
     with progress_bar() as bar:
         task = bar.add_task("starting", total=None)
 
         def advance(done: int, total: int, what: str) -> None:
             bar.update(task, completed=done, total=total, description=what)
 
-        ladder = measure(model, images, quality or None, seed=seed, progress=advance)
+        ladder = measure(model, images, quality or None, seed=seed, shards=kept, progress=advance)
+    if not is_first():
+        return
     text = ladder.to_json()
     write_whole(out / "ladder.json", text)
     if json_file is not None:

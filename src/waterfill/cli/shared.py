@@ -23,6 +23,7 @@ from rich.progress import (
 
 from waterfill.errors import WaterfillError
 from waterfill.files import as_json, check_writable, write_whole
+from waterfill.processes import is_first, launched
 
 err = Console(stderr=True)
 out_console = Console()
@@ -41,11 +42,22 @@ codec_option = click.option(
 json_option = click.option(
     "--json", "json_file", type=PATH, metavar="FILE", help="Also write the result as JSON."
 )
+shards_option = click.option(
+    "--shards",
+    type=PATH,
+    metavar="DIR",
+    help="Folder for rows as Parquet files; a run goes on from there. [under torchrun: OUT/shards]",
+)
+
+
+def shards_folder(shards: Path | None, out: Path) -> Path | None:
+    """Where rows go: as asked, beside the results where processes share the work, else nowhere."""
+    return out / "shards" if shards is None and launched()[1] > 1 else shards
 
 
 @contextmanager
 def progress_bar(*columns: Any) -> Iterator[Progress]:
-    """A progress bar on stderr; nothing where that is no terminal."""
+    """A progress bar on stderr, of the first process; nothing where that is no terminal."""
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -56,7 +68,7 @@ def progress_bar(*columns: Any) -> Iterator[Progress]:
         *columns,
         console=err,
         transient=True,
-        disable=not err.is_terminal,  # in a file it would leave empty lines
+        disable=not (err.is_terminal and is_first()),  # in a file it would leave empty lines
     ) as bar:
         yield bar
 

@@ -7,6 +7,7 @@ vectors, so that half the squared error is Hamming's distortion.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Callable
@@ -67,6 +68,8 @@ class Source:
         Letters (K, n) and their probabilities (K) of a finite source.
     stored
         Vectors kept in memory, None for a law that never repeats itself.
+    digest
+        SHA-256 of those vectors, when asked for.
     """
 
     name: str
@@ -77,6 +80,7 @@ class Source:
     truth: Truth = lambda slope: None
     alphabet: tuple[Array, Array] | None = None
     stored: int | None = None
+    digest: Callable[[], str] | None = None
 
     def shannon_bound(self, slope: float) -> tuple[float, float] | None:
         """Point (D, R) of Shannon's lower bound h(X) − (n/2) ln(2πe D/n) where its slope is −λ."""
@@ -84,6 +88,14 @@ class Source:
             return None
         half = 0.5 * self.dimension
         return half / slope, self.entropy_nats - half * math.log(math.pi * math.e / slope)
+
+
+def _digest(*vectors: NDArray[np.generic]) -> str:
+    whole = hashlib.sha256()
+    for some in vectors:
+        whole.update(f"{some.dtype.str} {some.shape}\n".encode())
+        whole.update(np.ascontiguousarray(some).tobytes())
+    return whole.hexdigest()
 
 
 def _law(
@@ -279,7 +291,9 @@ def from_array(vectors: NDArray[np.generic], name: str = "array") -> Source:
     def fresh(count: int, rng: np.random.Generator) -> Array:
         return np.asarray(kept[rng.permutation(held)[:count]], np.float64)
 
-    return Source(name, kept.shape[1], sample, fresh, stored=len(kept))
+    return Source(
+        name, kept.shape[1], sample, fresh, stored=len(kept), digest=lambda: _digest(kept)
+    )
 
 
 def mnist(path: str | os.PathLike[str]) -> Source:
@@ -292,7 +306,7 @@ def mnist(path: str | os.PathLike[str]) -> Source:
 
     name = f"{Path(path).name}, n = {whole.dimension}"
     sample, fresh = scaled(whole.sample), scaled(whole.fresh)
-    return Source(name, whole.dimension, sample, fresh, stored=whole.stored)
+    return Source(name, whole.dimension, sample, fresh, stored=whole.stored, digest=whole.digest)
 
 
 def patches(
@@ -343,4 +357,11 @@ def patches(
         return np.asarray(held[rng.permutation(len(held))[:count]])
 
     name = f"{size}×{size} patches of {Path(path).name or path}"
-    return Source(name, fit.shape[1], sample, fresh, stored=len(fit) + len(held))
+    return Source(
+        name,
+        fit.shape[1],
+        sample,
+        fresh,
+        stored=len(fit) + len(held),
+        digest=lambda: _digest(fit, held),
+    )

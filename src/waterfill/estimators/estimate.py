@@ -18,13 +18,15 @@ from waterfill.estimators.blahut_arimoto import BlahutArimotoGrid
 from waterfill.estimators.curve import RDCurve, RDPoint, Units, check_slopes
 from waterfill.estimators.dual import SandwichLower
 from waterfill.estimators.limits import TransformLimits
-from waterfill.estimators.method import Finding, Method, Run
+from waterfill.estimators.method import Finding, Method, Run, SlopeBySlope
 from waterfill.estimators.nerd import Nerd
 from waterfill.estimators.sandwich import Sandwich, SandwichUpper
+from waterfill.estimators.stored import decides, findings_of, record_of
 from waterfill.estimators.wgd import WassersteinDescent
 from waterfill.provenance import environment
+from waterfill.row_shards import Record, open_rows
 
-__all__ = ["METHODS", "bounds", "method_of"]
+__all__ = ["METHODS", "all_bounds", "bounds", "method_of"]
 
 METHODS: dict[str, type[Method]] = {
     "ba": BlahutArimotoGrid,
@@ -49,6 +51,7 @@ def bounds(
     rate_unit: str = "bits",
     distortion: str | None = None,
     seed: int = 0,
+    shards: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
     **settings: Any,
 ) -> RDCurve:
@@ -70,6 +73,8 @@ def bounds(
         ``mse``, ``sse`` or ``half-sse``; ``hamming`` for discrete sources, which have no other.
     seed
         Same seed, same result.
+    shards
+        As for :func:`all_bounds`.
     progress
         Called with steps done, steps in all and what is at hand.
     **settings
@@ -85,6 +90,50 @@ def bounds(
     WaterfillError
         For anything that is unknown, out of range, missing, or beyond what a method can do.
     """
+    (curve,) = all_bounds(
+        source,
+        [method_of(method, settings)],
+        slopes,
+        rate_unit=rate_unit,
+        distortion=distortion,
+        seed=seed,
+        shards=shards,
+        progress=progress,
+    )
+    return curve
+
+
+def all_bounds(
+    source: Source | str | os.PathLike[str] | NDArray[Any],
+    methods: Sequence[Method],
+    slopes: Sequence[float],
+    *,
+    rate_unit: str = "bits",
+    distortion: str | None = None,
+    seed: int = 0,
+    shards: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> tuple[RDCurve, ...]:
+    """The curve of each of several methods on one source.
+
+    Parameters
+    ----------
+    source, slopes, rate_unit, distortion, seed, progress
+        As for :func:`bounds`.
+    methods
+        With their settings.
+    shards
+        A folder for what is found, as Parquet files: a run that was killed goes on from there, and
+        processes that a launcher has started share the work, method by method and, where a method
+        takes each slope by itself, slope by slope. All of them return the same curves, those of one
+        process with as many threads.
+
+    Raises
+    ------
+    WaterfillError
+        As :func:`bounds`; with ``shards``, for methods that are not of this package, and if the
+        folder can't be written or holds a file that is damaged.
+    """
     if isinstance(source, str | os.PathLike):
         source = open_source(source)
     elif isinstance(source, np.ndarray):
@@ -94,23 +143,53 @@ def bounds(
     if (distortion == "hamming") != (source.alphabet is not None):
         raise WaterfillError("hamming goes with discrete sources, and they with nothing else")
     units = Units(rate_unit, distortion, source.dimension)
-    asked = check_slopes(slopes)
-    inner = tuple(units.inner_slope(s) for s in asked)
-    chosen = method_of(method, settings)
+    inner = tuple(units.inner_slope(s) for s in check_slopes(slopes))
     run = Run(_whole(seed), progress)
-    points = tuple(
-        _point(found, units, chosen.name, run.seed) for found in chosen.curve(source, inner, run)
-    )
+    parts = [
+        (number, part)
+        for number, method in enumerate(methods)
+        for part in ([(s,) for s in inner] if isinstance(method, SlopeBySlope) else [inner])
+    ]
+    found = _found(source, [(methods[number], part) for number, part in parts], run, shards)
     drawn = np.geomspace(min(inner) / _BEYOND, max(inner) * _BEYOND, _DRAWN)
-    return RDCurve(
-        source.name,
-        chosen.name,
-        units,
-        points,
-        tuple(_known([source.truth(s) for s in drawn], units)),
-        tuple(_known([source.shannon_bound(s) for s in drawn], units)),
-        environment(run.seed),
-    )
+    truth = tuple(_known([source.truth(s) for s in drawn], units))
+    shannon = tuple(_known([source.shannon_bound(s) for s in drawn], units))
+    about = environment(run.seed)
+    curves = []
+    for number, method in enumerate(methods):
+        points = tuple(
+            _point(one, units, method.name, run.seed)
+            for (of, _), findings in zip(parts, found, strict=True)
+            if of == number
+            for one in findings
+        )
+        curves.append(RDCurve(source.name, method.name, units, points, truth, shannon, about))
+    return tuple(curves)
+
+
+def _found(
+    source: Source,
+    parts: Sequence[tuple[Method, tuple[float, ...]]],
+    run: Run,
+    shards: str | os.PathLike[str] | None,
+) -> list[list[Finding]]:
+    """What each method finds at its slopes."""
+    rows = open_rows(shards)
+    if shards is not None:
+        for method, _ in parts:
+            if type(method) not in METHODS.values():
+                raise WaterfillError(
+                    f"{method.name}: findings of a method of other make can't be kept in a folder"
+                )
+    names = rows.identify(len(parts), lambda index: [repr(parts[index][0]), parts[index][1]])
+
+    def one(index: int, check: Callable[[], None]) -> Record:
+        method, slopes = parts[index]
+        return record_of(method.name, list(method.curve(source, slopes, run)))
+
+    about = {} if shards is None else decides(source, run.seed)
+    # One by one: a method draws from torch's own generator, and fits on all threads.
+    return [findings_of(record) for record in rows.each("bounds", about, names, one, in_turn=True)]
 
 
 def method_of(method: str | Method, settings: dict[str, Any]) -> Method:

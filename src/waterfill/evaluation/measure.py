@@ -28,8 +28,8 @@ from waterfill.evaluation.conventional import Conventional, conventional
 from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error, psnr_of
 from waterfill.evaluation.result import Contender, Evaluation
 from waterfill.evaluation.rows import Row
-from waterfill.parallel import side_by_side
 from waterfill.provenance import environment
+from waterfill.row_shards import Record, open_rows
 
 __all__ = ["OwnCodec", "evaluate"]
 
@@ -274,6 +274,7 @@ def evaluate(
     codecs: _Codecs | Iterable[_Codecs],
     *,
     cache: Cache | None = None,
+    shards: str | os.PathLike[str] | None = None,
     seed: int = 0,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Evaluation:
@@ -288,6 +289,10 @@ def evaluate(
     cache
         Where measurements are kept, so that an interrupted run goes on where it stopped; None for
         no cache.
+    shards
+        A folder for the rows, as Parquet files: processes that a launcher has started share the
+        measurements, and all of them return the same evaluation. Unlike the cache it is of this
+        work, and may lie where all machines see it.
     seed
         Of the intervals.
     progress
@@ -300,7 +305,7 @@ def evaluate(
     CodecError
         If a codec is unknown, or its library is missing.
     WaterfillError
-        If two codecs have one name, or the cache can't be written.
+        If two codecs have one name, or the cache or ``shards`` can't be written or used.
     """
     items = _items(images)
     if isinstance(codecs, Codec | OwnCodec | Conventional | str):
@@ -320,10 +325,15 @@ def evaluate(
         for setting in codec.settings
     ]
     subjects = _Subjects(items, keep=torch.get_num_threads() + 1)
-    warm_up, lock, done = _WarmUp(), threading.Lock(), 0
-    progress(0, len(cells), "")
+    stored = open_rows(shards)
+    warm_up, lock, done, due = _WarmUp(), threading.Lock(), 0, 0
 
-    def one(index: int, check: Callable[[], None]) -> Row:
+    def begin(count: int) -> None:
+        nonlocal due
+        due = count
+        progress(0, due, "")
+
+    def one(index: int, check: Callable[[], None]) -> Record:
         nonlocal done
         check()
         image, number, setting = cells[index]
@@ -338,18 +348,37 @@ def evaluate(
                 cache.put(key, row)
         with lock:
             done += 1
-            progress(done, len(cells), f"{codec.name}, {subject.label}")
-        return Row(
-            image=subject.label,
-            domain=subject.domain,
-            pixels=subject.pixels,
-            codec=codec.name,
-            version=version,
-            setting=_text(setting),
-            **{name: row[name] for name in _KEPT},
-        )
+            progress(done, due, f"{codec.name}, {subject.label}")
+        about = {
+            "image": subject.label,
+            "domain": subject.domain,
+            "pixels": subject.pixels,
+            "codec": codec.name,
+            "version": version,
+            "setting": _text(setting),
+        }
+        return Record((about | {name: row[name] for name in _KEPT},))
 
-    rows = tuple(side_by_side(one, len(cells)))
+    def identity(image: int) -> list[str]:
+        subject = subjects[image]
+        return [subject.pixels, subject.label, subject.domain]
+
+    pictures = stored.identify(len(items), identity)
+    names = [
+        json.dumps([pictures[image], contenders[number].name, versions[number], _text(setting)])
+        for image, number, setting in cells
+    ]
+    # Shards are of what was asked for, by this program; a cache has its own idea of both.
+    each = len(cells) // len(items)
+    records = stored.each(
+        "evaluation",
+        {},
+        names,
+        one,
+        begin=begin,
+        run=each if len(items) >= stored.processes.world else 1,
+    )
+    rows = tuple(Row(**record.rows[0]) for record in records)
     about = tuple(
         Contender(
             codec.name,

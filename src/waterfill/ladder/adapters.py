@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -107,6 +107,16 @@ class Adapted:
     def name(self) -> str:
         """Its own, or that of its class."""
         return str(getattr(self._codec, "name", type(self._codec).__name__))
+
+    def identity(self) -> dict[str, Any]:
+        """None: nothing says when it has become another codec.
+
+        Raises
+        ------
+        CodecError
+            Always.
+        """
+        raise CodecError(f"{self.name}: rows of a codec of other make can't be kept in a folder")
 
     def settings(self, quality: float | Sequence[float] | None) -> tuple[list[Setting], int]:
         """Steps around its own."""

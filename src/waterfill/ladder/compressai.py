@@ -7,8 +7,8 @@ Recognised by their parts, not by their class: ``g_a``, ``g_s``, ``h_a``, ``h_s`
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -53,15 +53,29 @@ def as_protocol(model: nn.Module) -> TransformCodec:
     return _Hyperprior(model)
 
 
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and back."""
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
+class _Evaluating:
+    """The model in evaluation mode while any thread is in here, and back when the last has left.
+
+    Pictures are measured side by side: one that put the mode back by itself would change it under
+    another.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model, self._lock = model, threading.Lock()
+        self._inside, self._training = 0, False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._training = self._model.training
+                self._model.eval()
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._model.train(self._training)
 
 
 class _Hyperprior:
@@ -69,6 +83,7 @@ class _Hyperprior:
 
     def __init__(self, model: nn.Module) -> None:
         self._model: Any = model
+        self._evaluating = _Evaluating(model)
         self.name = type(model).__name__
 
     def analyse(self, x: Tensor) -> Analysis:
@@ -76,7 +91,7 @@ class _Hyperprior:
         model = self._model
         height, width = (-side % _ALIGNMENT for side in x.shape[2:])
         device = next(model.parameters()).device
-        with _evaluating(model):
+        with self._evaluating:
             y = model.g_a(F.pad(x, (0, width, 0, height), mode="replicate").to(device))
             z_hat, likelihoods = model.entropy_bottleneck(model.h_a(self._seen(y)))
             side_bits = -float(torch.log2(likelihoods.double()).sum())
@@ -107,7 +122,7 @@ class _Hyperprior:
 
     def synthesise(self, y_hat: Tensor) -> Tensor:
         """By the model's g_s."""
-        with _evaluating(self._model):
+        with self._evaluating:
             x_hat: Tensor = self._model.g_s(y_hat.to(next(self._model.parameters()).device))
             return x_hat
 
@@ -133,7 +148,7 @@ class _WithContext(_Hyperprior):
     def predict(self, analysis: Analysis, y_hat: Tensor) -> tuple[Tensor, Tensor]:
         """By context_prediction and entropy_parameters."""
         model, features = self._model, analysis.mu
-        with _evaluating(model):
+        with self._evaluating:
             near = model.context_prediction(y_hat.to(features.device))
             scales, means = model.entropy_parameters(torch.cat([features, near], 1)).chunk(2, 1)
         return means, self._bounded(scales)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
+import hashlib
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -21,23 +22,31 @@ from waterfill.codec.model import Codec
 from waterfill.codec.sensitivity import sensitivity
 from waterfill.data.images import ImageLike, Picture, as_picture, sample_pictures
 from waterfill.errors import ImageError
+from waterfill.evaluation.cache import fingerprint
 from waterfill.evaluation.metrics import mean_squared_error
 from waterfill.ladder.adapters import Adapted, TransformCodec
 from waterfill.ladder.compressai import as_protocol, is_like_compressai
 from waterfill.ladder.decompose import decompose, intervals, mean_point, rates_at_equal_psnr
 from waterfill.ladder.levels import STRENGTHS, activity_of, levels_of
 from waterfill.ladder.picture import Measurement, MeasurePicture
-from waterfill.ladder.result import Decomposition, Ladder, Point, RungResult
+from waterfill.ladder.result import Decomposition, Exhibit, Ladder, Point, RungResult
 from waterfill.ladder.rungs import (
     BITSTREAM,
     LADDER,
     Known,
     Rung,
 )
+from waterfill.ladder.stored import (
+    measurement_of,
+    moments_of,
+    record_of_measurement,
+    record_of_moments,
+)
 from waterfill.ladder.subjects import OwnCodec, Setting, Subject, noise_of
 from waterfill.ladder.variances import Moments
 from waterfill.parallel import side_by_side
 from waterfill.provenance import environment
+from waterfill.row_shards import Record, Rows, Work, open_rows
 
 __all__ = ["limits", "measure_rung"]
 
@@ -81,36 +90,62 @@ class _Progress:
     """Steps done, told one at a time from any thread."""
 
     def __init__(self, total: int, tell: Callable[[int, int, str], None]) -> None:
-        self._total, self._tell = total, tell
-        self._done = itertools.count(1)
+        self._done, self._total, self._tell = 0, total, tell
         self._lock = threading.Lock()
         tell(0, total, "")
 
-    def advance(self, what: str) -> None:
+    def advance(self, what: str, steps: int = 1) -> None:
         with self._lock:
-            self._tell(next(self._done), self._total, what)
+            self._done += steps
+            self._tell(self._done, self._total, what)
 
 
 def _picture_of(items: Sequence[Any], index: int) -> Picture:
     return as_picture(items[index], f"image {index + 1}")
 
 
-def _survey(
-    subject: Subject, settings: Sequence[Setting], items: Sequence[Any], progress: _Progress
-) -> list[Moments]:
+@dataclass(frozen=True)
+class _Shared:
+    """What is measured, by whom, and what decides it."""
+
+    items: Sequence[Any]
+    names: Sequence[str]
+    rows: Rows
+    about: Mapping[str, Any]
+    steps: _Progress
+
+    def each(
+        self, stage: str, steps_each: int, about: Any, items: Sequence[str], work: Work
+    ) -> Iterator[Record]:
+        """Records of all pictures; what was measured earlier is done at once."""
+        processes = self.rows.processes
+        share = len(range(processes.rank, len(items), processes.world))
+
+        def begin(count: int) -> None:
+            if count < share:
+                self.steps.advance("measured before", (share - count) * steps_each)
+
+        return self.rows.each(stage, {**self.about, "from": about}, items, work, begin=begin)
+
+
+def _survey(subject: Subject, settings: Sequence[Setting], shared: _Shared) -> list[Moments]:
     """Moments of all pictures, by setting."""
 
-    def one(index: int, check: Callable[[], None]) -> list[Moments]:
-        picture = _picture_of(items, index)
+    def one(index: int, check: Callable[[], None]) -> Record:
+        picture = _picture_of(shared.items, index)
         found = []
         for setting in settings:
             check()
             found.append(Moments.of([view.y for view in subject.sit(picture, setting).views]))
-        progress.advance(Path(picture.name).name)
-        return found
+        shared.steps.advance(Path(picture.name).name)
+        return record_of_moments(picture.name, found)
 
-    each = list(side_by_side(one, len(items)))
-    return [Moments.joined(column) for column in zip(*each, strict=True)]
+    joined: list[Moments] = []
+    for record in shared.each("survey", 1, None, shared.names, one):
+        found = moments_of(record)
+        both = zip(joined, found, strict=True) if joined else ((only,) for only in found)
+        joined = [Moments.joined(pair) for pair in both]
+    return joined
 
 
 def _as_subject(codec: Codec | TransformCodec | nn.Module) -> Subject:
@@ -128,6 +163,7 @@ def limits(
     quality: float | Sequence[float] | None = None,
     *,
     seed: int = 0,
+    shards: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Ladder:
     """Measure the ladder of a codec on pictures.
@@ -145,6 +181,10 @@ def limits(
         estimates. A codec of one rate is measured at steps around its own instead.
     seed
         Of the noise of channels, and of the bootstrap.
+    shards
+        A folder for what is measured of each picture, as Parquet files: a run that was killed goes
+        on from there, and processes that a launcher has started share the pictures. All of them
+        return the same ladder, that of one process.
     progress
         Called with steps done, steps in all, and the name of the picture at hand.
 
@@ -155,7 +195,10 @@ def limits(
     QualityError
         If a quality is out of range.
     CodecError
-        If a codec of other make breaks the protocol.
+        If a codec of other make breaks the protocol; with ``shards``, for all of those, and for
+        weights that no file holds.
+    WaterfillError
+        If ``shards`` can't be written, or holds a file that is damaged.
     """
     subject = _as_subject(codec)
     settings, main = subject.settings(quality)
@@ -166,21 +209,57 @@ def limits(
         raise ImageError("no pictures to measure")
     rungs = [rung for rung in LADDER if subject.has_files or rung.name != BITSTREAM]
 
-    steps = _Progress(len(items) * (1 + len(settings) * len(rungs)), progress)
-    moments = _survey(subject, settings, items, steps)
-    known = [Known(m, _levels(subject, s, seed)) for m, s in zip(moments, settings, strict=True)]
+    rows = open_rows(shards)
+    about = {
+        "codec": {} if shards is None else subject.identity(),
+        "settings": [asdict(setting) for setting in settings],
+        "seed": seed,
+    }
+    per_picture = len(settings) * len(rungs)
+    mine = len(range(rows.processes.rank, len(items), rows.processes.world))
+    shared = _Shared(
+        items,
+        rows.identify(len(items), lambda index: _identity_of(_picture_of(items, index))),
+        rows,
+        about | {"threads": torch.get_num_threads() if len(items) == 1 else 1},
+        _Progress(mine * (1 + per_picture), progress),
+    )
+    moments = _survey(subject, settings, shared)
+    levels = side_by_side(
+        lambda index, check: _levels(subject, settings[index], seed),
+        len(settings),
+        of=max(2, len(settings)),  # the same levels on any number of threads
+    )
+    known = [Known(m, level) for m, level in zip(moments, levels, strict=True)]
     measure = MeasurePicture(subject, settings, main, rungs, known, seed)
 
-    def one(index: int, check: Callable[[], None]) -> Measurement:
+    def one(index: int, check: Callable[[], None]) -> Record:
         def advance(what: str) -> None:
             check()
-            steps.advance(what)
+            shared.steps.advance(what)
 
         picture = _picture_of(items, index)
-        return measure(picture, shown=index < _MAX_EXHIBITS, advance=advance)
+        found = measure(picture, shown=index < _MAX_EXHIBITS, advance=advance)
+        return record_of_measurement(found, rungs)
 
-    measured = list(side_by_side(one, len(items)))
+    # Rungs that group the data set depend on all of its pictures; the first ones are shown.
+    depends = {"main": main, "moments": [_digest_of(one) for one in moments]}
+    names = [
+        f"{name}{' shown' if index < _MAX_EXHIBITS else ''}"
+        for index, name in enumerate(shared.names)
+    ]
+    records = shared.each("ladder", per_picture, depends, names, one)
+    measured = (measurement_of(record, rungs, len(settings)) for record in records)
     return _ladder(subject, settings[main], main, rungs, measured, seed)
+
+
+def _identity_of(picture: Picture) -> list[str]:
+    """What lies in it, and what it is called in tables."""
+    return [fingerprint(picture), picture.name]
+
+
+def _digest_of(moments: Moments) -> str:
+    return hashlib.sha256(moments.power.tobytes()).hexdigest()
 
 
 def measure_rung(
@@ -231,25 +310,23 @@ def _ladder(
     setting: Setting,
     main: int,
     rungs: Sequence[Rung],
-    measured: Sequence[Measurement],
+    measured: Iterable[Measurement],
     seed: int,
 ) -> Ladder:
-    """The result, from what was measured of each picture."""
-    curves_of = [
-        {
-            rung.name: tuple(p for p in points if p is not None)
-            for rung, points in zip(rungs, one.points, strict=True)
-        }
-        for one in measured
-    ]
-    main_of = [
-        {
-            rung.name: p
-            for rung, points in zip(rungs, one.points, strict=True)
-            if (p := points[main]) is not None
-        }
-        for one in measured
-    ]
+    """The result, from what was measured of each picture, which is looked at once."""
+    pictures: list[dict[str, Any]] = []
+    curves_of: list[dict[str, tuple[Point, ...]]] = []
+    main_of: list[dict[str, Point]] = []
+    exhibits: list[Exhibit] = []
+    channels: dict[str, NDArray[np.float64]] = {}
+    for one in measured:
+        table = dict(zip((rung.name for rung in rungs), one.points, strict=True))
+        pictures.append(one.picture)
+        curves_of.append({n: tuple(p for p in ps if p is not None) for n, ps in table.items()})
+        main_of.append({n: p for n, ps in table.items() if (p := ps[main]) is not None})
+        exhibits += [one.exhibit] if one.exhibit is not None else []
+        for name, bpp in one.channels.items():
+            channels[name] = channels[name] + bpp if name in channels else bpp
     curves = {
         rung.name: tuple(
             mean_point(column) for column in zip(*(c[rung.name] for c in curves_of), strict=True)
@@ -277,28 +354,23 @@ def _ladder(
             )
         )
     rows = [
-        {"image": one.picture["name"], "rung": rung.name, "status": rung.status.value}
-        | point.__dict__
-        for one, pictures_curves in zip(measured, curves_of, strict=True)
+        {"image": picture["name"], "rung": rung.name, "status": rung.status.value} | point.__dict__
+        for picture, picture_curves in zip(pictures, curves_of, strict=True)
         for rung in rungs
-        for point in pictures_curves[rung.name]
+        for point in picture_curves[rung.name]
     ]
     per_image: list[Decomposition] = [
         decompose(c, m) for c, m in zip(curves_of, main_of, strict=True)
     ]
-    channels = {
-        name: np.mean([one.channels[name] for one in measured], axis=0)
-        for name in measured[0].channels
-    }
     return Ladder(
         subject.name,
         setting.quality,
-        tuple(one.picture for one in measured),
+        tuple(pictures),
         tuple(results),
         replace(decompose(curves, here), intervals=spans),
         tuple(per_image),
-        channels,
+        {name: total / len(pictures) for name, total in channels.items()},
         tuple(rows),
-        tuple(one.exhibit for one in measured if one.exhibit is not None),
+        tuple(exhibits),
         environment(seed),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from waterfill.codec.latents import Arrival, Latents
 from waterfill.codec.model import Codec, finish
 from waterfill.codec.noise import Noise
 from waterfill.data.images import Picture
+from waterfill.errors import CodecError
 
 __all__ = [
     "STEPS",
@@ -115,6 +116,10 @@ class Subject(Protocol):
         """Whether it makes files, or can only be estimated."""
         ...
 
+    def identity(self) -> dict[str, Any]:
+        """What the codec's rows are found again by; raises CodecError where nothing says so."""
+        ...
+
     def settings(self, quality: float | Sequence[float] | None) -> tuple[list[Setting], int]:
         """Settings in ascending order of rate for what a user asks, and which of them is theirs."""
         ...
@@ -180,6 +185,19 @@ class OwnCodec:
     def name(self) -> str:
         """As the codec's."""
         return self._codec.name
+
+    def identity(self) -> dict[str, Any]:
+        """Of the weights, with the side of tiles.
+
+        Raises
+        ------
+        CodecError
+            If the weights have none, as those in training.
+        """
+        codec = self._codec
+        if not any(codec.weights_id):
+            raise CodecError(f"{codec.name}: has weights that no file holds; save them first")
+        return {"weights": codec.weights_id.hex(), "tile": codec.tile}
 
     def settings(self, quality: float | Sequence[float] | None) -> tuple[list[Setting], int]:
         """All whole qualities, or those asked for; of a codec of one rate, steps around it."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 
 from waterfill.errors import TrainingError
+from waterfill.processes import connect, launched
 from waterfill.training.config import TrainConfig
 
 __all__ = ["make_fabric", "resolved_precision"]
@@ -41,33 +40,18 @@ def resolved_precision(config: TrainConfig) -> str:
 def make_fabric(config: TrainConfig) -> Fabric:
     """The processes of a run: one, or as many as the launcher has started.
 
-    ``torchrun`` and its kin say in the environment how many processes there are, here and on all
-    machines together.
-
     Raises
     ------
     TrainingError
         If a batch can't be shared equally among them.
     """
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    _, world = launched()
     if config.batch % (world * config.accumulate):
         raise TrainingError(
             f"a batch of {config.batch} can't be shared equally by {world} processes "
             f"in {config.accumulate} pieces each"
         )
-    strategy: Any = "auto"
-    if world > 1:
-        # Steps on the block transform alone, and a genie in the prior's place, leave parameters
-        # without a gradient.
-        partial = config.linear_steps > 0 or config.objective.startswith("oracle")
-        strategy = DDPStrategy(find_unused_parameters=partial)
-    fabric = Fabric(
-        accelerator="auto",
-        devices=here,
-        num_nodes=max(1, world // here),
-        strategy=strategy,
-        precision=resolved_precision(config),  # type: ignore[arg-type]
-    )
-    fabric.launch()
-    return fabric
+    # Steps on the block transform alone, and a genie in the prior's place, leave parameters
+    # without a gradient.
+    partial = config.linear_steps > 0 or config.objective.startswith("oracle")
+    return connect(precision=resolved_precision(config), partial=partial)
