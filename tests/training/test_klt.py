@@ -128,24 +128,26 @@ def test_resuming_among_linear_steps_is_exact(folder: Path, tmp_path: Path) -> N
         checkpoint_every=1,
     )
     train(config, tmp_path / "one")
-    for name, until in (("two", 2), ("three", 4)):
-        out = tmp_path / name
+    out = tmp_path / "two"
 
-        class StopError(Exception):
-            pass
+    class StopError(Exception):
+        pass
+
+    for until, resume in ((2, False), (4, True)):  # among linear steps, and behind them
 
         def stop(report: object, until: int = until) -> None:
             if getattr(report, "step", 0) == until:
                 raise StopError
 
         with pytest.raises(StopError):
-            train(config, out, progress=stop)
-        train(config, out, resume=True)
-        expected, _ = load_checkpoint(tmp_path / "one" / CHECKPOINT)
-        found, _ = load_checkpoint(out / CHECKPOINT)
-        assert expected.keys() == found.keys()
-        for key, tensor in expected.items():
-            assert torch.equal(tensor, found[key]), key
+            train(config, out, resume=resume, progress=stop)
+        assert load_checkpoint(out / CHECKPOINT)[1]["step"] == until
+    train(config, out, resume=True)
+    expected, _ = load_checkpoint(tmp_path / "one" / CHECKPOINT)
+    found, _ = load_checkpoint(out / CHECKPOINT)
+    assert expected.keys() == found.keys()
+    for key, tensor in expected.items():
+        assert torch.equal(tensor, found[key]), key
 
 
 class Told(NamedTuple):
