@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import os
+
+# Before NumPy is there; its threads turn in place while they wait. See below.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 import waterfill as wf
 from waterfill.codec.model import Codec
 from waterfill.data.images import sample_pictures
+
+# Tensors of tests are so small that a second thread is mostly waited for, and much longer where the
+# machine has other work. Tests of what threads may change ask for them.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from known_scale import gaussian_latents
 from numpy.typing import NDArray
 from PIL import Image
 
 import waterfill as wf
-from waterfill.codec.channels import Dithered, GaussianTest
+from waterfill.codec.channels import WATER_LEVEL, Crossing, Dithered, GaussianTest
+from waterfill.codec.densities import Density
 from waterfill.codec.model import Codec
-from waterfill.ladder import LADDER, Ladder
+from waterfill.codec.noise import Noise
+from waterfill.ladder import LADDER, Ladder, rungs
 from waterfill.ladder.decompose import efficient
+from waterfill.ladder.measure import measure_rung
 from waterfill.ladder.result import TERMS, Point
-from waterfill.ladder.subjects import _Fleeting, _Remembering, noise_of
+from waterfill.ladder.rungs import Climb, Known, Rung, Status, Told
+from waterfill.ladder.subjects import View, _Fleeting, _Remembering, noise_of
+from waterfill.ladder.variances import Grouped, Moments, Oracle
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +206,45 @@ def test_what_is_remembered_of_a_tile_is_what_would_be_derived_anew(
             assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
     same = kept.through(GaussianTest(), noise_of(3, 0))
     assert kept.through(GaussianTest(flat), noise_of(3, 0)) is same
+
+
+def test_of_a_large_picture_one_climb_and_one_settings_latents_exist_at_a_time(
+    photo: NDArray[np.uint8],
+) -> None:
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    class Watched(Rung):
+        def climb(self, views: Sequence[View], known: Known, *, seed: int = 0) -> Climb:
+            assert not any(reference() is not None for reference in alive)
+            climb = LADDER[4].climb(views, known, seed=seed)
+            alive.extend(map(weakref.ref, [*climb.y_hats, *(view.y for view in views)]))
+            return climb
+
+    codec = wf.load_codec("tiny", pretrained=False)
+    codec.tile = 64
+    picture = photo[:64, :128]
+    found = measure_rung(codec, Watched("", Status.ACHIEVABLE, ""), [picture], [4, 5])
+    assert len(found[0]) == 2
+    assert len(alive) == 2 * 2 * 2
+
+
+@pytest.mark.parametrize("source", [Oracle(), Grouped(4)])
+def test_told_scales_are_made_tile_by_tile(
+    source: Oracle | Grouped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+    released: list[int] = []
+    monkeypatch.setattr(rungs, "release_free_blocks", lambda: released.append(len(made)))
+
+    class Watched:
+        def __call__(self, y: torch.Tensor, density: Density, noise: Noise) -> Crossing:
+            made.append(weakref.ref(density.gaussian().sigma))
+            assert sum(reference() is not None for reference in made) <= 2
+            return GaussianTest()(y, density, noise)
+
+    tiles = [gaussian_latents(1.0, (2, 8, 8)) for _ in range(6)]
+    moments = Moments.of([tile.y for tile in tiles])
+    rung = Told("", Status.ACHIEVABLE, "", Watched(), source)
+    rung.climb(tiles, Known(moments, torch.full((2,), WATER_LEVEL)))
+    assert len(made) == len(tiles)
+    assert released == [1, 2, 3, 4, 5]  # between tiles: a picture of one is not slowed down

@@ -151,7 +151,7 @@ def test_tensorboard_is_dispensable(photographs, tmp_path, monkeypatch):
 
 def test_the_codec_learns(photographs, tmp_path):
     config = dataclasses.replace(CONFIG, steps=60, learning_rate=3e-2, ema=0.5)
-    run(photographs, tmp_path / "run", config, validate_every=5)
+    run(photographs, tmp_path / "run", config, validate_every=5, checkpoint_every=60)
     losses = [float(row[-4]) for row in rows(tmp_path / "run")]
     assert losses[-1] < 0.9 * losses[0]
 

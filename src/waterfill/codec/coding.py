@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from waterfill.codec.densities import Gaussian, GaussianMixture
 from waterfill.codec.fixed_point import ACTIVATION_BITS, FixedPointNetwork
 from waterfill.codec.gains import GAIN_BITS, CodedGains, Gains
 from waterfill.codec.priors.context import Part
+from waterfill.codec.priors.factorized import Reach
 from waterfill.codec.priors.prior import LINEAR_SCALE_FLOOR, Prior
 
 __all__ = ["CodedPrior", "Exchange", "Prediction", "StoredTables"]
@@ -140,11 +141,17 @@ class CodedPrior:
         """Tables by name."""
         if name not in self._tables:
             if self._prior.side is not None:
-                self._tables[name] = self._prior.side.tables(float(name[1:]))
+                self._tables[name] = self._prior.side.tables(float(name[1:]), self._z_reach)
             else:
                 assert self._prior.factorized is not None
                 self._tables[name] = self._prior.factorized.tables(np.ones(self._config.m))
         return self._tables[name]
+
+    @cached_property
+    def _z_reach(self) -> Reach:
+        """Of the density of z, the same at all qualities."""
+        assert self._prior.side is not None
+        return self._prior.side.density.reach()
 
     def z_distribution(self, shape: tuple[int, ...], quality: float) -> Rows:
         """Of the symbols of z at a quality, (N, h/4, w/4)."""

@@ -163,9 +163,10 @@ def fit_context(tiles: Sequence[Posterior]) -> FittedContext:
     features, pieces = [], []
     for tile in tiles:
         chosen = tile.sent
-        features.append(_features(tile)[:, chosen][:, ::skip])
+        # A slice that is not copied would keep all that it was cut from.
+        features.append(_features(tile)[:, chosen][:, ::skip].clone())
         planes = (tile.residual, tile.received, tile.variance, tile.level.expand_as(tile.residual))
-        pieces.append([plane[chosen][::skip] for plane in planes])
+        pieces.append([plane[chosen][::skip].clone() for plane in planes])
     known = torch.cat(features, 1)
     whole = Posterior(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
     if not whole.residual.numel():

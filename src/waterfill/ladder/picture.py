@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from waterfill.allocator import release_free_blocks
 from waterfill.data.images import Picture
 from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error
 from waterfill.ladder.result import Exhibit, Point
@@ -148,12 +149,16 @@ class MeasurePicture:
                         decoded = sitting.pixels(climb.y_hats)
                     if rung.name != BITSTREAM:
                         self._trace(rung.name, climb, channel, sitting.across, traces)
+                del climb  # ŷ of a large picture takes much memory: one at a time
+                if len(sitting.views) > 1:
+                    release_free_blocks()
                 advance(label)
             if at_main and shown:
                 assert decoded is not None
                 point = next(p for points in table if (p := points[index]) is not None)
                 y = _joined([v.y[channel] for v in sitting.views], sitting.across)
                 exhibit = _exhibit(picture, decoded, point, channel, y, traces)
+            del sitting, view  # and one setting's latents
         facts = {"name": picture.name, "width": picture.width, "height": picture.height}
         return Measurement(facts, table, channels, exhibit)
 

@@ -7,14 +7,15 @@ To add one, make it of a class below, or write a class with :meth:`Rung.climb`, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from waterfill.allocator import release_free_blocks
 from waterfill.codec.channels import (
     Channel,
     Dithered,
@@ -129,10 +130,21 @@ def _sum(spent: Sequence[Spent]) -> float:
     return float(sum(float(one.by_channel.sum()) for one in spent))
 
 
+T = TypeVar("T")
+
+
+def _one_by_one(tiles: Iterable[T]) -> Iterator[T]:
+    """Tiles, what was made of each given back before the next: only ŷ and sums of bits remain."""
+    for k, tile in enumerate(tiles):
+        if k:
+            release_free_blocks()
+        yield tile
+
+
 def _by_prior(views: Sequence[View], arrivals: Iterable[Arrival]) -> Climb:
     """What arrived by the codec's own prior, its side information paid for."""
     y_hats, spent = [], []
-    for arrival in arrivals:
+    for arrival in _one_by_one(arrivals):
         y_hats.append(arrival.y_hat)
         spent.append(Spent.on(arrival.bits))
     return Climb(y_hats, spent, {LATENTS: _sum(spent), SIDE: _side(views)})
@@ -209,7 +221,7 @@ class Told(Rung):
         ys = [view.y for view in views]
         sigmas, price = self.variance(ys, known.data_set)
         y_hats, spent = [], []
-        for k, (y, sigma) in enumerate(zip(ys, sigmas, strict=True)):
+        for k, (y, sigma) in enumerate(_one_by_one(zip(ys, sigmas, strict=True))):
             density = Gaussian(torch.zeros_like(y), sigma)
             crossing = self.channel(y, density, noise_of(seed, k))
             y_hats.append(crossing.y_hat)
@@ -239,7 +251,7 @@ class LearnedPosterior(Rung):
     def climb(self, views: Sequence[View], known: Known, *, seed: int = 0) -> Climb:
         """Walk through the prior."""
         y_hats, spent = [], []
-        for k, view in enumerate(views):
+        for k, view in enumerate(_one_by_one(views)):
             tile, _, y_hat = _posterior(view, known, seed, k)
             charged = tile.charge(torch.zeros_like(tile.residual), tile.variance)
             spent.append(Spent.on(charged))
@@ -258,7 +270,7 @@ class WithContext(Rung):
         fitted = {k: _posterior(views[k], known, seed, k) for k in range(0, len(views), every)}
         context = fit_context([tile for tile, _, _ in fitted.values()])
         y_hats, spent, told, unknown = [], [], 0.0, []
-        for k, view in enumerate(views):
+        for k, view in enumerate(_one_by_one(views)):
             tile, mu, _ = fitted.get(k) or _posterior(view, known, seed, k)
             mean, variance = context.predict(tile)
             y_hats.append(mu + tile.estimate(mean, variance))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -57,9 +57,13 @@ class Moments:
 
 
 class Variances(NamedTuple):
-    """σ of the latents of each tile, and the bits that telling the decoder takes in all."""
+    """σ of the latents of each tile, and the bits that telling the decoder takes in all.
 
-    sigmas: list[Tensor]
+    The σ are made one tile after the other, as they are asked for: of a large picture they take as
+    much memory as the latents.
+    """
+
+    sigmas: Iterable[Tensor]
     price_bits: float
 
 
@@ -85,7 +89,7 @@ class Oracle:
 
     def __call__(self, ys: Sequence[Tensor], data_set: Moments) -> Variances:
         """The magnitude of y."""
-        return Variances([y.abs().clamp_min(math.sqrt(_TINY)) for y in ys], 0.0)
+        return Variances((y.abs().clamp_min(math.sqrt(_TINY)) for y in ys), 0.0)
 
 
 def _told(power: Tensor) -> Tensor:
@@ -119,19 +123,25 @@ class Grouped:
 
     def __call__(self, ys: Sequence[Tensor], data_set: Moments) -> Variances:
         """The second moments, spread over their groups."""
-        sigmas, price = [], 0.0
+        price = 0.0
         for y in ys:
             channels, height, width = y.shape
-            size = (min(self.window, height), min(self.window, width))
-            power = F.avg_pool2d(
-                (y * y)[None].double(), size, ceil_mode=True, count_include_pad=False
-            )
-            told = _told(power).repeat_interleave(size[0], 2).repeat_interleave(size[1], 3)
-            sigmas.append(told[0, :, :height, :width].to(y.dtype))
+            size = self._size(y)
             members = np.outer(_extents(height, size[0]), _extents(width, size[1]))
             for count, repeats in zip(*np.unique(members, return_counts=True), strict=True):
                 price += channels * int(repeats) * _price(int(count))
-        return Variances(sigmas, price)
+        return Variances((self._sigma(y) for y in ys), price)
+
+    def _size(self, y: Tensor) -> tuple[int, int]:
+        """Of a whole window, which a tile may be smaller than."""
+        return min(self.window, y.shape[1]), min(self.window, y.shape[2])
+
+    def _sigma(self, y: Tensor) -> Tensor:
+        """σ of a tile."""
+        size = self._size(y)
+        power = F.avg_pool2d((y * y)[None].double(), size, ceil_mode=True, count_include_pad=False)
+        told = _told(power).repeat_interleave(size[0], 2).repeat_interleave(size[1], 3)
+        return told[0, :, : y.shape[1], : y.shape[2]].to(y.dtype)
 
 
 @dataclass(frozen=True)

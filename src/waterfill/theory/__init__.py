@@ -13,6 +13,14 @@ from .gaussian import (
     gaussian_test_channel,
 )
 from .genie import clamped_variance_price, genie_gain, oracle_rate, variance_price
+from .identities import (
+    CodecSearch,
+    EntropyAccount,
+    conditional_entropy,
+    entropy,
+    entropy_account,
+    search_codecs,
+)
 from .mismatch import (
     gaussian_code_length,
     gaussian_kl,
@@ -26,12 +34,17 @@ from .waterfill import ReverseWaterfill, reverse_waterfill
 __all__ = [
     "HIGH_RATE_GAP",
     "BlahutArimoto",
+    "CodecSearch",
     "CorrelatedRates",
+    "EntropyAccount",
     "ReverseWaterfill",
     "TestChannel",
     "blahut_arimoto",
     "clamped_variance_price",
+    "conditional_entropy",
     "correlated_rates",
+    "entropy",
+    "entropy_account",
     "erfc",
     "gaussian_code_length",
     "gaussian_distortion",
@@ -47,6 +60,7 @@ __all__ = [
     "quantiser_mse",
     "rate_gap",
     "reverse_waterfill",
+    "search_codecs",
     "test_channel_rate",
     "variance_mismatch",
     "variance_price",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,10 +17,17 @@ from waterfill.codec.bounds import bounded
 from waterfill.codec.densities import Gaussian
 from waterfill.errors import CodecError
 
-__all__ = ["DeepFactorized", "Factorized"]
+__all__ = ["DeepFactorized", "Factorized", "Reach"]
 
 _TAIL = 2.0**-20
 _WIDEST = 1 << 14  # symbols further out are escapes, however wide the density
+
+
+class Reach(NamedTuple):
+    """Points between which the densities lie, each (C,)."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
 
 class DeepFactorized(nn.Module):
@@ -110,14 +117,24 @@ class DeepFactorized(nn.Module):
             low, high = np.where(below, middle, low), np.where(below, high, middle)
         return cast("NDArray[np.float64]", (0.5 * (low + high))[:, 0])
 
-    def tables(self, gain: NDArray[np.float64]) -> Tables:
+    def reach(self) -> Reach:
+        """Between which points each density lies but for 2⁻²⁰ at either end, found by bisection."""
+        return Reach(self.quantile(_TAIL), self.quantile(1.0 - _TAIL))
+
+    def tables(self, gain: NDArray[np.float64], reach: Reach | None = None) -> Tables:
         """Integer tables of x − centre at ``gain`` steps per unit, one row for each channel.
 
-        Each covers its density but for 2⁻²⁰ at either end, found by bisection.
+        Parameters
+        ----------
+        gain
+            (C,).
+        reach
+            What :meth:`reach` gave, for tables at several gains: most of the time goes there.
         """
         centre = self.centre.double().cpu().numpy()
-        first = np.floor((self.quantile(_TAIL) - centre) * gain).astype(np.int64)
-        last = np.ceil((self.quantile(1.0 - _TAIL) - centre) * gain).astype(np.int64)
+        low, high = reach or self.reach()
+        first = np.floor((low - centre) * gain).astype(np.int64)
+        last = np.ceil((high - centre) * gain).astype(np.int64)
         first, last = np.clip(first, -_WIDEST, _WIDEST), np.clip(last, -_WIDEST, _WIDEST)
         edges = np.arange(int((last - first).max()) + 2)[None, :] + first[:, None] - 0.5
         masses = np.diff(self.cdf(edges / gain[:, None] + centre[:, None]), axis=1)

@@ -14,7 +14,7 @@ from waterfill.codec.config import CodecConfig
 from waterfill.codec.fixed_point import ACTIVATION_BITS, FixedPointNetwork
 from waterfill.codec.gains import Gains
 from waterfill.codec.noise import Noise
-from waterfill.codec.priors.factorized import DeepFactorized
+from waterfill.codec.priors.factorized import DeepFactorized, Reach
 from waterfill.codec.transforms import hyper_analysis, hyper_residual, hyper_synthesis
 from waterfill.errors import CodecError
 
@@ -97,9 +97,9 @@ class HyperLatent(nn.Module):
         centred = self.analysis(y)[0] - self.density.centre[:, None, None]
         return integer_symbols(centred.cpu().double() * gain)
 
-    def tables(self, quality: float) -> Tables:
+    def tables(self, quality: float, reach: Reach | None = None) -> Tables:
         """Tables of z at a quality, one row for each channel."""
-        return self.density.tables(self.gains.coded(round(quality)).gain.numpy())
+        return self.density.tables(self.gains.coded(round(quality)).gain.numpy(), reach)
 
     def features(
         self, symbols: NDArray[np.int32], quality: float, network: FixedPointNetwork

@@ -1,0 +1,40 @@
+"""What the heap holds, and what it gives back."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_HOLES = """
+import ctypes
+from waterfill.allocator import keep_large_blocks, release_free_blocks
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 2**20
+
+keep_large_blocks()
+before = resident()
+kept, freed = [], []
+for _ in range(25):  # bytearrays of 8 MiB, as large as latents of a tile, with what is kept between
+    freed.append(bytearray(b"1") * (8 << 20))
+    kept.append(bytearray(b"1") * (1 << 20))
+full = resident()
+freed.clear()
+held = resident()
+release_free_blocks()
+print(full - before, held - before, resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="settings of glibc")
+def test_holes_between_blocks_that_are_kept_are_given_back() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _HOLES], capture_output=True, check=True, text=True
+    )
+    full, held, released = map(float, done.stdout.split())
+    assert full > 200
+    assert held > 200  # that is what the setting is for
+    assert 20 < released < 80
