@@ -37,3 +37,7 @@ class QualityError(WaterfillError, ValueError):
 
 class TrainingError(WaterfillError):
     """A training run that can't start or go on."""
+
+
+class DivergedError(TrainingError):
+    """A training run that has left for where no going on would help."""

@@ -23,8 +23,10 @@ from waterfill.reproduce.arms import (
     SEEDS,
     Arm,
     Trained,
+    alpha_of,
     checkpoints_of,
     mean_effect,
+    models_of,
 )
 from waterfill.reproduce.overhead import step_seconds
 from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict, percent
@@ -75,8 +77,8 @@ def _plain(model: str) -> Arm:
     return Arm(model)
 
 
-def _regularised(model: str) -> Arm:
-    return Arm(model, ALPHAS[model])
+def _regularised(model: str, request: Request) -> Arm:
+    return Arm(model, alpha_of(model, request.scale))
 
 
 def _domain(name: str) -> str:
@@ -140,9 +142,10 @@ def _notes(trained: Trained) -> tuple[str, ...]:
     if request.scale == "mini":
         config = _plain("hyperprior").configs("mini", SEEDS[0])[0]
         told.append(
-            f"Mini: N = {config.codec.n}, M = {config.codec.m}, one codec for all four λ, "
-            f"{config.steps:,} steps of {config.batch} crops of {config.crop}²; the middle 256² of "
-            "each picture. The paper's: 2 M steps of 16 crops, one codec for each λ."
+            f"Mini: N = {config.codec.n}, M = {config.codec.m}, a fixed block transform between "
+            f"learned filters, one codec for all four λ, {config.steps:,} steps of {config.batch} "
+            f"crops of {config.crop}²; the middle 256² of each picture; no model with attention. "
+            "The paper's: 2 M steps of 16 crops, one codec for each λ."
         )
     return tuple(told)
 
@@ -151,16 +154,20 @@ def paper2_fig3(request: Request) -> Reproduction:
     """BD-rate of regularised against plain training at equal steps, on natural pictures."""
     trained = Trained(request)
     sets = _natural(trained)
+    models = models_of(request.scale)
     lines, rows, last = [], [], {}
-    for model in MODELS:
-        steps = checkpoints_of(_plain(model), request.scale)
-        effects = [_gain(trained, _regularised(model), _plain(model), step, sets) for step in steps]
-        lines.append(
-            Line(model, tuple(map(float, steps)), tuple(effect.mean for effect in effects))
-        )
-        last[model] = effects[-1]
-        paper = percent(_NATURAL[model], 2)
-        rows.append((model, f"{ALPHAS[model]:g}", *map(str, effects), paper))
+    for model in models:
+        arms = [_regularised(model, request)]
+        if ALPHAS[model] != arms[0].alpha:
+            arms.append(Arm(model, ALPHAS[model]))
+        for arm in arms:
+            steps = checkpoints_of(arm, request.scale)
+            effects = [_gain(trained, arm, _plain(model), step, sets) for step in steps]
+            rows.append((model, f"{arm.alpha:g}", *map(str, effects), percent(_NATURAL[model], 2)))
+            if arm is arms[0]:
+                means = tuple(effect.mean for effect in effects)
+                lines.append(Line(model, tuple(map(float, steps)), means))
+                last[model] = effects[-1]
     columns = ("model", "α", *(f"step {step:,}" for step in steps), "paper, last")
     return Reproduction(
         "paper2-fig3",
@@ -171,31 +178,50 @@ def paper2_fig3(request: Request) -> Reproduction:
         (Table("BD-rate, natural pictures", columns, tuple(rows)),),
         (
             Verdict(
-                "the regulariser lowers the rate of all three models at equal steps",
+                "the regulariser lowers the rate of all models at equal steps",
                 _joint(last),
                 _resolution(last),
             ),
+            *_weights(trained, models),
         ),
         _notes(trained),
         environment(request.seed),
     )
 
 
+def _weights(trained: Trained, models: Sequence[str]) -> list[Verdict]:
+    """What became of the paper's own weights, where they ran away."""
+    found = []
+    for model in models:
+        reason = trained.ran_away.get(Arm(model, ALPHAS[model]).name)
+        if reason is not None:
+            said = reason.split(";")[0]
+            found.append(
+                Verdict(
+                    f"{model}: α = {ALPHAS[model]:g} trains",
+                    "not reproduced",
+                    f"with H_q in bits per dimension {said}",
+                )
+            )
+    return found
+
+
 def paper2_fig4(request: Request) -> Reproduction:
     """Rate–distortion curves with and without, at the last step."""
     trained = Trained(request)
     name = _natural(trained)[0]
+    models = models_of(request.scale)
     lines, lower = [], []
-    for model in MODELS:
+    for model in models:
         curves = []
-        for arm in (_plain(model), _regularised(model)):
+        for arm in (_plain(model), _regularised(model, request)):
             step = checkpoints_of(arm, request.scale)[-1]
             points = np.mean([trained.curve(arm, s, step, name) for s in SEEDS], axis=0)
             label = f"{model}, " + ("plain" if arm.alpha is None else f"α = {arm.alpha:g}")
             lines.append(Line(label, tuple(points[:, 0].tolist()), tuple(points[:, 1].tolist())))
             curves.append(points)
         lower.append(100.0 * float((curves[1][:, 0] / curves[0][:, 0] - 1.0).max()))
-    said = ", ".join(f"{model} {percent(x, 2)}" for model, x in zip(MODELS, lower, strict=True))
+    said = ", ".join(f"{model} {percent(x, 2)}" for model, x in zip(models, lower, strict=True))
     return Reproduction(
         "paper2-fig4",
         "Rate–distortion curves with and without the regulariser (paper 2, figure 4)",
@@ -276,13 +302,13 @@ def paper2_fig8(request: Request) -> Reproduction:
     trained = Trained(request)
     sets = _natural(trained)
     arms = {
-        "hyperprior, aligned": _regularised("hyperprior"),
+        "hyperprior, aligned": _regularised("hyperprior", request),
         "hyperprior, stronger (masked context)": Arm(
-            "hyperprior", ALPHAS["autoregressive"], "stronger"
+            "hyperprior", alpha_of("autoregressive", request.scale), "stronger"
         ),
-        "autoregressive, aligned": _regularised("autoregressive"),
+        "autoregressive, aligned": _regularised("autoregressive", request),
         "autoregressive, weaker (hyperprior)": Arm(
-            "autoregressive", ALPHAS["hyperprior"], "weaker"
+            "autoregressive", alpha_of("hyperprior", request.scale), "weaker"
         ),
     }
     lines, rows, last = [], [], {}
@@ -322,8 +348,8 @@ def paper2_fig8(request: Request) -> Reproduction:
         ),
         (
             *_notes(trained),
-            "As in the paper, α goes with the source model: 1 for a context's, .1 for a "
-            "hyperprior's. The paper states that the stronger one's BD-rate is always above zero.",
+            "α goes with the source model; the paper's is 1 for a context's and .1 for a "
+            "hyperprior's. It states that the stronger one's BD-rate is always above zero.",
         ),
         environment(request.seed),
     )
@@ -332,24 +358,24 @@ def paper2_fig8(request: Request) -> Reproduction:
 def paper2_table1(request: Request) -> Reproduction:
     """The same codecs on pictures of other kinds than those they were trained on."""
     trained = Trained(request)
-    domains = _by_domain(trained)
+    domains, models = _by_domain(trained), models_of(request.scale)
     rows, verdicts = [], []
     effects: dict[str, dict[str, Effect]] = {}
     for domain, names in domains.items():
         effects[domain] = {
             model: _gain(
                 trained,
-                _regularised(model),
+                _regularised(model, request),
                 _plain(model),
                 checkpoints_of(_plain(model), request.scale)[-1],
                 names,
             )
-            for model in MODELS
+            for model in models
         }
         paper = ", ".join(percent(value, 2) for value in _DOMAINS[domain])
         label = f"{domain} ({', '.join(names)})"
         rows.append((label, *map(str, effects[domain].values()), paper))
-    for model in MODELS:
+    for model in models:
         of_model = {domain: found[model] for domain, found in effects.items()}
         verdicts.append(
             Verdict(
@@ -367,7 +393,7 @@ def paper2_table1(request: Request) -> Reproduction:
         (
             Table(
                 "BD-rate after the last step",
-                ("domain", *MODELS, "paper: " + ", ".join(MODELS)),
+                ("domain", *models, "paper: " + ", ".join(MODELS)),
                 tuple(rows),
             ),
         ),
@@ -433,7 +459,8 @@ def _against_published(trained: Trained) -> dict[str, tuple[list[Line], float]]:
     """Plain models beside the published ones: lines, BD-rate."""
     found = {}
     name = _natural(trained)[0]
-    for model, (_, published) in _BASELINES.items():
+    for model in models_of(trained.request.scale):
+        published = _BASELINES[model][1]
         step = checkpoints_of(_plain(model), trained.request.scale)[-1]
         curves = [trained.curve(_plain(model), seed, step, name) for seed in SEEDS]
         points = np.mean(curves, axis=0)

@@ -23,7 +23,7 @@ from waterfill.codec.registry import save_codec
 from waterfill.codec.transforms import FilteredAnalysis, FilteredSynthesis
 from waterfill.data.crops import CropSource
 from waterfill.data.sets import PictureSet, open_pictures
-from waterfill.errors import TrainingError
+from waterfill.errors import DivergedError, TrainingError
 from waterfill.provenance import environment
 from waterfill.training.checkpoint import capture, load_checkpoint, restore, save_checkpoint
 from waterfill.training.config import TrainConfig
@@ -368,12 +368,12 @@ class _Run:
         if self._skipped_in_a_row > _MAX_SKIPPED_IN_A_ROW:
             raise self._diverged(f"{what}, as in {_MAX_SKIPPED_IN_A_ROW} steps before,")
 
-    def _diverged(self, what: str) -> TrainingError:
+    def _diverged(self, what: str) -> DivergedError:
         checkpoint = self.folder.checkpoint
         last = f"the last good checkpoint is {checkpoint}"
         if not checkpoint.exists():
             last = "there is no checkpoint yet"
-        return TrainingError(f"{what} at step {self.step}; {last}")
+        return DivergedError(f"{what} at step {self.step}; {last}")
 
     def _validated(self) -> dict[str, float]:
         """Measure the averaged weights; one process does, and tells the others."""
