@@ -74,11 +74,10 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arms, "_mini", lambda model: TINY)
     monkeypatch.setattr(arms, "SEEDS", (1, 2))
     monkeypatch.setattr(arms, "CHECKPOINTS", (0.5, 1.0))
-    monkeypatch.setattr(arms, "MODELS", {"hyperprior": "mean-scale"})
+    monkeypatch.setattr(arms, "_MINI_CODECS", {"hyperprior": TINY.codec})
     from waterfill.reproduce import regularisation
 
     monkeypatch.setattr(regularisation, "SEEDS", (1, 2))
-    monkeypatch.setattr(regularisation, "MODELS", {"hyperprior": "mean-scale"})
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,7 @@ def test_one_switch_on_the_command_line(
         common = ["train", photographs, "--out", str(out), "--codec", "tiny", "--steps", "1"]
         assert command_line([*common, "--batch", "2", "--crop", "64", *options]) == 0
         with safetensors.safe_open(out / "codec.safetensors", "pt") as file:
-            found: dict[str, object] = json.loads(file.metadata()["training"])["training"]
+            found: dict[str, object] = json.loads(file.metadata()["training"])
         return found
 
     assert told("--regularize", "0.1")["source_model"] == "aligned"
