@@ -105,7 +105,10 @@ def test_figure_5c_says_what_bounds_and_goes_on(request_: Request) -> None:
     assert tighter.verdict == "cannot be"
     assert "genie-aided" in lower.measured
     assert "genie-aided" in context.measured
-    assert "(genie-aided)" in render_reproduction(found)
+    page = render_reproduction(found)
+    assert "(genie-aided)" in page
+    # Training digits go with test digits in the legend.
+    assert page.count('"showlegend": false') == sum(line.beside for line in found.lines)
 
     assert any(what.startswith("training") for what in steps)
     assert any(what.startswith("wgd") for what in steps)

@@ -153,7 +153,7 @@ _PUBLISHED_NERD = (
     (2.87, 39.67),
 )
 #: Squared errors at which rates are compared.
-_AT = (40.0, 30.0, 25.0, 20.0, 15.0, 10.0, 5.0)
+_AT = (40.0, 35.0, 30.0, 25.0, 20.0, 15.0, 10.0)
 #: Rates below are too near zero to be compared by their ratio.
 _LEAST_BITS = 1.0
 #: On a logarithmic axis.
