@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,35 +62,42 @@ def verdicts() -> str:
     return "\n".join(["| name | claim | verdict | measured |", "|---|---|---|---|", *rows])
 
 
-def systems() -> str:
-    """Figure 4's systems, each with its status."""
+def _table(table: dict[str, Any]) -> str:
+    """A stored table."""
+    columns = table["columns"]
+    rows = (columns, ["---"] * len(columns), *table["rows"])
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+
+
+def _tables(wanted: Callable[[str], bool]) -> str:
+    """All tables of the reproductions whose names are wanted, each under its title."""
     pages = []
     for one in results():
-        if one["name"] in ("fig4a", "fig4b"):
-            (table,) = one["tables"]
-            pages += [
-                f"`{one['name']}`: {table['title'][:1].lower()}{table['title'][1:]}",
-                "\n".join(
-                    "| " + " | ".join(map(str, row)) + " |"
-                    for row in (table["columns"], ["---"] * len(table["columns"]), *table["rows"])
-                ),
-            ]
+        for table in one["tables"] if wanted(one["name"]) else ():
+            title = table["title"]
+            pages += [f"`{one['name']}`: {title[:1].lower()}{title[1:]}", _table(table)]
     return "\n\n".join(pages)
+
+
+def systems() -> str:
+    """Figure 4's systems, each with its status."""
+    return _tables(lambda name: name in ("fig4a", "fig4b"))
 
 
 def digits() -> str:
     """Figure 5c's curves at equal error, each with its status."""
-    (table,) = (
+    (found,) = (
         table
         for one in results()
         for table in one["tables"]
         if one["name"] == "fig5c" and table["title"].startswith("Bits at equal")
     )
-    columns = table["columns"]
-    return "\n".join(
-        "| " + " | ".join(map(str, row)) + " |"
-        for row in (columns, ["---"] * len(columns), *table["rows"])
-    )
+    return _table(found)
+
+
+def regulariser() -> str:
+    """Paper 2's tables, ours beside the paper's where it states numbers."""
+    return _tables(lambda name: name.startswith("paper2-"))
 
 
 def provenance() -> str:
