@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from PIL import Image
 import waterfill as wf
 from waterfill.cli import run as command_line
 from waterfill.codec.config import CodecConfig
-from waterfill.errors import TrainingError
+from waterfill.errors import DivergedError
+from waterfill.training import loop
 from waterfill.training.config import TrainConfig
 from waterfill.training.experiments import load_experiments
 from waterfill.training.loop import Report, train
@@ -119,14 +121,27 @@ def test_killed_and_resumed_equals_uninterrupted(
 
 
 def test_a_codec_that_is_paid_for_distortion_stops_with_the_reason(
+    photographs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_SETTLED", 10)
+    config = dataclasses.replace(
+        REGULARISED, alpha=20.0, alpha_unit="pixel", steps=300, learning_rate=1e-2,
+        validate_every=300,
+    )  # fmt: skip
+    with pytest.raises(DivergedError, match=r"the distortion runs away: [\d.]+ dB became") as one:
+        run(photographs, tmp_path / "run", config)
+    assert re.search(
+        r"takes [\d.]+ times λ with alpha 20 per pixel, take a smaller", str(one.value)
+    )
+
+
+def test_what_is_not_finite_is_laid_to_a_regulariser_that_rules(
     photographs: str, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(
-        REGULARISED, alpha=300.0, alpha_unit="pixel", steps=400, learning_rate=1e-2, source_rate=3.0
+        REGULARISED, alpha=3000.0, alpha_unit="pixel", steps=60, learning_rate=1e-2
     )
-    with pytest.raises(
-        TrainingError, match=r"times λ, and the distortion runs away.*300 per pixel"
-    ):
+    with pytest.raises(DivergedError, match=r"is (inf|nan).* the regulariser takes .* times λ"):
         run(photographs, tmp_path / "run", config)
 
 

@@ -197,7 +197,7 @@ def test_a_window_stands_for_the_whole_on_average() -> None:
         seen = x_hat.clone().requires_grad_()
         regulariser(x, seen, seeds=[seed]).backward()
         assert seen.grad is not None
-        return seen.grad, float(regulariser.taken)
+        return seen.grad, regulariser.lambda_share(1.0)
 
     whole, taken = pull(1.0, 0)
     parts = [pull(0.25, seed) for seed in range(150)]
@@ -251,10 +251,24 @@ def test_the_share_of_lambda_is_that_of_theory(alpha: float, unit: str) -> None:
     regulariser = Regulariser(alpha, source, unit=unit)
     regulariser(x, (x + noise).requires_grad_()).backward()
     dimensions = 3 if unit == "pixel" else 1
-    share = float((regulariser.taken / lambdas_of(quality)).mean())
+    share = regulariser.lambda_share(lambdas_of(quality))
     expected = alpha * dimensions / (2 * math.log(2) * mse) / 0.0018
     assert share == pytest.approx(expected, rel=0.03)
     assert (share > 1) == (alpha * dimensions > 0.15)
+
+
+def test_a_picture_without_error_has_no_say_in_the_share_of_lambda() -> None:
+    """Of a flat picture next to no error is left, and whatever q says there is no share of it."""
+    source = SourceModel("mean-scale")
+    stirred(source)
+    x = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    noise = 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    noise[1] *= 1e-5
+    regulariser = Regulariser(0.1, source, share=1.0)
+    regulariser(x, (x + noise).requires_grad_()).backward()
+    both = regulariser.lambda_share(0.0018)
+    regulariser(x[:1], (x + noise)[:1].requires_grad_()).backward()
+    assert both == pytest.approx(regulariser.lambda_share(0.0018), rel=0.05)
 
 
 def test_aligned_models_follow_the_prior() -> None:

@@ -195,7 +195,7 @@ def _weights(trained: Trained, models: Sequence[str]) -> list[Verdict]:
     for model in models:
         reason = trained.ran_away.get(Arm(model, ALPHAS[model]).name)
         if reason is not None:
-            said = reason.split(";")[0]
+            said = "; ".join(reason.split("; ")[:2])
             found.append(
                 Verdict(
                     f"{model}: α = {ALPHAS[model]:g} trains",

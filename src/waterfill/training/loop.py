@@ -52,8 +52,9 @@ _RUNAWAY = 10.0
 _DRIFT = 0.05
 #: Shares of λ: a regulariser below the first does nothing, from the second on it rules.
 _VANISHING, _DOMINATING = 1e-3, 1.0
-#: Smoothed PSNR that a dominated codec may lose before the run stops, dB.
-_LOST = 3.0
+#: Smoothed PSNR that a dominated codec may lose before the run stops, dB; and steps until the mean
+#: of what crops happen to be has settled.
+_LOST, _SETTLED = 3.0, 50
 
 
 @dataclass(frozen=True)
@@ -373,6 +374,12 @@ class _Run:
         last = f"the last good checkpoint is {checkpoint}"
         if not checkpoint.exists():
             last = "there is no checkpoint yet"
+        share = self._share_of_lambda()
+        if share > _DOMINATING:
+            last = (
+                f"the regulariser takes {share:.1f} times λ with alpha {self.config.alpha:g} per "
+                f"{self.config.alpha_unit}, take a smaller one; {last}"
+            )
         return DivergedError(f"{what} at step {self.step}; {last}")
 
     def _validated(self) -> dict[str, float]:
@@ -417,17 +424,22 @@ class _Run:
                 f"a prior's for the same latents {100 * rose:.1f} % above: the limit drifts"
             )
 
+    def _share_of_lambda(self) -> float:
+        """What the regulariser takes of late; NaN without one."""
+        if self.recent is None:
+            return math.nan
+        return float(self.recent[_RECORDED.index("lambda_share")])
+
     def _watch_regulariser(self) -> None:
         """Stop a codec that is paid for distortion once it runs away, and name the reason."""
+        if self.step < _SETTLED:
+            return
         assert self.recent is not None
-        recent = dict(zip(_RECORDED, self.recent, strict=True))
-        share, psnr = recent["lambda_share"], recent["psnr"]
+        share, psnr = self._share_of_lambda(), float(self.recent[_RECORDED.index("psnr")])
         self.highest_psnr = max(self.highest_psnr, psnr)
         if share > _DOMINATING and psnr < self.highest_psnr - _LOST:
             raise self._diverged(
-                f"the regulariser takes {share:.1f} times λ, and the distortion runs away: "
-                f"{self.highest_psnr:.1f} dB became {psnr:.1f} with alpha {self.config.alpha:g} "
-                f"per {self.config.alpha_unit}; take a smaller one;"
+                f"the distortion runs away: {self.highest_psnr:.1f} dB became {psnr:.1f}"
             )
 
     def _said_of_regulariser(self) -> str | None:
@@ -435,7 +447,7 @@ class _Run:
         regulariser = self.objective.regulariser
         if regulariser is None or not regulariser.alpha or self.recent is None:
             return None
-        share = dict(zip(_RECORDED, self.recent, strict=True))["lambda_share"]
+        share = self._share_of_lambda()
         if share < _VANISHING:
             return f"step {self.step}: the regulariser takes {share:.1e} of λ: it does nothing"
         if share > _DOMINATING:

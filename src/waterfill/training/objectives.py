@@ -200,13 +200,13 @@ class Objective(nn.Module, ABC):
     def aside(self) -> Mapping[str, float]:
         """What else is worth a record of the last batch, known once its gradients are.
 
-        ``source_bits`` is H_q by the regulariser's unit, ``lambda_share`` the mean share of λ that
-        the regulariser takes; NaN without one.
+        ``source_bits`` is H_q by the regulariser's unit, ``lambda_share`` the share of λ that the
+        regulariser takes; NaN without one.
         """
         if self.regulariser is None or self._lambdas is None:
             return dict.fromkeys(self.ASIDE, math.nan)
-        share = (self.regulariser.taken / self._lambdas).mean()
-        values = (float(self.regulariser.entropy), float(share))
+        share = self.regulariser.lambda_share(self._lambdas)
+        values = (float(self.regulariser.entropy), share)
         return dict(zip(self.ASIDE, values, strict=True))
 
     def learners(self) -> list[list[nn.Parameter]]:

@@ -73,10 +73,6 @@ class Regulariser(nn.Module):
     ----------
     entropy
         H_q of the last batch, a mean in bits by ``unit``; NaN before.
-    taken
-        κ (B,) of the last batch, known after ``backward``: on the reconstruction −α·H_q pulls as
-        −κ·255²·MSE would, so of a codec trained at λ it takes the share κ/λ. At shares near 0 it
-        does nothing; at 1 the codec is paid for distortion.
 
     Raises
     ------
@@ -86,7 +82,8 @@ class Regulariser(nn.Module):
     """
 
     entropy: Tensor
-    taken: Tensor
+    _pull: Tensor
+    _power: Tensor
 
     def __init__(
         self,
@@ -105,7 +102,7 @@ class Regulariser(nn.Module):
             raise TrainingError(f"a share of a picture lies in 0 … 1, not {share}")
         self.alpha, self.unit, self.share = alpha, unit, share
         self.source = source or SourceModel()
-        self.entropy, self.taken = torch.tensor(math.nan), torch.tensor([math.nan])
+        self.entropy, self._pull, self._power = torch.full((3, 1), math.nan)
         self._checked = False
 
     def forward(
@@ -142,7 +139,8 @@ class Regulariser(nn.Module):
                 seen.register_hook(lambda gradient: self._note(gradient, error, alpha))
         else:  # not even a zero that an infinite gradient could spoil
             seen = x_hat.detach()
-            self.taken = torch.zeros(len(x_hat), device=x_hat.device)
+            self._pull = torch.zeros(len(x_hat), device=x_hat.device)
+            self._power = torch.ones_like(self._pull)
         entropy = self.source.bits_per_dimension(x, seen)
         self.entropy = entropy.detach().mean() * dimensions
         value = (factor * entropy).mean().detach()
@@ -165,11 +163,23 @@ class Regulariser(nn.Module):
         return first, second
 
     def _note(self, gradient: Tensor, error: Tensor, alpha: float) -> None:
-        """Compare the gradient of H_q, before its turn, with that of the squared error."""
-        batch, per_picture = len(error), error[0].numel()
-        along = (gradient * error).sum((1, 2, 3)) * batch
-        power = error.square().sum((1, 2, 3)).clamp_min(1e-12)
-        self.taken = alpha * along * per_picture / (2.0 * 255.0**2 * power)
+        """Keep how far the gradient of H_q, before its turn, and that of the error go one way."""
+        self._pull = alpha * (gradient * error).sum((1, 2, 3)) * len(error)
+        self._power = 2.0 * 255.0**2 * error.square().mean((1, 2, 3))
+
+    def lambda_share(self, lambdas: Tensor | float) -> float:
+        """Share of λ that the regulariser took of the last batch, known after ``backward``.
+
+        Along the error x̂ − x, −α·H_q pulls against λ·255²·MSE; this is the ratio of the two, over
+        all pictures at once. Near 0 the regulariser does nothing; beyond 1 the codec is paid for
+        distortion. With a perfect q it is α/(2 ln 2·MSE·λ) per dimension.
+
+        Parameters
+        ----------
+        lambdas
+            λ of each picture (B,), or of all.
+        """
+        return float(self._pull.sum() / (lambdas * self._power).sum().clamp_min(1e-12))
 
     def _check(self, x: Tensor) -> None:
         """Pixels on another scale make H_q vanish, or drown all else."""
