@@ -125,7 +125,7 @@ def test_a_predicted_mean_is_trained_and_its_side_information_paid_for() -> None
             assert torch.allclose(found[name], alone[name], rtol=1e-3, atol=1e-7)
 
 
-@pytest.mark.parametrize("kind", ["rate-distortion", "oracle-test-channel", "regularised"])
+@pytest.mark.parametrize("kind", ["rate-distortion", "oracle-test-channel"])
 def test_a_factor_of_lambda_weighs_the_distortion_alone(kind: str) -> None:
     plain, scaled = (
         objective_of(dataclasses.replace(CONFIG, objective=kind, lambda_scale=s), codec())(batch())

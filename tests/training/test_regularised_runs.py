@@ -17,11 +17,13 @@ from PIL import Image
 import waterfill as wf
 from waterfill.cli import run as command_line
 from waterfill.codec.config import CodecConfig
+from waterfill.codec.model import Codec
 from waterfill.errors import DivergedError
-from waterfill.training import loop
+from waterfill.training import learner, loop
 from waterfill.training.config import TrainConfig
 from waterfill.training.experiments import load_experiments
 from waterfill.training.loop import Report, train
+from waterfill.training.objectives import Objective, objective_of
 from waterfill.training.schedules import Schedule
 
 CONFIG = TrainConfig(
@@ -128,7 +130,7 @@ def test_a_codec_that_is_paid_for_distortion_stops_with_the_reason(
         REGULARISED, alpha=20.0, alpha_unit="pixel", steps=300, learning_rate=1e-2,
         validate_every=300,
     )  # fmt: skip
-    with pytest.raises(DivergedError, match=r"the distortion runs away: [\d.]+ dB became") as one:
+    with pytest.raises(DivergedError, match=r"the distortion runs away, to") as one:
         run(photographs, tmp_path / "run", config)
     assert re.search(
         r"takes [\d.]+ times λ with alpha 20 per pixel, take a smaller", str(one.value)
@@ -188,3 +190,36 @@ def test_the_queue_holds_each_of_the_papers_models_with_and_without() -> None:
         plain = dataclasses.replace(config, source_model="none", alpha=0.0)
         assert plain == configs[name.replace("-regularised", "")]
         assert (config.alpha > 0) == ("regularised" in name)
+
+
+def test_a_source_model_that_is_no_number_is_left_out_of_a_step(
+    photographs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The codec's norm is finite: the larger of the two must not hide the other's."""
+
+    def poisoned(config: TrainConfig, codec: Codec) -> Objective:
+        objective = objective_of(config, codec)
+        assert objective.regulariser is not None
+        parameter = next(objective.regulariser.parameters())
+        calls = []
+
+        def spoil(gradient: torch.Tensor) -> torch.Tensor:
+            calls.append(gradient)
+            return gradient * math.nan if len(calls) == 3 else gradient
+
+        parameter.register_hook(spoil)
+        return objective
+
+    monkeypatch.setattr(learner, "objective_of", poisoned)
+    config = dataclasses.replace(REGULARISED, skip_nonfinite=True)
+    out = run(photographs, tmp_path / "run", config)
+    assert all(bool(t.isfinite().all()) for t in tensors(out).values())
+    with safetensors.safe_open(tmp_path / "run" / "checkpoint.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["waterfill.training"])["skipped"] == 1
+
+
+def test_pieces_of_a_batch_pull_as_the_whole(photographs: str, tmp_path: Path) -> None:
+    run(photographs, tmp_path / "one", REGULARISED)
+    run(photographs, tmp_path / "two", dataclasses.replace(REGULARISED, accumulate=2))
+    one, two = (column(tmp_path / name, "lambda_share") for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-3)

@@ -17,6 +17,7 @@ from waterfill.codec.config import CodecConfig
 from waterfill.codec.registry import load_codec
 from waterfill.data.images import Picture, as_picture, sample_pictures
 from waterfill.errors import DivergedError, WaterfillError
+from waterfill.evaluation.bd import CurveError
 from waterfill.evaluation.cache import fingerprint
 from waterfill.evaluation.curves import bd_rate
 from waterfill.files import write_whole
@@ -137,9 +138,9 @@ def _mini(model: str) -> TrainConfig:
 
 
 def checkpoints_of(arm: Arm, scale: str) -> list[int]:
-    """Steps after which an arm is looked at."""
+    """Steps after which an arm is looked at; of a weight that falls, after the last alone."""
     steps = arm.configs(scale, SEEDS[0])[0].steps
-    return [round(steps * share) for share in CHECKPOINTS]
+    return [round(steps * share) for share in CHECKPOINTS if share == 1 or not arm.annealed]
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class Trained:
         for item in request.pictures or sample_pictures():
             name = Path(item).resolve().parent.name if isinstance(item, str | Path) else "samples"
             groups.setdefault(name, []).append(self._seen(as_picture(item)))
-        #: What stopped the arms that could not be trained to the end, by their names.
+        #: What stopped those that could not be trained to the end, by arm and seed.
         self.ran_away: dict[str, str] = {}
         self.sets = [_Set(name, tuple(pictures)) for name, pictures in groups.items()]
 
@@ -197,7 +198,11 @@ class Trained:
             whole = self.request.scale == "mini"
             qualities = QUALITIES if whole else QUALITIES[index : index + 1]
             name = f"{self.request.scale}-{arm.name}-s{seed}" + (f"-r{index}" * (not whole))
-            weights = self._weights(RunFolder(self.request.runs / name), config, step)
+            folder = RunFolder(self.request.runs / name)
+            # Each step on the way is kept, for the figures that will ask for it.
+            for due in checkpoints_of(arm, self.request.scale):
+                if due <= step:
+                    weights = self._weights(folder, config, due)
             points += self._measured(weights, group, qualities)
         return points
 
@@ -208,7 +213,7 @@ class Trained:
             return kept
         request, ran_away = self.request, folder.path / "ran-away.txt"
         if ran_away.exists():
-            raise DivergedError(ran_away.read_text(encoding="utf-8").strip())
+            raise DivergedError(ran_away.read_text(encoding="utf-8", errors="replace").strip())
         if not request.photographs:
             raise WaterfillError(
                 f"{folder.path.name} is not trained: name photographs to train on with --train"
@@ -247,9 +252,12 @@ class Trained:
     ) -> list[tuple[float, float]]:
         """Means over a set of what files would hold, by the codec's ideal code length."""
         record = weights.with_suffix(".json")
-        known: dict[str, Any] = {}
-        if record.exists():
-            known = json.loads(record.read_text(encoding="utf-8"))
+        try:
+            known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            known = {}
+        except ValueError:
+            raise WaterfillError(f"{record}: is damaged; delete it to measure again") from None
         if group.key not in known:
             rows = measure_rung(
                 load_codec(str(weights)),
@@ -269,15 +277,22 @@ class Trained:
         """BD-rate of an arm against another, by seed: same first weights, same crops."""
         values = []
         for seed in SEEDS:
+            curves = [self._curve_if_any(one, seed, step, wanted) for one in (against, arm)]
             try:
-                curves = [self.curve(one, seed, step, wanted) for one in (against, arm)]
-                values.append(bd_rate(*curves))
-            except ValueError:  # young codecs' curves may not rise
+                values.append(bd_rate(*curves) if all(curves) else math.nan)
+            except CurveError:  # of young codecs, that share no range of PSNR
                 values.append(math.nan)
-            except DivergedError as error:
-                values.append(math.nan)
-                self.ran_away[arm.name] = str(error)
         return Effect(tuple(values))
+
+    def _curve_if_any(
+        self, arm: Arm, seed: int, step: int, wanted: str
+    ) -> list[tuple[float, float]]:
+        """A curve; empty, and the reason noted, of an arm that ran away."""
+        try:
+            return self.curve(arm, seed, step, wanted)
+        except DivergedError as error:
+            self.ran_away[f"{arm.name}, seed {seed}"] = str(error)
+            return []
 
 
 def mean_effect(effects: Sequence[Effect]) -> Effect:

@@ -52,8 +52,8 @@ class Effect:
 
     @property
     def verdict(self) -> str:
-        """Of the claim that the mean is below zero."""
-        if not math.isfinite(self.half_width):
+        """Of the claim that the mean is below zero; nothing without all of the seeds."""
+        if len(self.finite) < len(self.values) or not math.isfinite(self.half_width):
             return "not resolved"
         if self.mean + self.half_width < 0:
             return "reproduced"
@@ -87,4 +87,6 @@ class Effect:
         if not self.finite:
             return "—"
         spread = f" ± {self.half_width:.2f}" if math.isfinite(self.half_width) else ""
-        return f"{self.mean:+.2f}{spread} %".replace("-", "−")
+        missing = len(self.finite) < len(self.values)
+        count = f" ({len(self.finite)} of {len(self.values)} seeds)" if missing else ""
+        return f"{self.mean:+.2f}{spread} %{count}".replace("-", "−")

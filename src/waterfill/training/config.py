@@ -45,9 +45,6 @@ _FREE = frozenset(
     {"steps", "data", "start", "checkpoint_every", "validate_every", "skip_nonfinite"}
 )
 
-#: Fields that older checkpoints lack, and what they meant.
-_LATER: dict[str, Any] = {"lambda_scale": 1.0}
-
 #: Beyond these a number is a slip: the first batch alone would outlast patience or memory.
 _MOST = {"steps": 10**9, "batch": 1 << 16, "crop": 1 << 12}
 
@@ -285,8 +282,7 @@ class TrainConfig:
         ours = self.to_dict()
         # Of a plateau, what is looked at decides the outcome.
         free = _FREE - ({"validate_every"} if self.schedule == "plateau" else set())
-        theirs = _LATER | dict(other)
-        return next((n for n in ours if n not in free and ours[n] != theirs.get(n)), None)
+        return next((n for n in ours if n not in free and ours[n] != other.get(n)), None)
 
 
 def parse_toml(text: str, label: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ class Learner:
         """Clip each part's gradients for itself; the largest norm before."""
         self._fabric.strategy.precision.unscale_gradients(self._optimiser)
         norms = [torch.nn.utils.clip_grad_norm_(part, self._clip) for part in self._parts]
-        return max(float(norm) for norm in norms)
+        return float(torch.stack(norms).max())  # not a number if any of them is not
 
     def step(self) -> None:
         """Go along the gradients."""

@@ -52,9 +52,9 @@ _RUNAWAY = 10.0
 _DRIFT = 0.05
 #: Shares of λ: a regulariser below the first does nothing, from the second on it rules.
 _VANISHING, _DOMINATING = 1e-3, 1.0
-#: Smoothed PSNR that a dominated codec may lose before the run stops, dB; and steps until the mean
-#: of what crops happen to be has settled.
-_LOST, _SETTLED = 3.0, 50
+#: Times its least that the smoothed cost of distortion of a dominated codec may grow to before the
+#: run stops; and steps until the mean of what crops happen to be has settled.
+_GROWN, _SETTLED = 3.0, 50
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class _Run:
         self.recent: NDArray[np.float64] | None = None
         self.shown: dict[str, float] | None = None
         self.first: dict[str, float] | None = None
-        self.highest_psnr = 0.0
+        self.least_cost: float | None = None
         self.skipped = 0
         self._skipped_in_a_row = 0
         self._seconds_before = 0.0
@@ -216,6 +216,10 @@ class _Run:
         try:
             theirs = facts["config"]
             changed = self.config.changed_from(theirs)
+            if changed is not None and changed not in theirs:
+                raise TrainingError(
+                    f"{checkpoint}: made by another version of this program, without {changed}"
+                )
             if changed is not None:
                 ours = self.config.to_dict()[changed]
                 raise TrainingError(
@@ -227,7 +231,7 @@ class _Run:
             self.step, self._seconds_before = int(facts["step"]), float(facts["seconds"])
             self._waited_before = float(facts["waited_seconds"])
             recent, self.shown, self.first = facts["recent"], facts["shown"], facts["first"]
-            self.highest_psnr = float(facts["highest_psnr"])
+            self.least_cost = facts["least_cost"]
             self.recent = None if recent is None else np.array(recent, dtype=float)
             self.skipped = int(facts["skipped"])
             self.schedule.restore(facts["schedule"])
@@ -396,6 +400,7 @@ class _Run:
         if self.fabric.is_global_zero:
             recent = [math.nan] * len(_RECORDED) if self.recent is None else self.recent
             row = dict(zip(_RECORDED, map(float, recent), strict=True))
+            row["lambda_share"] = self._share_of_lambda()
             row |= {f"validation_{name}": fresh[name] for name in _WATCHED}
             row |= {"seconds": self.seconds, "waited_seconds": self.waited_seconds}
             self.folder.record(self.step, row | {"learning_rate": rate})
@@ -424,23 +429,23 @@ class _Run:
                 f"a prior's for the same latents {100 * rose:.1f} % above: the limit drifts"
             )
 
+    def _smoothed(self, name: str) -> float:
+        """A running mean of what is recorded; NaN before the first step."""
+        return math.nan if self.recent is None else float(self.recent[_RECORDED.index(name)])
+
     def _share_of_lambda(self) -> float:
         """What the regulariser takes of late; NaN without one."""
-        if self.recent is None:
-            return math.nan
-        return float(self.recent[_RECORDED.index("lambda_share")])
+        return self._smoothed("pull") / max(self._smoothed("resistance"), 1e-12)
 
     def _watch_regulariser(self) -> None:
         """Stop a codec that is paid for distortion once it runs away, and name the reason."""
-        if self.step < _SETTLED:
+        if self.step < _SETTLED or self.objective.regulariser is None:
             return
-        assert self.recent is not None
-        share, psnr = self._share_of_lambda(), float(self.recent[_RECORDED.index("psnr")])
-        self.highest_psnr = max(self.highest_psnr, psnr)
-        if share > _DOMINATING and psnr < self.highest_psnr - _LOST:
-            raise self._diverged(
-                f"the distortion runs away: {self.highest_psnr:.1f} dB became {psnr:.1f}"
-            )
+        cost = self._smoothed("resistance")
+        self.least_cost = min(self.least_cost or cost, cost)
+        if self._share_of_lambda() > _DOMINATING and cost > _GROWN * self.least_cost:
+            times = cost / self.least_cost
+            raise self._diverged(f"the distortion runs away, to {times:.1f} times what it was,")
 
     def _said_of_regulariser(self) -> str | None:
         """What there is to say of a regulariser whose weight is far from sensible."""
@@ -469,7 +474,7 @@ class _Run:
             "recent": None if self.recent is None else self.recent.tolist(),
             "shown": self.shown,
             "first": self.first,
-            "highest_psnr": self.highest_psnr,
+            "least_cost": self.least_cost,
             "skipped": self.skipped,
             "schedule": self.schedule.state(),
             "scaler": self.fabric.strategy.precision.state_dict(),

@@ -162,7 +162,7 @@ class Objective(nn.Module, ABC):
     """
 
     #: What :meth:`aside` has figures of.
-    ASIDE = ("source_bits", "lambda_share")
+    ASIDE = ("source_bits", "pull", "resistance")
 
     def __init__(
         self,
@@ -200,13 +200,13 @@ class Objective(nn.Module, ABC):
     def aside(self) -> Mapping[str, float]:
         """What else is worth a record of the last batch, known once its gradients are.
 
-        ``source_bits`` is H_q by the regulariser's unit, ``lambda_share`` the share of λ that the
-        regulariser takes; NaN without one.
+        ``source_bits`` is H_q by the regulariser's unit; ``pull`` and ``resistance`` are how it and
+        λ·distortion pull on x̂ (:meth:`~waterfill.training.regulariser.Regulariser.tug`). NaN
+        without one.
         """
         if self.regulariser is None or self._lambdas is None:
             return dict.fromkeys(self.ASIDE, math.nan)
-        share = self.regulariser.lambda_share(self._lambdas)
-        values = (float(self.regulariser.entropy), share)
+        values = (float(self.regulariser.entropy), *self.regulariser.tug(self._lambdas))
         return dict(zip(self.ASIDE, values, strict=True))
 
     def learners(self) -> list[list[nn.Parameter]]:

@@ -66,8 +66,8 @@ class Regulariser(nn.Module):
         One of :data:`UNITS`. In bits per pixel α weighs as much as three times that per dimension,
         and the weights of the paper would outgrow λ.
     share
-        Of each picture's area that H_q is measured on, at that share of the time: a window drawn
-        anew each time. Of random crops its expectation is that of the whole.
+        Share of each picture that H_q is measured on, which takes that share of the time: a window
+        drawn anew for each call. Over random crops its mean is that of the whole.
 
     Attributes
     ----------
@@ -78,12 +78,15 @@ class Regulariser(nn.Module):
     ------
     TrainingError
         For a weight that is negative or no number, an unknown unit, a share outside (0, 1]; when
-        called with pixels that are not in [0, 1].
+        called at first with pixels that are not in [0, 1].
+    CodecError
+        When called with batches of other shapes.
     """
 
     entropy: Tensor
     _pull: Tensor
     _power: Tensor
+    _scale: Tensor
 
     def __init__(
         self,
@@ -102,7 +105,7 @@ class Regulariser(nn.Module):
             raise TrainingError(f"a share of a picture lies in 0 … 1, not {share}")
         self.alpha, self.unit, self.share = alpha, unit, share
         self.source = source or SourceModel()
-        self.entropy, self._pull, self._power = torch.full((3, 1), math.nan)
+        self.entropy, self._pull, self._power = torch.full((3,), math.nan)
         self._checked = False
 
     def forward(
@@ -123,6 +126,7 @@ class Regulariser(nn.Module):
         seeds
             Of the windows, one for each picture; None draws them from torch's generator.
         """
+        self.source.check(x, x_hat)
         if not self._checked:
             self._check(x)
         if self.share < 1:
@@ -132,20 +136,22 @@ class Regulariser(nn.Module):
         dimensions = self.source.planes if self.unit == "pixel" else 1
         alpha = self.alpha * dimensions
         factor = x_hat.new_full((len(x_hat),), -alpha) if weight is None else -alpha * weight
+        error = (x_hat - x).detach()
+        self._power = 2.0 * 255.0**2 * error.square().mean((1, 2, 3))
         if alpha:
             seen = _Turned.apply(x_hat, factor[:, None, None, None])  # type: ignore[no-untyped-call]
             if seen.requires_grad:
-                error = (x_hat - x).detach()
                 seen.register_hook(lambda gradient: self._note(gradient, error, alpha))
         else:  # not even a zero that an infinite gradient could spoil
             seen = x_hat.detach()
             self._pull = torch.zeros(len(x_hat), device=x_hat.device)
-            self._power = torch.ones_like(self._pull)
         entropy = self.source.bits_per_dimension(x, seen)
         self.entropy = entropy.detach().mean() * dimensions
         value = (factor * entropy).mean().detach()
         # The value is −αH's; of the two gradients each goes where it belongs.
         mean = entropy.mean()
+        if mean.requires_grad:
+            mean.register_hook(self._scaled)  # type: ignore[no-untyped-call]
         return value + (mean - mean.detach())
 
     def _windows(self, x: Tensor, x_hat: Tensor, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -162,27 +168,33 @@ class Regulariser(nn.Module):
         first, second = (w.contiguous(memory_format=torch.channels_last) for w in windows)
         return first, second
 
+    def _scaled(self, gradient: Tensor) -> None:
+        """Keep what the loss has been multiplied by, as a scaler and pieces of a batch do."""
+        self._scale = gradient.detach()
+
     def _note(self, gradient: Tensor, error: Tensor, alpha: float) -> None:
-        """Keep how far the gradient of H_q, before its turn, and that of the error go one way."""
-        self._pull = alpha * (gradient * error).sum((1, 2, 3)) * len(error)
-        self._power = 2.0 * 255.0**2 * error.square().mean((1, 2, 3))
+        """Keep how far the gradient of H_q, before its turn, goes along the error."""
+        along = (gradient * error).sum((1, 2, 3)) * len(error)
+        self._pull = alpha * along / self._scale
 
-    def lambda_share(self, lambdas: Tensor | float) -> float:
-        """Share of λ that the regulariser took of the last batch, known after ``backward``.
+    def tug(self, lambdas: Tensor | float) -> tuple[float, float]:
+        """How hard regulariser and distortion pull on x̂, against each other along its error.
 
-        Along the error x̂ − x, −α·H_q pulls against λ·255²·MSE; this is the ratio of the two, over
-        all pictures at once. Near 0 the regulariser does nothing; beyond 1 the codec is paid for
-        distortion. With a perfect q it is α/(2 ln 2·MSE·λ) per dimension.
+        Known of the last batch after ``backward``, means over its pictures: −α·H_q pulls by the
+        first number where λ·255²·MSE pulls by the second. So the first over the second is the share
+        of λ that the regulariser takes: near 0 it does nothing, beyond 1 the codec is paid for
+        distortion. With a perfect q the share is α/(2 ln 2·MSE·λ) per dimension. Of single batches
+        it is a ratio of what may be next to nothing: compare means over many.
 
         Parameters
         ----------
         lambdas
             λ of each picture (B,), or of all.
         """
-        return float(self._pull.sum() / (lambdas * self._power).sum().clamp_min(1e-12))
+        return float(self._pull.mean()), float((lambdas * self._power).mean())
 
     def _check(self, x: Tensor) -> None:
-        """Pixels on another scale make H_q vanish, or drown all else."""
-        if float(x.detach().max()) > _BRIGHTEST:
+        """Pixels on another scale make H_q vanish, or drown all else. The first batch tells."""
+        if not -0.5 <= float(x.detach().min()) <= float(x.detach().max()) <= _BRIGHTEST:
             raise TrainingError("the regulariser takes pixels in [0, 1], not 0 … 255")
         self._checked = True

@@ -22,7 +22,7 @@ from waterfill.errors import CodecError
 
 __all__ = ["RELATIONS", "SOURCE_MODELS", "SourceModel", "source_model_for"]
 
-#: From the weakest to the strongest: what is predicted of a pixel, and from what.
+#: By what is predicted of a pixel, and from what.
 SOURCE_MODELS = ("constant", "scale", "mean-scale", "space-channel", "masked", "masked-wide")
 #: How a source model may stand to the prior of its codec.
 RELATIONS = ("weaker", "aligned", "stronger")
@@ -43,9 +43,9 @@ _NEIGHBOURS: dict[str, tuple[str | None, str]] = {
 _CELL = 4
 #: 8-bit steps in a unit of what networks see and predict.
 _UNIT = 8.0
-#: Range of log₂ σ in 8-bit steps, and where it starts: as wide as a young codec's errors, because
-#: too narrow a q pulls on x̂ far harder than a good one.
-_LOG2_MIN, _LOG2_MAX, _LOG2_START = -4.0, 8.0, 5.0
+#: Range of log₂ σ in 8-bit steps, and where it starts. Too narrow a q pulls on x̂ far harder than a
+#: good one: so none is narrower than a step, and a young one is as wide as a young codec's errors.
+_LOG2_MIN, _LOG2_MAX, _LOG2_START = 0.0, 8.0, 5.0
 
 
 def source_model_for(config: CodecConfig, relation: str = "aligned") -> str:
@@ -139,17 +139,27 @@ class SourceModel(nn.Module):
         CodecError
             For other shapes.
         """
+        self.check(x, x_hat)
+        height, width = (size // _CELL * _CELL for size in x.shape[2:])
+        x, x_hat = x[..., :height, :width], x_hat[..., :height, :width]
+        residual = (x - x_hat) * (255.0 / _UNIT)
+        return self._sent(residual, self._features(x_hat)).bits.mean((1, 2, 3))
+
+    def check(self, x: Tensor, x_hat: Tensor) -> None:
+        """Check that there is something to measure.
+
+        Raises
+        ------
+        CodecError
+            As :meth:`bits_per_dimension`.
+        """
         if x.shape != x_hat.shape or x.ndim != 4 or x.shape[1] != self.planes:
             raise CodecError(
                 f"a source model takes two batches (B, {self.planes}, H, W), "
                 f"not {tuple(x.shape)} and {tuple(x_hat.shape)}"
             )
-        height, width = (size // _CELL * _CELL for size in x.shape[2:])
-        if not (height and width):
+        if min(x.shape[2:]) < _CELL:
             raise CodecError(f"a source model takes pictures of {_CELL}×{_CELL} pixels at least")
-        x, x_hat = x[..., :height, :width], x_hat[..., :height, :width]
-        residual = (x - x_hat) * (255.0 / _UNIT)
-        return self._sent(residual, self._features(x_hat)).bits.mean((1, 2, 3))
 
     def _features(self, x_hat: Tensor) -> Tensor:
         """Means and log₂ scales of each pixel and colour, (B, 2·planes, H, W), by x̂ alone."""
