@@ -76,7 +76,9 @@ class TrainConfig:
     alpha_decay
         Last share of the run over which that weight falls to zero, linearly; 0 keeps it.
     source_rate
-        Adam's rate for the source model, as a multiple of the codec's.
+        Adam's rate for the source model, as a multiple of the codec's. Where σ² is below
+        α/(2 ln 2·λ), more error is worth more than it costs until q has seen it: q has to learn
+        faster than the codec, or the distortion runs away.
     distortion
         ``mse``, or ``ms-ssim``, which needs crops of 192 at least.
     lambda_scale
@@ -137,7 +139,7 @@ class TrainConfig:
     alpha: float = 0.0
     alpha_unit: str = "dimension"
     alpha_decay: float = 0.0
-    source_rate: float = 1.0
+    source_rate: float = 10.0
     distortion: str = "mse"
     lambda_scale: float = 1.0
     oracle_mean: str = "zero"

@@ -29,7 +29,7 @@ RECONSTRUCTED: Mapping[str, str] = MappingProxyType(
         "paper1 m": "192 up to λ = .013, 320 above, as in Minnen 2018",
         "paper1 λ of digits": "a 512th of the others, where estimators have something to say",
         "paper2 λ": "the lower four of the same",
-        "paper2 learning rate": "1e-4 for codec and source model",
+        "paper2 learning rate": "1e-4 for the codec, 1e-3 for the source model",
         "paper2 crop": "256",
         "paper2 steps": "2,000,000",
         "paper2 unit of H_q": "bits per dimension: per pixel, α = .1 would cancel the lowest λ",

@@ -45,7 +45,7 @@ class Regulariser(nn.Module):
     iteration, and one call of ``backward`` on loss + ``regulariser(x, x_hat)``::
 
         regulariser = Regulariser(0.1)
-        learning = torch.optim.Adam(regulariser.parameters(), lr=1e-4)
+        learning = torch.optim.Adam(regulariser.parameters(), lr=1e-3)  # ten times the codec's
         for x in crops:
             x_hat, loss = codec(x)
             (loss + regulariser(x, x_hat)).backward()
