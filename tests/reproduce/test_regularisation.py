@@ -226,6 +226,11 @@ def test_pictures_without_natural_ones_are_refused(
     request = Request("mini", pictures, [str(folder / "kodak")], tmp_path / "runs")
     with pytest.raises(WaterfillError, match="natural"):
         REPRODUCTIONS["paper2-fig3"](request)
+    (tmp_path / "kodak").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "kodak" / "a.png")
+    both = [str(folder / "kodak" / "0.png"), str(tmp_path / "kodak" / "a.png")]
+    with pytest.raises(WaterfillError, match="two folders of one name"):
+        REPRODUCTIONS["paper2-fig3"](replace(request, pictures=both))
 
 
 def test_steps_with_and_without_are_timed() -> None:

@@ -178,7 +178,10 @@ def test_one_switch_on_the_command_line(
     assert (stronger["alpha"], stronger["source_model"]) == (0.2, "stronger")
     assert stronger["alpha_unit"] == "pixel"
     capsys.readouterr()
-    assert command_line(["train", photographs, "--out", "x", "--source-model", "good"]) == 2
+    assert command_line(["train", photographs, "--out", "x", "--source-model", "weaker"]) == 2
+    assert "give its weight, --regularize" in capsys.readouterr().err
+    wrong = ["--regularize", "1", "--source-model", "good"]
+    assert command_line(["train", photographs, "--out", "x", *wrong]) == 2
     assert "source_model must be one of none, weaker, aligned, stronger" in capsys.readouterr().err
 
 

@@ -142,6 +142,8 @@ def train(
     config = _base(preset, config_file, out, resume=resume)
     if alpha is not None and config.source_model == "none":
         given.setdefault("source_model", "aligned")
+    if alpha is None and not config.alpha and "source_model" in given:
+        raise TrainingError("--source-model is of a regulariser: give its weight, --regularize")
     config = config.with_values(given, label="command line")
     if not config.data:
         raise TrainingError("on what? name photographs, a folder of them, or tar shards")

@@ -169,9 +169,14 @@ class Trained:
     def __init__(self, request: Request) -> None:
         self.request = request
         groups: dict[str, list[Picture]] = {}
+        places: dict[str, Path] = {}
         for item in request.pictures or sample_pictures():
-            name = Path(item).resolve().parent.name if isinstance(item, str | Path) else "samples"
-            groups.setdefault(name, []).append(self._seen(as_picture(item)))
+            folder = (
+                Path(item).absolute().parent if isinstance(item, str | Path) else Path("samples")
+            )
+            if places.setdefault(folder.name, folder) != folder:
+                raise WaterfillError(f"{places[folder.name]}, {folder}: two folders of one name")
+            groups.setdefault(folder.name, []).append(self._seen(as_picture(item)))
         #: What stopped those that could not be trained to the end, by arm and seed.
         self.ran_away: dict[str, str] = {}
         self.sets = [_Set(name, tuple(pictures)) for name, pictures in groups.items()]
