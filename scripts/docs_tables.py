@@ -75,7 +75,9 @@ def _tables(wanted: Callable[[str], bool]) -> str:
     for one in results():
         for table in one["tables"] if wanted(one["name"]) else ():
             title = table["title"]
-            pages += [f"`{one['name']}`: {title[:1].lower()}{title[1:]}", _table(table)]
+            if not title[1:2].isupper():  # no abbreviation
+                title = title[:1].lower() + title[1:]
+            pages += [f"`{one['name']}`: {title}", _table(table)]
     return "\n\n".join(pages)
 
 
