@@ -23,13 +23,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from waterfill.allocator import keep_large_blocks
-from waterfill.codec.model import Codec
 from waterfill.codec.registry import PRESETS
 from waterfill.provenance import environment
+from waterfill.reproduce.overhead import step_on_noise
 from waterfill.training.config import OBJECTIVES, TrainConfig
-from waterfill.training.engine import make_fabric
-from waterfill.training.learner import Learner
-from waterfill.training.objectives import Batch
 
 
 def synchronise(device: torch.device) -> None:
@@ -53,31 +50,15 @@ def matrix_peak(device: torch.device, dtype: torch.dtype, seconds: float = 2.0) 
 
 def own_step(config: TrainConfig, repeats: int) -> dict[str, Any]:
     keep_large_blocks()
-    torch.manual_seed(config.seed)
-    fabric = make_fabric(config)
-    codec = Codec(config.codec).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    learner = Learner(config, fabric, codec)
-    generator = torch.Generator().manual_seed(config.seed)
-    shape = (config.batch, config.crop, config.crop, 3)
-    pixels = torch.randint(0, 256, shape, generator=generator).to(torch.uint8)
-    pixels = pixels.permute(0, 3, 1, 2).to(fabric.device)
-    quality = torch.full((config.batch,), 4.0, device=fabric.device)
-
-    def step() -> None:
-        learner.gradients(Batch(pixels, quality, list(range(config.batch))))
-        learner.clip()
-        learner.step()
-        learner.forget()
+    fabric, step = step_on_noise(config, quality=4.0)
 
     step()
     with FlopCounterMode(display=False) as counter:
         step()
     times = []
     for _ in range(repeats):
-        synchronise(fabric.device)
         began = time.perf_counter()
         step()
-        synchronise(fabric.device)
         times.append(time.perf_counter() - began)
     seconds = statistics.median(times)
     narrow = fabric.strategy.precision.precision != "32-true"

@@ -77,12 +77,11 @@ class Batch:
         Of the noise of each picture.
     """
 
-    __slots__ = ("noise", "pixels", "quality", "seeds")
+    __slots__ = ("noise", "pixels", "quality")
 
     def __init__(self, pixels: Tensor, quality: Tensor, seeds: Sequence[int]) -> None:
         self.pixels = pixels
         self.quality = quality
-        self.seeds = seeds
         self.noise = Noise(seeds, pixels.device)
 
     def pictures(self, planes: int = 3) -> Tensor:
@@ -187,7 +186,9 @@ class Objective(nn.Module, ABC):
         self._lambdas = self.scale * lambdas_of(batch.quality)
         # The cost of a picture is divided by √λ in the loss: so is its share of the regulariser.
         weight = relative_step(batch.quality)
-        return losses._replace(loss=losses.loss + self.regulariser(x, x_hat, weight, batch.seeds))
+        return losses._replace(
+            loss=losses.loss + self.regulariser(x, x_hat, weight, batch.noise.seeds)
+        )
 
     @abstractmethod
     def cost(self, x: Tensor, batch: Batch) -> tuple[Losses, Tensor]:
