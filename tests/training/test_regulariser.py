@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from waterfill.codec.config import CodecConfig
@@ -17,6 +20,7 @@ from waterfill.codec.model import Codec
 from waterfill.codec.priors import RELATIONS, SOURCE_MODELS, SourceModel, source_model_for
 from waterfill.errors import CodecError, TrainingError
 from waterfill.training.config import OBJECTIVES, TrainConfig
+from waterfill.training.loop import train
 from waterfill.training.objectives import Batch, Objective, RateDistortion, objective_of
 from waterfill.training.regulariser import Regulariser
 
@@ -246,9 +250,7 @@ def test_the_share_of_lambda_is_that_of_theory(alpha: float, unit: str) -> None:
     x = torch.rand(2, 3, 64, 64, generator=generator)
     noise = torch.randn(x.shape, generator=generator) * math.sqrt(mse) / 255.0
     source = SourceModel("constant")
-    assert source.constant is not None
-    with torch.no_grad():
-        source.constant.fill_(0.5 * math.log2(mse + 1 / 12) - 5.0)
+    source.expect(mse / 255.0**2)
     regulariser = Regulariser(alpha, source, unit=unit)
     regulariser(x, (x + noise).requires_grad_()).backward()
     dimensions = 3 if unit == "pixel" else 1
@@ -257,6 +259,29 @@ def test_the_share_of_lambda_is_that_of_theory(alpha: float, unit: str) -> None:
     expected = alpha * dimensions / (2 * math.log(2) * mse) / 0.0018
     assert share == pytest.approx(expected, rel=0.03)
     assert (share > 1) == (alpha * dimensions > 0.15)
+
+
+def test_a_source_model_starts_at_the_errors_of_the_codec_it_stands_beside(tmp_path: Path) -> None:
+    image = np.random.default_rng(2).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    for name in "ab":
+        Image.fromarray(image).resize((96, 64)).save(tmp_path / f"{name}.png")
+    config = TrainConfig(
+        data=(str(tmp_path),),
+        steps=1,
+        batch=1,
+        crop=64,
+        source_model="aligned",
+        source_rate=1e-9,
+        codec=CodecConfig(n=4, m=8, hyper=4),
+    )
+    train(config, tmp_path / "run")
+    row = pandas.read_csv(tmp_path / "run" / "metrics.csv").iloc[0]
+    # Of a codec that draws grey, all errors are the picture's own contrast: what is as wide as they
+    # are costs the entropy of a Gaussian of their power.
+    power = 255.0**2 * 10.0 ** (-0.1 * row["psnr"])
+    assert row["source_bits"] == pytest.approx(
+        0.5 * math.log2(2 * math.pi * math.e * power), abs=0.2
+    )
 
 
 def test_the_tug_is_the_same_whatever_a_loss_is_multiplied_by() -> None:

@@ -33,6 +33,7 @@ from waterfill.training.presets import PRESETS
 
 __all__ = [
     "ALPHAS",
+    "BUNDLED",
     "CHECKPOINTS",
     "MODELS",
     "QUALITIES",
@@ -47,6 +48,8 @@ __all__ = [
 
 #: The models of paper 2, and the weight that the paper gives each.
 MODELS = ("hyperprior", "autoregressive", "attention")
+#: None of the paper's: the bundled codec, trained on from where it stands.
+BUNDLED = "bundled"
 ALPHAS = {"hyperprior": 0.1, "autoregressive": 1.0, "attention": 1.0}
 #: In bits per dimension the larger one takes more than λ has, and a codec runs away: what is
 #: compared at mini scale is the smaller one for all.
@@ -58,6 +61,8 @@ SEEDS = (1, 2, 3)
 CHECKPOINTS = (0.25, 0.5, 0.75, 1.0)
 #: Of the mini scale: steps, and the side of the middle of a picture that is measured.
 _MINI_STEPS, _MINI_SIDE = 400, 256
+#: Steps of the bundled codec.
+_MINI_FURTHER = 240
 #: A fixed block transform between learned filters starts where others come after hours. There is
 #: no such stand-in for transforms with attention.
 _MINI_CODECS = {
@@ -75,7 +80,7 @@ class Arm:
     Attributes
     ----------
     model
-        One of :data:`MODELS`.
+        One of :data:`MODELS`, or :data:`BUNDLED`.
     alpha
         Weight of the regulariser; None for plain training.
     relation
@@ -98,13 +103,15 @@ class Arm:
         return "-".join([self.model, f"{self.alpha:g}", *ends])
 
     def configs(self, scale: str, seed: int) -> list[TrainConfig]:
-        """What is trained: one codec for all rates at mini scale, one for each at full."""
+        """What is trained: one codec for all rates, or at full scale one for each of a model's."""
         changes: dict[str, Any] = {"seed": seed}
         if self.alpha is not None:
             decay = 1.0 if self.annealed else 0.0
             changes |= {
                 "alpha": self.alpha, "source_model": self.relation, "alpha_decay": decay,
             }  # fmt: skip
+        if self.model == BUNDLED:
+            return [replace(_further(scale), **changes)]
         if scale == "mini":
             return [replace(_mini(self.model), **changes)]
         names = [f"paper2-{self.model}-q{quality:g}" for quality in QUALITIES]
@@ -137,10 +144,39 @@ def _mini(model: str) -> TrainConfig:
     )
 
 
+def _further(scale: str) -> TrainConfig:
+    """The bundled codec at the paper's four rates, with a rate of learning that falls."""
+    bundled = PRESETS["bundled"]
+    whole = replace(
+        bundled,
+        start="default",
+        steps=20_000,
+        batch=16,
+        linear_steps=0,
+        learning_rate=3e-4,
+        schedule="cosine",
+        decay=0.9,
+        codec=replace(bundled.codec, qualities=(QUALITIES[0], QUALITIES[-1])),
+    )
+    if scale == "full":
+        return whole
+    return replace(
+        whole,
+        steps=_MINI_FURTHER,
+        batch=4,
+        crop=192,
+        warmup=20,
+        ema=0.98,
+        checkpoint_every=50,
+        validate_every=_MINI_FURTHER,
+    )
+
+
 def checkpoints_of(arm: Arm, scale: str) -> list[int]:
-    """Steps after which an arm is looked at; of a weight that falls, after the last alone."""
-    steps = arm.configs(scale, SEEDS[0])[0].steps
-    return [round(steps * share) for share in CHECKPOINTS if share == 1 or not arm.annealed]
+    """Steps after which an arm is looked at; the last alone where a weight or a rate falls."""
+    config = arm.configs(scale, SEEDS[0])[0]
+    last_alone = arm.annealed or config.schedule != "constant"
+    return [round(config.steps * share) for share in CHECKPOINTS if share == 1 or not last_alone]
 
 
 @dataclass(frozen=True)
@@ -199,8 +235,9 @@ class Trained:
         """
         (group,) = (one for one in self.sets if one.name == wanted)
         points: list[tuple[float, float]] = []
-        for index, config in enumerate(arm.configs(self.request.scale, seed)):
-            whole = self.request.scale == "mini"
+        configs = arm.configs(self.request.scale, seed)
+        for index, config in enumerate(configs):
+            whole = len(configs) == 1
             qualities = QUALITIES if whole else QUALITIES[index : index + 1]
             name = f"{self.request.scale}-{arm.name}-s{seed}" + (f"-r{index}" * (not whole))
             folder = RunFolder(self.request.runs / name)

@@ -180,6 +180,10 @@ class _Run:
             training, size=config.crop, seed=config.seed, augment=config.augment
         )
 
+        if fresh and self.objective.regulariser is not None:
+            before = self.validate(self.objective, codec, fabric.device)
+            self.objective.regulariser.source.expect(before["mse"])
+
         self.step = 0
         self.recent: NDArray[np.float64] | None = None
         self.shown: dict[str, float] | None = None

@@ -67,10 +67,10 @@ class Validation:
     def __call__(
         self, objective: Objective, codec: Codec, device: torch.device
     ) -> dict[str, float]:
-        """Means over pictures: bpp and psnr at each quality, and over all what is recorded."""
+        """Means over pictures: bpp and psnr at each quality; over all, mse and what is recorded."""
         result: dict[str, float] = {}
         measured = objective.for_validation(codec)
-        totals = np.zeros(4)
+        totals = np.zeros(5)
         for quality in self.qualities:
             rows = []
             for index, crop in enumerate(self.crops):
@@ -78,11 +78,11 @@ class Validation:
                 losses = measured(Batch(crop.to(device), at, [index]))
                 values = (losses.loss, losses.bpp, losses.mse, losses.prior_bpp)
                 loss, bpp, mse, prior_bpp = (float(value) for value in values)
-                rows.append((loss, bpp, _psnr(mse), prior_bpp))
+                rows.append((loss, bpp, _psnr(mse), prior_bpp, mse))
             mean = np.mean(rows, axis=0)
             result[f"bpp@{quality:g}"], result[f"psnr@{quality:g}"] = mean[1], mean[2]
             totals += mean / len(self.qualities)
-        result |= dict(zip(("loss", "bpp", "psnr", "prior_bpp"), totals, strict=True))
+        result |= dict(zip(("loss", "bpp", "psnr", "prior_bpp", "mse"), totals, strict=True))
         return {name: float(value) for name, value in result.items()}
 
 

@@ -8,6 +8,7 @@ prior: it knows of x what the prior knows of y (paper 2, supplementary §9, §10
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -43,8 +44,8 @@ _NEIGHBOURS: dict[str, tuple[str | None, str]] = {
 _CELL = 4
 #: 8-bit steps in a unit of what networks see and predict.
 _UNIT = 8.0
-#: Range of log₂ σ in 8-bit steps, and where it starts. Too narrow a q pulls on x̂ far harder than a
-#: good one: so none is narrower than a step, and a young one is as wide as a young codec's errors.
+#: Range of log₂ σ in 8-bit steps, and where it starts unless it is told better. Too narrow a q
+#: pulls on x̂ far harder than a good one: so none is narrower than a step, and a young one is wide.
 _LOG2_MIN, _LOG2_MAX, _LOG2_START = 0.0, 8.0, 5.0
 
 
@@ -104,11 +105,18 @@ class SourceModel(nn.Module):
     width
         Channels inside; of ``masked-wide`` three times as many.
 
+    Attributes
+    ----------
+    log2_start
+        log₂ σ in 8-bit steps that corrections are to: 5, or by :meth:`expect`. Stored, not trained.
+
     Raises
     ------
     CodecError
         For an unknown kind.
     """
+
+    log2_start: Tensor
 
     def __init__(self, kind: str = "mean-scale", *, planes: int = 3, width: int = 32) -> None:
         super().__init__()
@@ -120,6 +128,19 @@ class SourceModel(nn.Module):
         self.constant = nn.Parameter(torch.zeros(planes, 1, 1)) if kind == "constant" else None
         self.network = None if kind == "constant" else _network(planes, width, kind != "scale")
         self.context = _context(kind, planes)
+        self.register_buffer("log2_start", torch.tensor(_LOG2_START))
+
+    @torch.no_grad()
+    def expect(self, mse: float) -> None:
+        """Start from errors of a size, instead of spending hundreds of steps to come near it.
+
+        Parameters
+        ----------
+        mse
+            Mean squared error of reconstructions, pixels in [0, 1].
+        """
+        power = max(255.0**2 * mse, 0.0) + 1.0 / 12.0
+        self.log2_start.fill_(0.5 * math.log2(power)).clamp_(_LOG2_MIN, _LOG2_MAX)
 
     def bits_per_dimension(self, x: Tensor, x_hat: Tensor) -> Tensor:
         """Mean of −log₂ q(x|x̂) over pixels and colours: the cross-entropy H_q, (B,).
@@ -177,7 +198,7 @@ class SourceModel(nn.Module):
 
         def send(parameters: Tensor, part: Tensor, channels: slice) -> Crossing:
             shift, log2_sigma = parameters.chunk(2, dim=1)
-            log2_sigma = bounded(log2_sigma + _LOG2_START, _LOG2_MIN, _LOG2_MAX)
+            log2_sigma = bounded(log2_sigma + self.log2_start, _LOG2_MIN, _LOG2_MAX)
             return Crossing(part, dequantised_bits((part - shift) * _UNIT, log2_sigma))
 
         # A handful of channels: in a narrow type, padded to the width of its units, twice as slow.
