@@ -115,10 +115,12 @@ def command_lines(page: Path) -> list[list[str]]:
 def parsed(words: list[str]) -> dict[str, Any]:
     """What click makes of a command line, without doing it."""
     command: click.Command = app
+    # Within the program's own context: a command keeps the help's names from the first it is in.
+    around = click.Context(app, **app.context_settings)
     while isinstance(command, click.Group):
         command = command.commands[words[0]]
         words = words[1:]
-    with command.make_context(command.name, list(words)) as context:
+    with command.make_context(command.name, list(words), around) as context:
         assert command.params
         return context.params
 

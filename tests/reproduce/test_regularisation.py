@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from waterfill.codec.config import CodecConfig
+from waterfill.codec.registry import PRESETS as ARCHITECTURES
 from waterfill.errors import DivergedError, WaterfillError
 from waterfill.report.reproduction import render_reproduction
 from waterfill.reproduce import REPRODUCTIONS, Reproduction, Request, arms, regularisation
@@ -68,6 +69,16 @@ def test_full_scale_is_the_papers() -> None:
     configs = Arm("autoregressive", 1.0).configs("full", 1)
     presets = [PRESETS[f"paper2-autoregressive-regularised-q{q}"] for q in range(1, 5)]
     assert configs == [replace(preset, schedule="constant", seed=1) for preset in presets]
+
+
+def test_the_bundled_codec_is_trained_on_as_it_is() -> None:
+    for scale in ("mini", "full"):
+        arm = Arm("bundled", 0.1)
+        (config,) = arm.configs(scale, 2)
+        assert config.start == "default"
+        assert replace(config.codec, qualities=(1.0, 8.0)) == ARCHITECTURES["default"]
+        assert (config.seed, config.alpha, config.source_model) == (2, 0.1, "aligned")
+        assert arms.checkpoints_of(arm, scale) == [config.steps]
 
 
 @pytest.fixture
@@ -194,6 +205,8 @@ def test_verdicts_follow_the_intervals(monkeypatch: pytest.MonkeyPatch, folder: 
     assert of("fig8", **low | {"hyperprior-0.1-stronger": -1.0}) == ["not resolved"]
     assert of("annealed", **{"hyperprior-0.5-annealed": -1.0}) == ["reproduced"]
     assert of("annealed", **{"hyperprior-0.5": -1.0}) == ["not reproduced"]
+    assert of("bundled", **{"bundled-0.02": -1.0, "bundled-0.1": -1.0}) == ["reproduced"]
+    assert of("bundled", **{"bundled-0.02": -1.0, "bundled-0.1": 1.0}) == ["not reproduced"]
     # Small networks are beside no published curve.
     assert of("fig6") == of("table3") == ["cannot be"]
 

@@ -12,6 +12,7 @@ from waterfill.reproduce.on_digits import fig5c
 from waterfill.reproduce.on_pictures import appendix_g, fig3, fig4a, fig4b
 from waterfill.reproduce.regularisation import (
     paper2_annealed,
+    paper2_bundled,
     paper2_fig3,
     paper2_fig4,
     paper2_fig5,
@@ -54,5 +55,6 @@ REPRODUCTIONS: Mapping[str, Callable[[Request], Reproduction]] = MappingProxyTyp
         "paper2-table2": paper2_table2,
         "paper2-table3": paper2_table3,
         "paper2-annealed": paper2_annealed,
+        "paper2-bundled": paper2_bundled,
     }
 )
