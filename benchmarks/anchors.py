@@ -29,6 +29,7 @@ PUBLISHED = {
     "jpeg": ("jpeg", "tfc-jpeg420"),
     "jpeg-plain": ("jpeg", "tfc-jpeg420"),
     "jpeg2000": ("jpeg2000", "tfc-j2k-opj5"),
+    "jpeg2000-53": ("jpeg2000", "tfc-j2k-opj5"),
     "webp": ("webp", "tfc-webp"),
     "avif": ("av1",),
     "avif-444": ("av1",),

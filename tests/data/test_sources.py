@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,29 @@ def test_files(tmp_path: Path) -> None:
         )
     assert open_source(f"{tmp_path},size=4").dimension == 16
     assert open_source(f"{tmp_path},size=4,grey=0").dimension == 48
+
+
+def test_a_numpy_file_need_not_fit_into_memory(tmp_path: Path) -> None:
+    path, rows, columns = tmp_path / "large.npy", 20_000, 400
+    large = np.lib.format.open_memmap(path, "w+", np.float64, (rows, columns))
+    large[:] = np.arange(rows)[:, None]
+    large.flush()
+    del large
+    tracemalloc.start()
+    source = open_source(path)
+    assert source.digest is not None
+    same = source.digest() == sources.from_array(np.load(path, mmap_mode="r")).digest()  # type: ignore[misc]
+    drawn = source.sample(100, np.random.default_rng(0))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert same
+    assert most < path.stat().st_size / 4
+    assert (drawn == drawn[:, :1]).all()
+    whole = np.load(path)
+    assert source.digest() == sources.from_array(whole).digest()  # type: ignore[misc]
+    whole[-1, -1] = np.nan
+    with pytest.raises(WaterfillError, match="not finite"):
+        sources.from_array(whole)
 
 
 @pytest.mark.parametrize(

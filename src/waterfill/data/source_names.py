@@ -75,7 +75,7 @@ def _from_path(path: Path, settings: _Settings) -> Source:
     if path.suffix.lower() != ".npy":
         raise WaterfillError(f"{path}: neither IDX (…idx3-ubyte), .npy, nor a folder of pictures")
     try:
-        vectors = np.load(path, allow_pickle=False)
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise WaterfillError(f"{path}: can't be read ({error})") from None
     return from_array(vectors, path.name)

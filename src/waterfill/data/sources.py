@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,7 @@ Sampler = Callable[[int, np.random.Generator], Array]
 Truth = Callable[[float], tuple[float, float] | None]
 
 _LARGEST_ALPHABET = 4096
+_BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class Source:
     alphabet
         Letters (K, n) and their probabilities (K) of a finite source.
     stored
-        Vectors kept in memory, None for a law that never repeats itself.
+        Vectors that there are, None for a law that never repeats itself.
     digest
         SHA-256 of those vectors, when asked for.
     """
@@ -94,8 +95,16 @@ def _digest(*vectors: NDArray[np.generic]) -> str:
     whole = hashlib.sha256()
     for some in vectors:
         whole.update(f"{some.dtype.str} {some.shape}\n".encode())
-        whole.update(np.ascontiguousarray(some).tobytes())
+        for part in _blocks(some):
+            whole.update(np.ascontiguousarray(part).tobytes())
     return whole.hexdigest()
+
+
+def _blocks(vectors: NDArray[np.generic]) -> Iterator[NDArray[np.generic]]:
+    """All rows, a few megabytes at a time: the array may lie in a file, and not fit into memory."""
+    rows = max(1, _BLOCK_BYTES // max(1, vectors[0].nbytes))
+    for start in range(0, len(vectors), rows):
+        yield vectors[start : start + rows]
 
 
 def _law(
@@ -259,12 +268,13 @@ def discrete(probabilities: Array) -> Source:
 
 
 def from_array(vectors: NDArray[np.generic], name: str = "array") -> Source:
-    """Vectors that lie in memory: five sixths to fit on, the others fresh.
+    """Vectors of an array: five sixths to fit on, the others fresh.
 
     Parameters
     ----------
     vectors
-        (count, …), finite numbers; axes after the first are made one.
+        (count, …), finite numbers; axes after the first are made one. Of a memory-mapped file the
+        rows that are asked for are read, when they are: it may be larger than memory.
     name
         For tables.
 
@@ -279,7 +289,7 @@ def from_array(vectors: NDArray[np.generic], name: str = "array") -> Source:
     if len(raw) < 12 or not raw[0].size:
         raise WaterfillError(f"{name}: holds {len(raw)} vectors; twelve are needed at least")
     kept = raw.reshape(len(raw), -1)
-    if kept.dtype.kind == "f" and not np.isfinite(kept).all():
+    if kept.dtype.kind == "f" and not all(np.isfinite(part).all() for part in _blocks(kept)):
         raise WaterfillError(f"{name}: holds values that are not finite")
     order = np.random.default_rng(0).permutation(len(kept))
     split = len(kept) - len(kept) // 6
