@@ -83,7 +83,7 @@ def _tables(wanted: Callable[[str], bool]) -> str:
 
 def systems() -> str:
     """Figure 4's systems, each with its status."""
-    return _tables(lambda name: name in ("fig4a", "fig4b"))
+    return _tables(lambda name: name.startswith("fig4"))
 
 
 def digits() -> str:

@@ -65,14 +65,15 @@ def test_tables_compare_layer_by_layer() -> None:
     assert "GDN" in layers_of(load_codec("tiny", pretrained=False).g_a)
 
 
-def tiny(system: trained.System) -> TrainConfig:
+def tiny(system: trained.System, distortion: str) -> TrainConfig:
     return TrainConfig(
+        distortion=distortion,
         objective=system.objective,
         oracle_mean=system.mean,
         oracle_mode="paper",
         steps=2,
         batch=1,
-        crop=64,
+        crop=64 if distortion == "mse" else 192,
         warmup=0,
         checkpoint_every=1,
         validate_every=2,
@@ -117,6 +118,24 @@ def test_figure_4_trains_measures_and_goes_on(request_: Request) -> None:
     g = REPRODUCTIONS["appendix-g"](without)
     assert len(g.tables[0].rows) == 2
     assert g.tables[1].rows[0][1] == "26.16, 0.2675"
+
+
+def test_figure_4b_has_codecs_of_its_own_for_ms_ssim(
+    request_: Request, photo: NDArray[np.uint8]
+) -> None:
+    small = REPRODUCTIONS["fig4b-ms-ssim"](request_)
+    assert all(np.isnan(line.y).all() for line in small.lines)
+    found = REPRODUCTIONS["fig4b-ms-ssim"](
+        replace(request_, pictures=[np.tile(photo, (2, 2, 1))[:176, :176]], photographs=[])
+    )
+    names = {path.name for path in request_.runs.iterdir()}
+    assert names == {f"mini-{n}-ms-ssim" for n in ("baseline", "joint", "joint-context")}
+    assert found.axes[1] == "MS-SSIM (dB)"
+    assert all(0 < y < 20 for line in found.lines for y in line.y)
+    assert "by MS-SSIM" in found.tables[0].title
+    full = trained.experiments_of("full", ["joint-context"], trained.MS_SSIM)
+    assert {one.config.distortion for one in full} == {"ms-ssim"}
+    assert full[0].after == "full-baseline-ms-ssim-q1"
 
 
 def test_without_photographs_nothing_is_trained(request_: Request) -> None:

@@ -60,11 +60,11 @@ def reproduce(
 ) -> None:
     """Compute a figure or table of the papers again, our numbers beside theirs.
 
-    NAME of paper 1 is fig2, fig3, fig4a, fig4b, fig5a, fig5c, table1, table2, appendix-d or
-    appendix-g; of paper 2 paper2-fig3, -fig4, -fig5, -fig6, -fig8, -table1, -table2, -table3 or,
-    beyond it, -annealed, -bundled. PICTURE are those to measure on, built-in photographs by
-    default; of fig5c, MNIST's test digits; of paper 2, the folder's name says the domain. Trainings
-    go on where they stopped.
+    NAME of paper 1 is fig2, fig3, fig4a, fig4b, fig4b-ms-ssim, fig5a, fig5c, table1, table2,
+    appendix-d or appendix-g; of paper 2 paper2-fig3, -fig4, -fig5, -fig6, -fig8, -table1, -table2,
+    -table3 or, beyond it, -annealed, -bundled. PICTURE are those to measure on, built-in
+    photographs by default; of fig5c, MNIST's test digits; of paper 2, the folder's name says the
+    domain. Trainings go on where they stopped.
     """
     from waterfill.data.images import find_images
     from waterfill.report.reproduction import render_reproduction

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -45,14 +45,16 @@ def _price_slope(point: Point) -> float:
     return slope
 
 
-def efficient(curve: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in both rate and PSNR, ascending.
+def efficient(
+    curve: Sequence[Point], fidelity: Callable[[Point], float] = lambda p: p.psnr
+) -> list[Point]:
+    """The points that no other beats in both rate and PSNR, or another fidelity, ascending.
 
     At low rates an idealised channel can stall: a higher quality that costs more and shows less.
     Nobody would work there.
     """
     kept: list[Point] = []
-    for point in sorted(curve, key=lambda p: (-p.psnr, p.bpp)):
+    for point in sorted(curve, key=lambda p: (-fidelity(p), p.bpp)):
         if not kept or point.bpp < kept[-1].bpp:
             kept.append(point)
     return kept[::-1]

@@ -9,7 +9,7 @@ from waterfill.reproduce.architectures import table1, table2
 from waterfill.reproduce.by_theory import appendix_d, fig2
 from waterfill.reproduce.comparison import fig5a
 from waterfill.reproduce.on_digits import fig5c
-from waterfill.reproduce.on_pictures import appendix_g, fig3, fig4a, fig4b
+from waterfill.reproduce.on_pictures import appendix_g, fig3, fig4a, fig4b, fig4b_ms_ssim
 from waterfill.reproduce.regularisation import (
     paper2_annealed,
     paper2_bundled,
@@ -40,6 +40,7 @@ REPRODUCTIONS: Mapping[str, Callable[[Request], Reproduction]] = MappingProxyTyp
         "fig3": fig3,
         "fig4a": fig4a,
         "fig4b": fig4b,
+        "fig4b-ms-ssim": fig4b_ms_ssim,
         "fig5a": fig5a,
         "fig5c": fig5c,
         "table1": table1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from waterfill.codec.registry import load_codec
 from waterfill.data.images import sample_pictures
 from waterfill.errors import WaterfillError
 from waterfill.evaluation.curves import bd_rate
+from waterfill.evaluation.metrics import in_decibels
 from waterfill.ladder.decompose import efficient, mean_point
 from waterfill.ladder.measure import measure_rung
 from waterfill.ladder.result import Point
@@ -26,8 +27,11 @@ from waterfill.training.presets import PRESETS
 
 __all__ = [
     "GENIE_AIDED",
+    "MS_SSIM",
+    "PSNR",
     "QUALITIES",
     "SYSTEMS",
+    "Fidelity",
     "Measured",
     "System",
     "bd_rate_of",
@@ -39,6 +43,34 @@ __all__ = [
 #: Four rates.
 QUALITIES = (1.0, 3.0, 5.0, 7.0)
 GENIE_AIDED = "genie-aided"
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """What codecs are trained for, and their curves are read by.
+
+    Attributes
+    ----------
+    name
+        With its unit always the decibel.
+    distortion
+        What training minimises, see :class:`~waterfill.training.config.TrainConfig`.
+    of
+        Of a point, in dB.
+    """
+
+    name: str
+    distortion: str
+    of: Callable[[Point], float]
+
+    @property
+    def suffix(self) -> str:
+        """Of presets, and of folders of trainings."""
+        return "" if self.distortion == "mse" else f"-{self.distortion}"
+
+
+PSNR = Fidelity("PSNR", "mse", lambda point: point.psnr)
+MS_SSIM = Fidelity("MS-SSIM", "ms-ssim", lambda point: in_decibels(point.ms_ssim))
 
 
 @dataclass(frozen=True)
@@ -111,11 +143,12 @@ _WITNESSES = {
 }
 
 
-def _mini(system: System) -> TrainConfig:
+def _mini(system: System, distortion: str) -> TrainConfig:
     """The bundled codec, at all λ, fine-tuned for minutes."""
     return replace(
         PRESETS["bundled"],
         start="default",
+        distortion=distortion,
         objective=system.objective,
         oracle_mean=system.mean,
         oracle_mode="paper",
@@ -133,16 +166,18 @@ def _mini(system: System) -> TrainConfig:
     )
 
 
-def experiments_of(scale: str, names: Sequence[str]) -> list[Experiment]:
+def experiments_of(scale: str, names: Sequence[str], fidelity: Fidelity = PSNR) -> list[Experiment]:
     """Trainings by the name of the system; at full scale one for each rate, after its baseline."""
+    end = fidelity.suffix
     if scale == "mini":
-        return [Experiment(f"mini-{name}", 0, None, _mini(SYSTEMS[name])) for name in names]
+        configs = {name: _mini(SYSTEMS[name], fidelity.distortion) for name in names}
+        return [Experiment(f"mini-{name}{end}", 0, None, configs[name]) for name in names]
     found = []
     for quality in QUALITIES:
         for name in names:
-            config = PRESETS[f"{SYSTEMS[name].preset}-q{quality:g}"]
-            after = None if name == "baseline" else f"full-baseline-q{quality:g}"
-            found.append(Experiment(f"full-{name}-q{quality:g}", 0, after, config))
+            config = PRESETS[f"{SYSTEMS[name].preset}{end}-q{quality:g}"]
+            after = None if name == "baseline" else f"full-baseline{end}-q{quality:g}"
+            found.append(Experiment(f"full-{name}{end}-q{quality:g}", 0, after, config))
     return found
 
 
@@ -190,7 +225,9 @@ class Measured:
         return [mean_point(column) for column in zip(*self.pictures, strict=True)]
 
 
-def measure(request: Request, names: Sequence[str]) -> dict[str, Measured]:
+def measure(
+    request: Request, names: Sequence[str], fidelity: Fidelity = PSNR
+) -> dict[str, Measured]:
     """Train what is not trained yet, and measure all of it.
 
     Returns
@@ -203,7 +240,7 @@ def measure(request: Request, names: Sequence[str]) -> dict[str, Measured]:
     WaterfillError
         If something has to be trained and there is nothing to train on, or a training stops.
     """
-    train_all(request, experiments_of(request.scale, names))
+    train_all(request, experiments_of(request.scale, names, fidelity))
     pictures = list(request.pictures) or sample_pictures()
     found = {}
     for name in names:
@@ -211,7 +248,7 @@ def measure(request: Request, names: Sequence[str]) -> dict[str, Measured]:
             if rung is None:
                 continue
             rows: list[list[Point]] = [[] for _ in pictures]
-            for stem, qualities in _weights(request, name):
+            for stem, qualities in _weights(request, name + fidelity.suffix):
                 codec = load_codec(str(RunFolder(request.runs / stem).weights))
                 each = measure_rung(
                     codec,
@@ -232,15 +269,16 @@ def _told(request: Request, name: str, done: int, total: int, what: str) -> None
 
 
 def _weights(request: Request, name: str) -> list[tuple[str, tuple[float, ...]]]:
-    """Folders of a system's trainings, and the qualities that each covers."""
+    """Folders of trainings of a name, and the qualities that each covers."""
     if request.scale == "mini":
         return [(f"mini-{name}", QUALITIES)]
     return [(f"full-{name}-q{q:g}", (q,)) for q in QUALITIES]
 
 
-def bd_rate_of(anchor: Sequence[Point], test: Sequence[Point]) -> float:
-    """BD-rate by PSNR, percent; NaN where the curves don't allow one."""
+def bd_rate_of(anchor: Sequence[Point], test: Sequence[Point], fidelity: Fidelity = PSNR) -> float:
+    """BD-rate in percent; NaN where the curves don't allow one."""
+    kept = (efficient(curve, fidelity.of) for curve in (anchor, test))
     try:
-        return bd_rate(*([(p.bpp, p.psnr) for p in efficient(c)] for c in (anchor, test)))
+        return bd_rate(*([(p.bpp, fidelity.of(p)) for p in curve] for curve in kept))
     except ValueError:
         return math.nan
