@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from scipy import stats
@@ -58,7 +59,7 @@ class Overhead:
         in 2.5 % of cases at most; of too few turns, between the outermost.
         """
         count = len(self.ratios)
-        k = int((stats.binom.cdf(range(count), count, 0.5) <= _TAIL).sum())
+        k = int(np.sum(stats.binom.cdf(range(count), count, 0.5) <= _TAIL))
         first = max(0, k - 1)
         return self.ratios[first], self.ratios[count - 1 - first]
 
