@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import waterfill as wf
+from waterfill.data.sources import banana
 from waterfill.errors import WaterfillError
 from waterfill.estimators.ais import AnnealedImportance, schedule
 from waterfill.estimators.method import Run
@@ -64,6 +65,20 @@ def test_one_run_gives_the_curve_and_says_it_is_an_estimate() -> None:
     assert low.distortion > high.distortion
     assert low.rate < high.rate
     assert "BDMC gap" in high.note
+
+
+def test_a_trained_decoder_bends_where_the_source_does() -> None:
+    def lagrangian(**settings: int) -> float:
+        method = AnnealedImportance(latent=2, temperatures=60, chains=4, samples=60, **settings)
+        (found,) = method.curve(banana(), [2.0], Run(0))
+        assert ("β-VAE at λ = 2" in found.note) == bool(settings)
+        return found.lagrangian
+
+    bound = banana().shannon_bound(2.0)
+    assert bound is not None
+    distortion, rate = bound
+    linear, bent = lagrangian(), lagrangian(hidden=24, steps=300)
+    assert rate + 2.0 * distortion - 0.1 < bent < linear - 0.3
 
 
 def test_equal_slopes_are_refused() -> None:

@@ -24,6 +24,7 @@ from waterfill.estimators.method import (
     mean_interval,
     tensor,
 )
+from waterfill.estimators.sandwich import SandwichUpper, train_autoencoder
 
 __all__ = ["AnnealedImportance", "Annealing", "anneal", "linear_decoder", "schedule"]
 
@@ -180,19 +181,31 @@ class AnnealedImportance(Method):
     Round one adapts step sizes; round two keeps them and draws anew. On simulated data a backward
     run bounds ln Z from the other side: the gap is in each point's note.
 
+    The decoder is linear, the Gaussian of the largest principal components; or, with ``hidden``
+    units, that of a β-VAE with a Gaussian prior, trained at the middle of the slopes. For one of
+    your own see :meth:`read`.
+
     Attributes
     ----------
     latent
-        Length of z of the linear decoder: the Gaussian of so many principal components.
+        Length of z.
+    hidden
+        Units of the decoder's perceptron; 0 for a linear one.
+    steps, batch, learning_rate
+        Of its training, as of the sandwich's.
     temperatures, chains, leapfrog
         Steps from the prior to the largest slope; chains for each sample; Hamiltonian steps.
     samples
         Fresh samples to read on.
     fit
-        Samples that the decoder is fitted to.
+        Samples that a linear decoder is fitted to.
     """
 
     latent: int = 10
+    hidden: int = 0
+    steps: int = SandwichUpper.steps
+    batch: int = SandwichUpper.batch
+    learning_rate: float = SandwichUpper.learning_rate
     temperatures: int = 300
     chains: int = 10
     leapfrog: int = 10
@@ -200,6 +213,7 @@ class AnnealedImportance(Method):
     fit: int = 20_000
 
     name = "ais"
+    may_be_zero = ("hidden",)
 
     def curve(self, source: Source, slopes: Sequence[float], run: Run) -> Iterator[Finding]:
         """All slopes from one run."""
@@ -207,10 +221,9 @@ class AnnealedImportance(Method):
         if len(set(slopes)) != len(slopes):
             raise WaterfillError("ais: slopes must differ from each other")
         begun = time.perf_counter()
-        fitted = tensor(source.sample(self.fit, run.rng(8)))
-        decoder = linear_decoder(fitted, self.latent)
         latent = min(self.latent, source.dimension)
         x = tensor(source.fresh(self.samples, run.rng(FRESH)))
+        decoder, kind = self._decoder(source, slopes, run, x.dtype)
         found, gap = self.read(x, decoder, latent, slopes, run)
         rising = sorted(slopes)
         spent = (time.perf_counter() - begun) / len(slopes)
@@ -218,7 +231,7 @@ class AnnealedImportance(Method):
         for slope in slopes:
             place = rising.index(slope)
             lagrangian, interval = mean_interval(-log_z[place])
-            note = f"linear decoder, {latent} latents"
+            note = f"{kind}, {latent} latents"
             if place == len(rising) - 1:
                 note += f"; BDMC gap {gap:.3f} nats at this slope"
             yield Finding(
@@ -232,10 +245,46 @@ class AnnealedImportance(Method):
                 seconds=spent,
             )
 
+    def _decoder(
+        self, source: Source, slopes: Sequence[float], run: Run, precision: torch.dtype
+    ) -> tuple[Decoder, str]:
+        """What is annealed towards, and what it is called."""
+        if not self.hidden:
+            fitted = tensor(source.sample(self.fit, run.rng(8)))
+            return linear_decoder(fitted, self.latent), "linear decoder"
+        middle = math.sqrt(min(slopes) * max(slopes))
+        settings = SandwichUpper(
+            "factorised", self.hidden, self.latent, self.steps, self.batch, self.learning_rate
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(run.seed)
+            model = train_autoencoder(source, middle, settings, run, "ais, decoder")
+        return model.decoder_of_noise(precision), f"decoder of a β-VAE at λ = {middle:.4g}"
+
     def read(
         self, x: Tensor, decoder: Decoder, latent: int, slopes: Sequence[float], run: Run
     ) -> tuple[Annealing, float]:
-        """The second round for any decoder, and the gap on simulated data at the largest slope."""
+        """The second round for any decoder, and the gap on simulated data at the largest slope.
+
+        Parameters
+        ----------
+        x
+            Fresh samples (m, d).
+        decoder
+            z (…, latent) with independent standard Gaussian components → (…, d), in the type of
+            ``x``; its gradient is taken.
+        latent
+            Length of z.
+        slopes
+            In nats per squared error, all different.
+        run
+            Seed and progress.
+
+        Returns
+        -------
+        Annealing, float
+            ln Ẑ and distortions at the slopes in rising order, and the gap in nats.
+        """
         steps = schedule(slopes, self.temperatures)
         generator = torch.Generator().manual_seed(run.seed)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from waterfill.estimators.method import (
     mean_interval,
     tensor,
 )
-from waterfill.estimators.priors import PRIORS, Posterior, Prior, network
+from waterfill.estimators.priors import PRIORS, Factorised, Posterior, Prior, network
 
 __all__ = ["Autoencoder", "Sandwich", "SandwichUpper", "train_autoencoder"]
 
@@ -90,6 +90,20 @@ class Autoencoder(nn.Module):
         """g(z), (m, d)."""
         out: Tensor = (self.gain_back * z) @ self.coloured + self.centre
         return out if self.bend_out is None else out + self.bend_out(z)
+
+    def decoder_of_noise(self, precision: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """The decoder as a function of independent standard Gaussians, (…, latent) → (…, d).
+
+        Raises
+        ------
+        TypeError
+            If the prior is none of independent Gaussians.
+        """
+        if not isinstance(self.prior, Factorised):
+            raise TypeError("the prior is none of independent Gaussians")
+        model = self.to(precision).requires_grad_(False)
+        mean, deviation = self.prior.mean, self.prior.log_deviation.exp()
+        return lambda z: model.decode(mean + deviation * z)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """KL in nats and squared error of each sample, (m) each."""
