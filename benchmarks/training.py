@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from waterfill.allocator import keep_large_blocks
 from waterfill.codec.registry import PRESETS
 from waterfill.provenance import environment
-from waterfill.reproduce.overhead import step_on_noise
+from waterfill.reproduce.regularisation.overhead import step_on_noise
 from waterfill.training.config import OBJECTIVES, TrainConfig
 
 

@@ -17,10 +17,12 @@ from waterfill.codec.config import CodecConfig
 from waterfill.codec.registry import PRESETS as ARCHITECTURES
 from waterfill.errors import DivergedError, WaterfillError
 from waterfill.report.reproduction import render_reproduction
-from waterfill.reproduce import REPRODUCTIONS, Reproduction, Request, arms, regularisation
-from waterfill.reproduce.arms import Arm, Trained, mean_effect
-from waterfill.reproduce.overhead import Overhead, overhead_of
-from waterfill.reproduce.seeds import Effect
+from waterfill.reproduce import REPRODUCTIONS, Reproduction, Request
+from waterfill.reproduce.regularisation import arms, baselines, gains, overhead, study, weights
+from waterfill.reproduce.regularisation.arms import Arm, Trained, mean_effect
+from waterfill.reproduce.regularisation.overhead import Overhead, overhead_of
+from waterfill.reproduce.regularisation.seeds import Effect
+from waterfill.reproduce.regularisation.study import Study
 from waterfill.training.config import TrainConfig
 from waterfill.training.presets import PRESETS
 
@@ -87,7 +89,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arms, "SEEDS", (1, 2))
     monkeypatch.setattr(arms, "CHECKPOINTS", (0.5, 1.0))
     monkeypatch.setattr(arms, "_MINI_CODECS", {"hyperprior": TINY.codec})
-    monkeypatch.setattr(regularisation, "SEEDS", (1, 2))
+    for module in (baselines, gains, study, weights):
+        monkeypatch.setattr(module, "SEEDS", (1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -158,17 +161,17 @@ def test_at_no_weight_equal_seeds_end_equal(tiny: None, folder: Path, tmp_path: 
     assert curves[0] == curves[1] != curves[2]
 
 
-class Faked(Trained):
-    """Effects without trainings: of each arm what ``gains`` says, with a spread of ± .1."""
+class Faked(Study):
+    """Effects without trainings: of each arm what ``told`` says, with a spread of ± .1."""
 
-    gains: ClassVar[dict[str, float]] = {}
+    told: ClassVar[dict[str, float]] = {}
 
     def __init__(self, request: Request) -> None:
         super().__init__(request)
         self.ran_away = {}
 
     def curve(self, arm: Arm, seed: int, step: int, wanted: str) -> list[tuple[float, float]]:
-        factor = 1.0 + (self.gains.get(arm.name, 0.0) + 0.1 * (seed - 2)) / 100.0
+        factor = 1.0 + (self.told.get(arm.name, 0.0) + 0.1 * (seed - 2)) / 100.0
         if arm.alpha is None:
             factor = 1.0
         if not math.isfinite(factor):
@@ -176,9 +179,10 @@ class Faked(Trained):
         return [(0.2 * 2**k * factor, 28.0 + 2.5 * k) for k in range(4)]
 
 
-def faked(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, **gains: float) -> Reproduction:
-    monkeypatch.setattr(regularisation, "Trained", Faked)
-    monkeypatch.setattr(Faked, "gains", {key.replace("_", "-"): g for key, g in gains.items()})
+def faked(monkeypatch: pytest.MonkeyPatch, folder: Path, name: str, **told: float) -> Reproduction:
+    for module in (baselines, gains, weights):
+        monkeypatch.setattr(module, "Study", Faked)
+    monkeypatch.setattr(Faked, "told", {key.replace("_", "-"): g for key, g in told.items()})
     found = REPRODUCTIONS[f"paper2-{name}"](request_of(folder, folder))
     drawn(found)
     return found
@@ -227,7 +231,7 @@ def test_what_ran_away_is_named_and_nothing_is_said_of_the_rest(
 def test_the_price_is_held_against_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
     def timed(*ratios: float) -> list[str]:
         found = Overhead((2.0,) * len(ratios), tuple(2.0 * ratio for ratio in ratios))
-        monkeypatch.setattr(regularisation, "overhead_of", lambda *_: found)
+        monkeypatch.setattr(overhead, "overhead_of", lambda *_: found)
         table = REPRODUCTIONS["paper2-table2"](Request())
         assert table.tables[0].rows[2][3] == f"{100 * sorted(ratios)[len(ratios) // 2]:.1f} %"
         return verdicts(table)

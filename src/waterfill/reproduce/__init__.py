@@ -10,18 +10,7 @@ from waterfill.reproduce.by_theory import appendix_d, fig2
 from waterfill.reproduce.comparison import fig5a
 from waterfill.reproduce.on_digits import fig5c
 from waterfill.reproduce.on_pictures import appendix_g, fig3, fig4a, fig4b, fig4b_ms_ssim
-from waterfill.reproduce.regularisation import (
-    paper2_annealed,
-    paper2_bundled,
-    paper2_fig3,
-    paper2_fig4,
-    paper2_fig5,
-    paper2_fig6,
-    paper2_fig8,
-    paper2_table1,
-    paper2_table2,
-    paper2_table3,
-)
+from waterfill.reproduce.regularisation import REGULARISATION
 from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict
 
 __all__ = [
@@ -47,15 +36,6 @@ REPRODUCTIONS: Mapping[str, Callable[[Request], Reproduction]] = MappingProxyTyp
         "table2": table2,
         "appendix-d": appendix_d,
         "appendix-g": appendix_g,
-        "paper2-fig3": paper2_fig3,
-        "paper2-fig4": paper2_fig4,
-        "paper2-fig5": paper2_fig5,
-        "paper2-fig6": paper2_fig6,
-        "paper2-fig8": paper2_fig8,
-        "paper2-table1": paper2_table1,
-        "paper2-table2": paper2_table2,
-        "paper2-table3": paper2_table3,
-        "paper2-annealed": paper2_annealed,
-        "paper2-bundled": paper2_bundled,
+        **REGULARISATION,
     }
 )

@@ -23,8 +23,8 @@ from waterfill.evaluation.curves import bd_rate
 from waterfill.files import write_whole
 from waterfill.ladder.measure import measure_rung
 from waterfill.ladder.rungs import Coded, Status
+from waterfill.reproduce.regularisation.seeds import Effect
 from waterfill.reproduce.result import Request
-from waterfill.reproduce.seeds import Effect
 from waterfill.training.checkpoint import load_facts
 from waterfill.training.config import TrainConfig
 from waterfill.training.folder import RunFolder
