@@ -8,7 +8,7 @@ from types import MappingProxyType
 from waterfill.reproduce.architectures import table1, table2
 from waterfill.reproduce.by_theory import appendix_d, fig2
 from waterfill.reproduce.comparison import fig5a
-from waterfill.reproduce.on_digits import fig5c
+from waterfill.reproduce.digits import fig5c
 from waterfill.reproduce.on_pictures import appendix_g, fig3, fig4a, fig4b, fig4b_ms_ssim
 from waterfill.reproduce.regularisation import REGULARISATION
 from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict

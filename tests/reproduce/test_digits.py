@@ -22,7 +22,8 @@ from waterfill.estimators.wgd import WassersteinDescent
 from waterfill.ladder.measure import measure_rung
 from waterfill.ladder.rungs import Coded, Status
 from waterfill.report.reproduction import render_reproduction
-from waterfill.reproduce import REPRODUCTIONS, Request, on_digits
+from waterfill.reproduce import REPRODUCTIONS, Request
+from waterfill.reproduce.digits import curves, figure
 from waterfill.training.config import TrainConfig
 
 
@@ -62,15 +63,17 @@ def tiny(scale: str, name: str, quality: int) -> TrainConfig:
 
 @pytest.fixture
 def request_(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Request:
-    monkeypatch.setattr(on_digits, "_config", tiny)
-    monkeypatch.setattr(on_digits, "_READ", 30)
-    monkeypatch.setattr(on_digits, "_LEAST_DRAWN", -1.0)
+    for module in (curves, figure):
+        monkeypatch.setattr(module, "config_of", tiny)
+    monkeypatch.setattr(curves, "_READ", 30)
+    monkeypatch.setattr(figure, "_LEAST_DRAWN", -1.0)
     small = {
         "sandwich": (SandwichUpper(hidden=4, latent=4, steps=2, batch=16), (1, 4, 7)),
         "NERD": (Nerd(steps=2, atoms=50, training_atoms=20, batch=16, hidden=4), (1, 4)),
         "WGD": (WassersteinDescent(particles=16, steps=3, batch=32), (1, 4)),
     }
-    monkeypatch.setattr(on_digits, "_ESTIMATORS", {"mini": small})
+    for module in (curves, figure):
+        monkeypatch.setattr(module, "ESTIMATORS", {"mini": small})
     return Request(
         pictures=[idx_file(tmp_path / "t10k-idx3-ubyte", digits(40, 1))],
         photographs=[idx_file(tmp_path / "train-idx3-ubyte", digits(90, 0))],
@@ -86,10 +89,10 @@ def test_figure_5c_says_what_bounds_and_goes_on(request_: Request) -> None:
     named = {line.name: line for line in found.lines}
     assert {n for n, line in named.items() if line.genie} == {
         f"{limit}, {which}"
-        for limit in on_digits._LIMITS
+        for limit in curves.LIMITS
         for which in ("training digits", "test digits")
     }
-    for limit, witness in zip(on_digits._LIMITS, on_digits._WITNESSES, strict=True):
+    for limit, witness in zip(curves.LIMITS, curves.WITNESSES, strict=True):
         for which in ("training digits", "test digits"):
             oracle, prior = named[f"{limit}, {which}"], named[f"{witness}, {which}"]
             # The same ŷ: nothing but the charge differs, and no prior asks for less.
@@ -123,10 +126,10 @@ def test_a_prior_is_asked_for_the_y_that_the_oracle_sent() -> None:
     for name, architecture in (("joint", "table2"), ("joint-context", "table2-context")):
         torch.manual_seed(5)
         codec = Codec(replace(PRESETS[architecture], n=6, m=8, hyper=8)).eval()
-        system = on_digits._SYSTEMS[name]
+        system = curves.SYSTEMS[name]
         alone = replace(system, curves=system.curves[1:])
-        both, errors = on_digits._through(codec, system, digits(5, 2), 5, 3)
-        (charged,), again = on_digits._through(codec, alone, digits(5, 2), 5, 3)
+        both, errors = curves.through(codec, system, digits(5, 2), 5, 3)
+        (charged,), again = curves.through(codec, alone, digits(5, 2), 5, 3)
         assert torch.allclose(both[1], charged)
         assert torch.allclose(errors, again, rtol=1e-5)
 
@@ -154,7 +157,7 @@ def test_batches_of_digits_cost_what_streams_do(name: str) -> None:
         if isinstance(codec.prior.context, MaskedContext):
             codec.prior.context.neighbours.weight.mul_(10.0)
     stack = digits(6, 3)
-    (bits,), errors = on_digits._through(codec, on_digits._SYSTEMS["baseline"], stack, 4, 0)
+    (bits,), errors = curves.through(codec, curves.SYSTEMS["baseline"], stack, 4, 0)
     rung = Coded("as coded", Status.ACHIEVED_IDEAL, "")
     points = [row[0] for row in measure_rung(codec, rung, list(stack), (4.0,))]
     # Streams predict in integers, and round pixels to 8 bits. The two passes of training are off by
@@ -165,23 +168,23 @@ def test_batches_of_digits_cost_what_streams_do(name: str) -> None:
 
 
 def test_rates_at_an_error_lie_between_points() -> None:
-    points = [on_digits._Reading(8.0, 4.0, 0.1), on_digits._Reading(2.0, 16.0, 0.1)]
-    curve = on_digits._Curve("some", "upper bound", {on_digits.TEST: points})
-    assert curve.rate_at(on_digits.TEST, 4.0) == pytest.approx(8.0)
-    assert math.isnan(curve.rate_at(on_digits.TEST, 8.1))
-    half = on_digits._Curve(
-        "half", "upper bound", {on_digits.TEST: [replace(p, rate=p.rate / 2) for p in points]}
+    points = [curves.Reading(8.0, 4.0, 0.1), curves.Reading(2.0, 16.0, 0.1)]
+    curve = curves.Curve("some", "upper bound", {curves.TEST: points})
+    assert curve.rate_at(curves.TEST, 4.0) == pytest.approx(8.0)
+    assert math.isnan(curve.rate_at(curves.TEST, 8.1))
+    half = curves.Curve(
+        "half", "upper bound", {curves.TEST: [replace(p, rate=p.rate / 2) for p in points]}
     )
-    assert on_digits._beside(half, curve, on_digits.TEST) == pytest.approx([-50.0, -50.0])
-    ended = replace(curve, readings={on_digits.TEST: [replace(points[0], near_ceiling=True)]})
-    assert on_digits._beside(half, ended, on_digits.TEST) == []
+    assert figure._beside(half, curve, curves.TEST) == pytest.approx([-50.0, -50.0])
+    ended = replace(curve, readings={curves.TEST: [replace(points[0], near_ceiling=True)]})
+    assert figure._beside(half, ended, curves.TEST) == []
 
 
 def test_full_scale_is_the_papers_settings_for_each_rate() -> None:
-    queue = {e.name: e for e in on_digits.experiments("full")}
+    queue = {e.name: e for e in curves.experiments("full")}
     assert len(queue) == 4 * 6
     limit = queue["full-digits-joint-context-q3"]
     assert limit.after == "full-digits-baseline-q3"
     assert (limit.config.steps, limit.config.batch, limit.config.codec.n) == (200_000, 100, 36)
     assert limit.config.codec.qualities == (3.0, 3.0)
-    assert set(on_digits._ESTIMATORS["full"]) == set(on_digits._ESTIMATORS["mini"])
+    assert set(curves.ESTIMATORS["full"]) == set(curves.ESTIMATORS["mini"])
