@@ -104,8 +104,15 @@ def limits(
     say(f"\n{out / 'report.html'}\n{out / 'ladder.json'}")
 
 
+#: Statuses that would take three lines of a narrow column.
+_SHORT = {"achieved up to coder overhead": "≈ achieved"}
+
+
 def _number(value: float, digits: int) -> str:
-    return f"{value:.{digits}f}" if math.isfinite(value) else "—"
+    if not math.isfinite(value):
+        return "—"
+    # As many characters whatever its size.
+    return f"{value:.{max(0, digits - max(0, len(str(int(abs(value)))) - 2))}f}"
 
 
 def _percent(value: float) -> str:
@@ -134,12 +141,12 @@ def _ladder_table(ladder: Ladder) -> Table:
         saved = math.nan if rung.saved_bpp is None else rung.saved_bpp
         table.add_row(
             rung.name,
-            rung.status,
+            _SHORT.get(rung.status, rung.status),
             _number(rung.bpp, 4),
             _number(rung.psnr, 2),
             _number(rung.ms_ssim, 4),
             _number(rung.bpp_at_equal_psnr, 4),
-            _percent(-100 * saved / achieved) if math.isfinite(saved) and achieved else "",
+            _percent(-100 * saved / achieved) if math.isfinite(saved) and achieved else "—",
             style="magenta" if genie else None,
         )
     return table

@@ -69,12 +69,7 @@ def rate_at_psnr(
     x, y = np.asarray(psnrs, float)[order], np.log(np.asarray(rates, float)[order])
     ends = np.asarray(slopes, float)[order]
     if psnr <= x[0]:
-        return _exp(y[0] + ends[0] * (psnr - x[0]))
+        return math.exp(y[0] + ends[0] * (psnr - x[0]))
     if psnr >= x[-1]:
-        return _exp(y[-1] + ends[-1] * (psnr - x[-1]))
-    return _exp(float(PchipInterpolator(x, y)(psnr)))
-
-
-def _exp(log_rate: float) -> float:
-    """e^x, kept below 10⁶: along a tangent, a curve many decibels away has no rate to speak of."""
-    return math.exp(min(float(log_rate), math.log(1e6)))
+        return math.exp(y[-1] + ends[-1] * (psnr - x[-1]))
+    return math.exp(float(PchipInterpolator(x, y)(psnr)))

@@ -33,6 +33,10 @@ __all__ = [
 #: Resamples of a bootstrap, and the share of them that an interval holds.
 _RESAMPLES, _COVERAGE = 200, 0.95
 
+#: Beyond the ends of a curve it may be read so many decibels away, and so much in ln R: that of a
+#: codec that has learned nothing is all but vertical.
+_REACH, _RATE_REACH = 0.5, math.log(10.0)
+
 Curves = Mapping[str, Sequence[Point]]
 
 
@@ -61,16 +65,26 @@ def efficient(
 
 
 def read_curve(curve: Sequence[Point], psnr: float) -> float:
-    """bpp of a curve at a PSNR; beyond its ends along its last slope, or the codec's own λ."""
+    """bpp of a curve at a PSNR.
+
+    A little beyond its ends along its last slope, or the codec's own λ where it is one point; NaN
+    farther out, where a rung can come out on either side of the codec.
+    """
     points = efficient(curve)
-    rates = [p.bpp for p in points]
-    if min(rates) <= 0:
+    free = [p for p in points if p.bpp <= 0]
+    if free and psnr <= free[-1].psnr:
         return 0.0
+    points = points[len(free) :]
+    if not points or not points[0].psnr - _REACH <= psnr <= points[-1].psnr + _REACH:
+        return math.nan
+    rates, psnrs = [p.bpp for p in points], [p.psnr for p in points]
     slopes = [_price_slope(p) for p in points]
     if len(points) > 1:
-        logs = np.log(rates)
-        slopes = np.gradient(logs, [p.psnr for p in points]).tolist()
-    return rate_at_psnr(rates, [p.psnr for p in points], psnr, slopes)
+        slopes = np.gradient(np.log(rates), psnrs).tolist()
+    below, above = max(psnrs[0] - psnr, 0.0), max(psnr - psnrs[-1], 0.0)
+    if max(abs(below * slopes[0]), abs(above * slopes[-1])) > _RATE_REACH:
+        return math.nan
+    return rate_at_psnr(rates, psnrs, psnr, slopes)
 
 
 def _shares(curve: Sequence[Point], psnr: float) -> dict[str, float]:
@@ -84,7 +98,7 @@ def _shares(curve: Sequence[Point], psnr: float) -> dict[str, float]:
 
 
 def rates_at_equal_psnr(curves: Curves, main: Mapping[str, Point]) -> dict[str, float]:
-    """bpp of every rung at the PSNR of what the codec itself shows.
+    """bpp of every rung at the PSNR of what the codec itself shows, NaN of those nowhere near.
 
     Parameters
     ----------
@@ -97,6 +111,13 @@ def rates_at_equal_psnr(curves: Curves, main: Mapping[str, Point]) -> dict[str, 
     at = {name: read_curve(curve, psnr) for name, curve in curves.items()}
     # The file and its ideal code are the same pixels: no reading of curves.
     return at | {name: main[name].bpp for name in (BITSTREAM, IDEAL) if name in main}
+
+
+_METHODS = {
+    True: "rates read off the measured curves at equal PSNR (PCHIP in log rate)",
+    False: "one quality: Gaussian channels, measured above it too, were read at equal PSNR; "
+    "other rungs were moved there along the codec's own λ where they are near",
+}
 
 
 def decompose(curves: Curves, main: Mapping[str, Point]) -> Decomposition:
@@ -114,8 +135,12 @@ def decompose(curves: Curves, main: Mapping[str, Point]) -> Decomposition:
     with_context = at[CONTEXT]
     variance, limit = (with_context * shares[name] for name in (UNKNOWN_VARIANCE, TOLD))
     status = {rung.name: rung.status for rung in LADDER}
-    honest = min((n for n in at if status[n] != Status.GENIE), key=lambda n: at[n])
-    group = min((n for n in at if n.startswith("grouped")), key=lambda n: at[n])
+
+    def costs(name: str) -> float:
+        return math.inf if math.isnan(at[name]) else at[name]
+
+    honest = min((n for n in at if status[n] != Status.GENIE), key=costs)
+    group = min((n for n in at if n.startswith("grouped")), key=costs)
     return Decomposition(
         psnr=psnr,
         achieved_bpp=achieved,
@@ -130,11 +155,7 @@ def decompose(curves: Curves, main: Mapping[str, Point]) -> Decomposition:
         honest_bpp=at[honest],
         tightest_group=group,
         tightest_group_bpp=at[group],
-        method=(
-            "one rate: rates moved to equal PSNR along the codec's own λ, a first-order estimate"
-            if len(curves[IDEAL]) == 1
-            else "rates read off the measured curves at equal PSNR (PCHIP in log rate)"
-        ),
+        method=_METHODS[len(curves[IDEAL]) > 1],
         bd_rates=_bd_rates(curves),
     )
 
@@ -225,5 +246,9 @@ def intervals(
         found = decompose(curves, main)
         terms.append([getattr(found, f"{term}_bpp") for term in TERMS])
     tail = 50.0 * (1.0 - _COVERAGE)
-    low, high = np.percentile(terms, [tail, 100.0 - tail], axis=0)
-    return {t: (float(a), float(b)) for t, a, b in zip(TERMS, low, high, strict=True)}
+    whole = {t: column for t, column in zip(TERMS, np.array(terms).T, strict=True)}
+    return {
+        term: (float(np.percentile(column, tail)), float(np.percentile(column, 100.0 - tail)))
+        for term, column in whole.items()
+        if np.isfinite(column).all()
+    }

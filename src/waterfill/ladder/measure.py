@@ -177,8 +177,9 @@ def limits(
         Paths, PIL images, uint8 arrays or :class:`~waterfill.data.images.Picture`.
     quality
         One quality from 1 to 8, several, or ``None`` for all whole ones that the codec covers. The
-        table is at the middle one; with a single quality, rates at equal PSNR are first-order
-        estimates. A codec of one rate is measured at steps around its own instead.
+        table is at the middle one. With a single quality, Gaussian channels are measured at the
+        next higher ones too, since they show less at equal quality. A codec of one rate is measured
+        at steps around its own instead.
     seed
         Of the noise of channels, and of the bootstrap.
     shards

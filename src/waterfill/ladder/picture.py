@@ -19,6 +19,7 @@ from waterfill.data.images import Picture
 from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error
 from waterfill.ladder.result import Exhibit, Point
 from waterfill.ladder.rungs import (
+    BESIDE,
     BITSTREAM,
     CONTEXT,
     IDEAL,
@@ -135,6 +136,10 @@ class MeasurePicture:
             channel, coded = 0, None
             decoded: NDArray[np.uint8] | None = None
             for rung, points in zip(self.rungs, table, strict=True):
+                if setting.beside and rung.name not in BESIDE:
+                    points.append(None)
+                    advance(label)
+                    continue
                 if isinstance(rung, Coded):  # the file and its ideal code are one climb
                     coded = climb = coded or rung.climb(sitting.views, known, seed=self.seed)
                 else:

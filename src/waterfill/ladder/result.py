@@ -67,7 +67,8 @@ class RungResult:
     curve
         Means over the pictures at every setting measured, ascending in rate.
     bpp_at_equal_psnr
-        Rate of this rung at the PSNR of what the codec itself shows, read off the curve.
+        Rate of this rung at the PSNR of what the codec itself shows, read off the curve; NaN where
+        that comes nowhere near.
     saved_bpp
         Bits per pixel saved there against what the codec itself does, the first rung; negative
         where it costs more, None of the first.
@@ -123,7 +124,8 @@ class Decomposition:
         BD-rate against what the codec does, percent, of its ideal coder, a trellis and noise in
         place of rounding, the context, and (genie-aided) variances told; what could be computed.
     intervals
-        95 % of the bootstrap over pictures, (low, high) in bpp by term; empty for one picture.
+        95 % of the bootstrap over pictures, (low, high) in bpp by term; none for one picture, nor
+        for a term that some resample doesn't have.
     """
 
     psnr: float
@@ -146,6 +148,11 @@ class Decomposition:
     @property
     def sentence(self) -> str:
         """What holds the codec back, in one sentence."""
+        if not math.isfinite(self.limit_bpp):
+            return (
+                f"At {self.psnr:.2f} dB this codec spends {self.achieved_bpp:.3f} bpp; the "
+                "Gaussian channels come nowhere near that PSNR, so there is nothing to compare."
+            )
         losses = {
             "not knowing each latent's variance": self.variance_bpp,
             "side information": self.side_information_bpp,

@@ -31,6 +31,7 @@ from waterfill.ladder.subjects import View, noise_of
 from waterfill.ladder.variances import Grouped, Moments, Oracle, Pooled, VarianceSource
 
 __all__ = [
+    "BESIDE",
     "BITSTREAM",
     "CONTEXT",
     "IDEAL",
@@ -60,7 +61,9 @@ class Status(StrEnum):
 
 #: Names of rungs that the decomposition reads.
 BITSTREAM, IDEAL, TRELLIS = "bitstream", "ideal coder", "trellis"
-POSTERIOR, CONTEXT = "learned posterior", "+ context"
+TEST_CHANNEL, POSTERIOR, CONTEXT = "test channel", "learned posterior", "+ context"
+#: Those that lie far below the codec's PSNR at its own setting, and that the decomposition needs.
+BESIDE = (TEST_CHANNEL, POSTERIOR, CONTEXT)
 #: Names of what bits buy.
 LATENTS, SIDE = "latents", "side information"
 #: The latents' rate of the rung ``+ context`` in two: what it would be if each variance were told,
@@ -303,7 +306,7 @@ LADDER: tuple[Rung, ...] = (
         Dithered(),
     ),
     Predicted(
-        "test channel",
+        TEST_CHANNEL,
         Status.ACHIEVABLE,
         "Gaussian test channel at the KL divergence, MMSE-scaled",
         GaussianTest(),

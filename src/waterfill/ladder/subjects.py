@@ -48,11 +48,14 @@ class Setting:
         Beside the codec's own.
     price
         λ in bpp + λ·255²·MSE that the codec works at; NaN where nobody knows.
+    beside
+        Whether only those rungs are measured that lie too far from the codec at its own setting.
     """
 
     quality: float
     step: float = 1.0
     price: float = math.nan
+    beside: bool = False
 
 
 class View(Protocol):
@@ -167,6 +170,24 @@ def steps_around(quality: float, price: float) -> tuple[list[Setting], int]:
     return [Setting(quality, step, price) for step in STEPS], STEPS.index(1.0)
 
 
+#: How many qualities above one that is asked for Gaussian channels are measured at: their noise
+#: costs up to two decibels, about what one quality gains.
+_ABOVE = 2
+
+
+def _settings_above(quality: float, high: float) -> list[Setting]:
+    """The next higher qualities; beyond the last one, its networks at finer steps."""
+    found = []
+    for extra in range(1, _ABOVE + 1):
+        beyond = max(0.0, quality + extra - high)
+        last = lambda_of_quality(high)
+        ratio = (last / lambda_of_quality(high - 1.0)) ** beyond
+        price = last * ratio if beyond else lambda_of_quality(quality + extra)
+        step = ratio**-0.5 if beyond else 1.0
+        found.append(Setting(min(quality + extra, high), step, price, beside=True))
+    return found
+
+
 class OwnCodec:
     """A codec of this package.
 
@@ -203,16 +224,17 @@ class OwnCodec:
         """All whole qualities, or those asked for; of a codec of one rate, steps around it."""
         codec = self._codec
         low, high = codec.config.qualities
-        if quality is None and low == high:
-            return steps_around(low, lambda_of_quality(low))
         if quality is None:
             chosen = [float(q) for q in QUALITIES if low <= q <= high] or [low]
         elif isinstance(quality, int | float):
             chosen = [codec.check_quality(quality)]
         else:
             chosen = sorted({codec.check_quality(q) for q in quality})
+        if low == high:
+            return steps_around(low, lambda_of_quality(low))
         found = [Setting(q, 1.0, lambda_of_quality(q)) for q in chosen]
-        return found, (len(chosen) - 1) // 2
+        main = (len(chosen) - 1) // 2
+        return found + (_settings_above(chosen[0], high) if len(chosen) == 1 else []), main
 
     def sit(self, picture: Picture, setting: Setting) -> Sitting:
         """A picture at a setting."""
