@@ -111,7 +111,9 @@ class Grouped:
     """σ² = the second moment of k×k latents of one channel, paid for.
 
     The price is that of the normalised maximum-likelihood code for a scale between √θ and
-    1000 √θ, groups below the water level included: saying that a group is silent costs too.
+    1000 √θ, groups below the water level included: saying that a group is silent costs too. It is
+    the regret for the latents themselves; what the channel delivers near the water level has a
+    variance that goes to zero, and of groups of a few latents that can cost somewhat more.
 
     Parameters
     ----------

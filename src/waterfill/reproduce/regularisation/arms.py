@@ -62,7 +62,7 @@ CHECKPOINTS = (0.25, 0.5, 0.75, 1.0)
 #: Of the mini scale: steps, and the side of the middle of a picture that is measured.
 _MINI_STEPS, _MINI_SIDE = 400, 256
 #: Steps of the bundled codec.
-_MINI_FURTHER = 240
+_MINI_FURTHER = 160
 #: A fixed block transform between learned filters starts where others come after hours. There is
 #: no such stand-in for transforms with attention.
 _MINI_CODECS = {
