@@ -53,6 +53,16 @@ def test_an_effect_is_told_from_its_spread() -> None:
     assert str(Effect((math.nan,))) == "—"
 
 
+def test_one_of_many_needs_more_to_refute_them_all() -> None:
+    above = Effect((0.8, 1.0, 1.2))
+    assert above.verdict == above.verdict_among(2) == "not reproduced"
+    assert above.verdict_among(20) == "not resolved"
+    below = {f"{k}": Effect((-1.0, -1.2, -0.8)) for k in range(19)}
+    assert study.joint(below) == "reproduced"
+    assert study.joint(below | {"20": above}) == "not resolved"
+    assert study.joint(below | {"20": Effect((1.0, 1.01, 0.99))}) == "not reproduced"
+
+
 def test_seeds_are_counted_by_the_spread() -> None:
     # (t₀.₉₇₅ + t₀.₈)·s/√n for s = 1: 3.195/3 at n = 9, 3.145/√10 at 10.
     ten = Effect((0.0, 1.0, 2.0))

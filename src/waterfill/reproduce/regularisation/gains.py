@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -40,6 +40,7 @@ def fig3(request: Request) -> Reproduction:
     sets = study.natural
     models = models_of(request.scale)
     lines, rows, last = [], [], {}
+    at_steps: dict[str, Effect] = {}
     for model in models:
         arms = [regularised(model, request)]
         if ALPHAS[model] != arms[0].alpha:
@@ -52,6 +53,7 @@ def fig3(request: Request) -> Reproduction:
                 means = tuple(effect.mean for effect in effects)
                 lines.append(Line(model, tuple(map(float, steps)), means))
                 last[model] = effects[-1]
+                at_steps |= {f"{model}, {k}": e for k, e in zip(steps, effects, strict=True)}
     columns = ("model", "α", *(f"step {step:,}" for step in steps), "paper, last")
     return Reproduction(
         "paper2-fig3",
@@ -63,13 +65,26 @@ def fig3(request: Request) -> Reproduction:
         (
             Verdict(
                 "the regulariser lowers the rate of all models at equal steps",
-                joint(last),
-                resolution(last),
+                joint(at_steps),
+                f"at the last step {resolution(last)}; {_settled(at_steps)}",
             ),
             *_weights(study, models),
         ),
         study.notes(),
         environment(request.seed),
+    )
+
+
+def _settled(effects: Mapping[str, Effect]) -> str:
+    """Which effects lie beyond zero by their own intervals, on either side."""
+    sides = {"below": "reproduced", "above": "not reproduced"}
+    found = {
+        side: [name for name, effect in effects.items() if effect.verdict == verdict]
+        for side, verdict in sides.items()
+    }
+    return ", ".join(
+        f"{side} zero by their own intervals: {'; '.join(names) or 'none'}"
+        for side, names in found.items()
     )
 
 

@@ -110,8 +110,12 @@ def resolution(effects: Mapping[str, Effect]) -> str:
 
 
 def joint(effects: Mapping[str, Effect]) -> str:
-    """One verdict on a claim about all of them."""
-    verdicts = {effect.verdict for effect in effects.values()}
-    if "not reproduced" in verdicts:
+    """One verdict on a claim about all of them.
+
+    All must lie below zero, each by its own interval; one above zero refutes the claim, by an
+    interval that allows for how many were looked at.
+    """
+    if any(e.verdict_among(len(effects)) == "not reproduced" for e in effects.values()):
         return "not reproduced"
-    return "not resolved" if "not resolved" in verdicts else "reproduced"
+    sure = all(effect.verdict == "reproduced" for effect in effects.values())
+    return "reproduced" if sure else "not resolved"
