@@ -2,9 +2,10 @@
 
     python benchmarks/coding.py PICTURE [--only attention,…] [--peer 'COMMAND'] [--out results.json]
 
-Weights are seeded and untrained: the work is that of trained ones. COMMAND prints one JSON object
-with ``encode_s`` and ``decode_s`` for each architecture of another library; it runs just before
-and just after, so that ratios come from one run of one machine. What the transforms do is set
+Weights are seeded and untrained: the work is that of trained ones. COMMAND
+(``ENV/bin/python benchmarks/beside_compressai.py coding PICTURE``) prints one JSON object with
+``encode_s`` and ``decode_s`` for each architecture of another library; it runs just before and just
+after, so that both ratios come from one run of one machine. What the transforms do is set
 beside the largest matrix product that the machine can do.
 """
 
@@ -12,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from training import matrix_peak
+from training import matrix_peak, peer
 
 from waterfill.allocator import keep_large_blocks
 from waterfill.bitstream import Container
@@ -96,12 +95,6 @@ def own(config: CodecConfig, path: Path, repeats: int) -> dict[str, Any]:
     }
 
 
-def peer(command: str) -> dict[str, Any]:
-    done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True)
-    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return figures
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("picture", type=Path)
@@ -113,8 +106,10 @@ def main() -> None:
     keep_large_blocks()
     names = arguments.only.split(",")
     peers = [peer(arguments.peer)] if arguments.peer else []
+    before = matrix_peak(torch.device("cpu"), torch.float32)
     rows = {name: own(MODELS[name], arguments.picture, arguments.repeats) for name in names}
-    peak = matrix_peak(torch.device("cpu"), torch.float32)
+    # Of a machine that others share, the larger: a share above 1 says nothing.
+    peak = max(before, matrix_peak(torch.device("cpu"), torch.float32))
     if arguments.peer:
         peers.append(peer(arguments.peer))
     print(f"{'':22}{'encode':>9}{'decode':>9}   share of {peak / 1e9:.0f} GFLOP/s")
@@ -128,10 +123,11 @@ def main() -> None:
         if peers:
             for way in ("encode_s", "decode_s"):
                 row[f"peer_{way}"] = [figures[name][way] for figures in peers]
-                row[f"ratio_{way}"] = statistics.mean(row[f"peer_{way}"]) / row[way]
-            print(
-                f"{'  times the other':22}{row['ratio_encode_s']:8.2f} {row['ratio_decode_s']:8.2f}"
+                row[f"ratios_{way}"] = sorted(t / row[way] for t in row[f"peer_{way}"])
+            encode, decode = (
+                "{:.1f}…{:.1f}".format(*row[f"ratios_{way}"]) for way in ("encode_s", "decode_s")
             )
+            print(f"{'  times as long':22}{encode:>9}{decode:>9}   {peers[0]['version']}")
     if arguments.out:
         result = {
             "models": rows,

@@ -4,8 +4,9 @@
         [--peer 'COMMAND'] [--peer-key mbt2018-mean] [--out results.json]
 
 The step is the training loop's own: objective, backward, clipping, Adam, on random pixels. COMMAND
-prints one JSON object in which KEY holds ``train_step_s``; it runs just before and just after, so
-that the ratio comes from one run of one machine.
+(``ENV/bin/python benchmarks/beside_compressai.py training``) prints one JSON object in which KEY
+holds ``train_step_s``; it runs just before and just after, so that the two ratios come from one run
+of one machine.
 """
 
 from __future__ import annotations
@@ -75,9 +76,11 @@ def own_step(config: TrainConfig, repeats: int) -> dict[str, Any]:
     }
 
 
-def peer_step(command: str, key: str) -> float:
+def peer(command: str) -> dict[str, Any]:
+    """What another library's command prints."""
     done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.strip().splitlines()[-1])[key]["train_step_s"])
+    figures: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return figures
 
 
 def main() -> None:
@@ -101,12 +104,10 @@ def main() -> None:
         precision=arguments.precision,
         compile=arguments.compile,
     )
-    peers = []
-    if arguments.peer:
-        peers.append(peer_step(arguments.peer, arguments.peer_key))
+    figures = [peer(arguments.peer)] if arguments.peer else []
     own = own_step(config, arguments.repeats)
     if arguments.peer:
-        peers.append(peer_step(arguments.peer, arguments.peer_key))
+        figures.append(peer(arguments.peer))
     widths = arguments.codec, config.codec.n, config.codec.m
     print("{} (N={}, M={}), {} crops of {}²".format(*widths, config.batch, config.crop))
     print(f"one step           {own['step_s']:8.3f} s   {own['images_per_s']:.1f} images/s")
@@ -117,11 +118,18 @@ def main() -> None:
         f"{own['matrix_peak_flops_per_s'] / 1e12:.3f}"
     )
     result = {"own": own, "config": config.to_dict(), "environment": environment(config.seed)}
-    if peers:
-        ratio = statistics.mean(peers) / own["step_s"]
+    if figures:
+        key = arguments.peer_key
+        peers = [float(one[key]["train_step_s"]) for one in figures]
+        ratios = sorted(seconds / own["step_s"] for seconds in peers)
         shown = ", ".join(f"{seconds:.3f}" for seconds in peers)
-        print(f"{arguments.peer_key}, before and after: {shown} s, {ratio:.2f} × ours")
-        result |= {"peer": arguments.peer_key, "peer_step_s": peers, "ratio": ratio}
+        print(f"{key}, before and after: {shown} s, {ratios[0]:.2f} … {ratios[-1]:.2f} × ours")
+        result |= {
+            "peer": key,
+            "peer_version": figures[0]["version"],
+            "peer_step_s": peers,
+            "ratios": ratios,
+        }
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 

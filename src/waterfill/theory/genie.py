@@ -79,7 +79,7 @@ def genie_gain(n: npt.ArrayLike = 1, *, snr: npt.ArrayLike | None = None) -> Flo
     -------
     float or ndarray
         Change of rate in bits per latent, at most 0: -0.9164 for n = 1, which is
-        -(γ + ln 2)/(2 ln 2); -0.115, -0.476 and -0.750 at an `snr` of 1, 10 and 100.
+        -(γ + ln 2)/(2 ln 2); -0.115, -0.477 and -0.750 at an `snr` of 1, 10 and 100.
 
     Raises
     ------
@@ -156,7 +156,7 @@ def variance_price(n: npt.ArrayLike, spread: npt.ArrayLike = 1000.0) -> FloatOrA
     -------
     float or ndarray
         log2(C_n)/n bits per latent with C_n = 2 (n/2e)^(n/2) / Γ(n/2) · ln(spread): 1.741, .726,
-        .247, .078 and .023 for n = 1, 4, 16, 64 and 256. It is negative where C_n < 1, for a
+        .247, .077 and .023 for n = 1, 4, 16, 64 and 256. It is negative where C_n < 1, for a
         spread near 1: then the data hardly ever fall in the range, and the code is for those that
         do. `clamped_variance_price` has no such corner.
 
