@@ -69,13 +69,13 @@ PICTURES = (
     Picture("bounds", _BOUNDS, "bounds.html", "bounds"),
 )
 
-#: Leaves one figure of a page, once it is drawn.
-_ALONE = """<style>.modebar {{ display: none !important }}</style><script>
+#: Leaves one figure of a page, once it is drawn, without what there is to press.
+_ALONE = """<style>.modebar, .updatemenu-container {{ display: none !important }}</style><script>
 window.addEventListener("load", () => setTimeout(() => {{
   const figure = document.querySelector('[data-figure="{figure}"]');
   document.body.replaceChildren(figure);
   document.body.style.margin = "0";
-}}, 3000));</script></body>"""
+}}, 3000));</script></head>"""
 
 
 def browser() -> str:
@@ -105,7 +105,7 @@ def shot(page: Path, figure: str, to: Path) -> None:
         sys.exit(f"error: {page}: has no figure {figure}")
     with TemporaryDirectory() as folder:
         alone, whole = Path(folder, "page.html"), Path(folder, "page.png")
-        alone.write_text(text.replace("</body>", _ALONE.format(figure=figure)), encoding="utf-8")
+        alone.write_text(text.replace("</head>", _ALONE.format(figure=figure), 1), encoding="utf-8")
         subprocess.run(
             [
                 browser(),
@@ -145,7 +145,8 @@ def shot(page: Path, figure: str, to: Path) -> None:
 def environment_of(page: Path) -> dict[str, Any]:
     """What the JSON beside a page says of where its numbers come from."""
     (data,) = page.parent.glob("*.json")
-    found: dict[str, Any] = json.loads(data.read_text(encoding="utf-8"))["environment"]
+    result: dict[str, Any] = json.loads(data.read_text(encoding="utf-8"))
+    found = result.get("environment") or result["curves"][0]["environment"]  # of bounds
     return {name: found[name] for name in ("date", "machine", "revision", "seed")}
 
 

@@ -280,3 +280,18 @@ def test_objects_of_the_api_pages_exist() -> None:
             assert found is not None or importlib.import_module(path), path
             if path != "waterfill.errors":
                 assert found.__doc__, path
+
+
+def test_pictures_are_there_and_say_where_they_come_from() -> None:
+    folder = DOCS / "pictures"
+    stored = {path.stem for path in folder.glob("*.png")}
+    sources = json.loads((folder / "sources.json").read_text(encoding="utf-8"))
+    shown = set()
+    for page in PAGES:
+        for target in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).is_file(), (page, target)
+            shown.add(Path(target).stem)
+    assert stored == shown == set(sources)
+    for source in sources.values():
+        assert {"command", "date", "machine", "revision", "seed"} == set(source)
+        assert parsed(shlex.split(source["command"])[1:])
