@@ -31,6 +31,7 @@ from waterfill.ladder.rungs import (
     TRELLIS,
     Climb,
     Known,
+    Predicted,
     Rung,
     Status,
     Told,
@@ -44,20 +45,26 @@ def ladder(tiny: Codec, photo: NDArray[np.uint8]) -> Ladder:
     return wf.limits(tiny, [photo, photo[::-1, :100]], [3, 4, 5, 6])
 
 
+@pytest.fixture(scope="module")
+def learned(photo: NDArray[np.uint8]) -> Ladder:
+    """Of a codec whose rungs come near each other's PSNR."""
+    return wf.limits(wf.load_codec(), [photo[:96, :96], photo[64:160, 128:]], [3, 4, 5, 6])
+
+
 def test_parts_add_up_to_the_rate(ladder: Ladder) -> None:
     for row in ladder.rows:
         assert sum(row["parts"].values()) == pytest.approx(row["bpp"], abs=1e-12)
 
 
-def test_decomposition_adds_up_to_the_gap(ladder: Ladder) -> None:
-    for d in (ladder.decomposition, *ladder.per_image):
+def test_decomposition_adds_up_to_the_gap(learned: Ladder) -> None:
+    for d in (learned.decomposition, *learned.per_image):
         parts = sum(getattr(d, f"{term}_bpp") for term in TERMS)
         assert parts == pytest.approx(d.achieved_bpp - d.limit_bpp, abs=1e-9)
-    assert len(ladder.per_image) == 2
+    assert len(learned.per_image) == 2
 
 
-def test_an_interval_of_every_term_holds_the_measured_value(ladder: Ladder) -> None:
-    d = ladder.decomposition
+def test_an_interval_of_every_term_holds_the_measured_value(learned: Ladder) -> None:
+    d = learned.decomposition
     assert d.intervals.keys() == set(TERMS)
     for term, (low, high) in d.intervals.items():
         value = getattr(d, f"{term}_bpp")
@@ -140,6 +147,24 @@ def test_one_rate_one_picture_of_any_kind(
     assert by_path.quality == 4
     assert "one quality" in by_path.decomposition.method
     assert {rung.name for rung in by_path.rungs if len(rung.curve) > 1} == set(BESIDE)
+
+
+def test_pictures_meet_noise_of_their_own_wherever_they_stand(
+    tiny: Codec, photo: NDArray[np.uint8]
+) -> None:
+    seeds: dict[str, set[int]] = {}
+
+    class Listening(Rung):
+        def climb(self, views: Sequence[View], known: Known, *, seed: int = 0) -> Climb:
+            seeds.setdefault(f"{float(views[0].y.sum()):.6g}", set()).add(seed)
+            return Predicted("", Status.ACHIEVABLE, "", GaussianTest()).climb(views, known)
+
+    a, b = photo[:64, :64], photo[64:128, :64]
+    listening = Listening("test", Status.ACHIEVABLE, "")
+    for pictures in ([a, b], [b, a]):
+        measure_rung(tiny, listening, pictures, [4.0])
+    assert [len(found) for found in seeds.values()] == [1, 1]
+    assert len(set.union(*seeds.values())) == 2
 
 
 @pytest.mark.parametrize("quality", [3.5, 7.5])

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from waterfill.allocator import release_free_blocks
 from waterfill.data.images import Picture
+from waterfill.evaluation.cache import fingerprint
 from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error
 from waterfill.ladder.result import Exhibit, Point
 from waterfill.ladder.rungs import (
@@ -36,6 +37,8 @@ __all__ = ["MeasurePicture", "Measurement"]
 
 #: PSNR of a perfect copy, so that means stay finite: one 8-bit step in one sample of a megapixel.
 _PSNR_CEILING = 110.0
+#: Seeds of noise are below.
+_SEEDS = 0x7FFF_FFFF
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class MeasurePicture:
     known
         What is known before a picture is looked at, by setting.
     seed
-        Of the channels' noise.
+        Of the channels' noise, with each picture's pixels.
     """
 
     def __init__(
@@ -124,6 +127,8 @@ class MeasurePicture:
             Called after every rung.
         """
         label = Path(picture.name).name
+        # Each picture meets noise of its own, or a bootstrap over them would hold none of it.
+        seed = (self.seed + int(fingerprint(picture)[:15], 16)) & _SEEDS
         similarity = SimilarityTo(picture.pixels)
         table: list[list[Point | None]] = [[] for _ in self.rungs]
         channels: dict[str, NDArray[np.float64]] = {}
@@ -141,10 +146,10 @@ class MeasurePicture:
                     advance(label)
                     continue
                 if isinstance(rung, Coded):  # the file and its ideal code are one climb
-                    coded = climb = coded or rung.climb(sitting.views, known, seed=self.seed)
+                    coded = climb = coded or rung.climb(sitting.views, known, seed=seed)
                 else:
                     coded = None
-                    climb = rung.climb(sitting.views, known, seed=self.seed)
+                    climb = rung.climb(sitting.views, known, seed=seed)
                 points.append(self._point(rung, climb, view, setting))
                 if at_main:
                     self._per_channel(rung.name, climb, picture.pixel_count, channels)
