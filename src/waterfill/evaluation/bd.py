@@ -20,6 +20,10 @@ Method = Literal["pchip", "akima"]
 #: Below this share of the range that either curve covers, a comparison says so.
 _ENOUGH = 0.75
 _LEAST_POINTS = 4
+#: Columns are swapped where all of the first is above this and all of the second below. More than
+#: 10 bpp at less than 10 dB is no codec's whole curve, in PSNR or in MS-SSIM; rates in other units
+#: than bpp stay possible.
+_BETWEEN = 10.0
 _INTERPOLATORS = {"pchip": PchipInterpolator, "akima": Akima1DInterpolator}
 
 
@@ -66,13 +70,17 @@ def sorted_curve(points: ArrayLike, name: str) -> NDArray[np.float64]:
     Raises
     ------
     CurveError
-        If the shape is another, or a value is not finite, or a rate not positive.
+        If the shape is another, a value is not finite, a rate not positive, or the columns look
+        swapped.
     """
     curve = np.asarray(points, dtype=np.float64)
     if curve.ndim != 2 or curve.shape[1] != 2:
         raise CurveError(f"{name} must be an (n, 2) array of (bpp, dB), not {curve.shape}")
     if not np.isfinite(curve).all() or (curve[:, 0] <= 0).any():
         raise CurveError(f"{name} must hold finite values and positive rates")
+    rates, qualities = curve.T
+    if len(curve) and qualities.max() < _BETWEEN < rates.min():
+        raise CurveError(f"{name} looks like (dB, bpp); its columns must be (bpp, dB)")
     return curve[np.lexsort((curve[:, 0], curve[:, 1]))]
 
 
