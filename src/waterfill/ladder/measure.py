@@ -13,13 +13,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from waterfill.codec.channels import WATER_LEVEL, GaussianTest
 from waterfill.codec.model import Codec
+from waterfill.codec.registry import as_codec
 from waterfill.codec.sensitivity import sensitivity
-from waterfill.data.images import ImageLike, Picture, as_picture, sample_pictures
+from waterfill.data.images import ImageLike, Picture, as_picture, pictures_in, sample_pictures
 from waterfill.errors import ImageError
 from waterfill.evaluation.cache import fingerprint
 from waterfill.evaluation.metrics import mean_squared_error
@@ -146,9 +146,12 @@ def _survey(subject: Subject, settings: Sequence[Setting], shared: _Shared) -> l
     return joined
 
 
-def _as_subject(codec: Codec | TransformCodec | nn.Module) -> Subject:
-    if isinstance(codec, Codec):
-        return OwnCodec(codec)
+_Codecs = Codec | TransformCodec | nn.Module | str | os.PathLike[str]
+
+
+def _as_subject(codec: _Codecs) -> Subject:
+    if isinstance(codec, Codec | str | os.PathLike):
+        return OwnCodec(as_codec(codec))
     if not isinstance(codec, TransformCodec) and is_like_compressai(codec):
         assert isinstance(codec, nn.Module)
         return Adapted(as_protocol(codec))
@@ -156,7 +159,7 @@ def _as_subject(codec: Codec | TransformCodec | nn.Module) -> Subject:
 
 
 def limits(
-    codec: Codec | TransformCodec | nn.Module,
+    codec: _Codecs,
     images: ImageLike | Iterable[ImageLike],
     quality: float | Sequence[float] | None = None,
     *,
@@ -169,10 +172,11 @@ def limits(
     Parameters
     ----------
     codec
-        The codec; a live model of CompressAI; or anything with the methods of
+        The codec, its name or its file; a live model of CompressAI; or anything with the methods of
         :class:`~waterfill.ladder.adapters.TransformCodec`. Its networks stay as they are.
     images
-        Paths, PIL images, uint8 arrays or :class:`~waterfill.data.images.Picture`.
+        Files, folders, globs; PIL images, uint8 arrays or tensors, bytes of pictures' files,
+        :class:`~waterfill.data.images.Picture`. One, or several.
     quality
         One quality from 1 to 8, several, or ``None`` for all whole ones that the codec covers. The
         table is at the middle one; with a single quality, rates at equal PSNR are first-order
@@ -193,16 +197,14 @@ def limits(
     QualityError
         If a quality is out of range.
     CodecError
-        If a codec of other make breaks the protocol; with ``shards``, for all of those, and for
-        weights that no file holds.
+        If there is no such codec, or one of other make breaks the protocol; with ``shards``, for
+        all of those, and for weights that no file holds.
     WaterfillError
         If ``shards`` can't be written, or holds a file that is damaged.
     """
     subject = _as_subject(codec)
     settings, main = subject.settings(quality)
-    if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Picture):
-        images = [images]
-    items = list(images)
+    items = pictures_in(images)
     if not items or not settings:
         raise ImageError("no pictures to measure")
     rungs = [rung for rung in LADDER if subject.has_files or rung.name != BITSTREAM]
