@@ -90,6 +90,15 @@ def test_the_bundled_codec_is_read_once_and_nobody_else_can_change_it(
     assert set(found) == {expected}
 
 
+def test_a_codec_is_loaded_in_inference_mode_as_outside_of_it(photo: NDArray[np.uint8]) -> None:
+    registry._default.cache_clear()
+    data = wf.load_codec().compress(photo[:24, :24])
+    with torch.inference_mode():
+        inside = wf.decompress(data).tobytes()
+        assert wf.load_codec().compress(photo[:24, :24]) == data
+    assert wf.decompress(data).tobytes() == inside
+
+
 def test_untrained_codecs_are_seeded_and_leave_the_generator_alone() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)

@@ -129,6 +129,8 @@ def _seeded(config: CodecConfig, seed: int = 0) -> Codec:
         return Codec(config)
 
 
+# Inside somebody's inference mode, too: what is derived from weights goes by their versions.
+@torch.inference_mode(False)
 def read_codec(
     data: bytes, label: str, *, quality: float | None = None, unpickle: bool = False
 ) -> tuple[Codec, dict[str, str]]:
