@@ -70,6 +70,16 @@ def test_theory_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_lazy_names_are_listed_and_no_listing_loads_torch() -> None:
+    code = (
+        "import sys, waterfill; names = dir(waterfill); "
+        "assert set(waterfill.__all__) <= set(names) and '__version__' in names; "
+        "assert 'torch' not in sys.modules; "
+        "assert all(getattr(waterfill, name) is not None for name in waterfill.__all__)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 #: Reads checkpoints that were made elsewhere, by the loader that is restricted to tensors.
 RESTRICTED = "codec/foreign.py"
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from waterfill.estimators import RDCurve, bounds
     from waterfill.evaluation.curves import bd_rate
     from waterfill.ladder import Ladder, limits
+    from waterfill.training.regulariser import Regulariser
 
 __all__ = [
     "BitstreamError",
@@ -27,6 +28,7 @@ __all__ = [
     "Ladder",
     "QualityError",
     "RDCurve",
+    "Regulariser",
     "TrainingError",
     "WaterfillError",
     "bd_rate",
@@ -47,6 +49,7 @@ _LAZY = {
     "load_codec": "waterfill.codec.registry",
     "Ladder": "waterfill.ladder",
     "RDCurve": "waterfill.estimators",
+    "Regulariser": "waterfill.training.regulariser",
     "limits": "waterfill.ladder",
 }
 
@@ -60,3 +63,7 @@ def __getattr__(name: str) -> Any:
         globals()[name] = value  # also hides the sub-package `waterfill.ladder` behind its function
         return value
     raise AttributeError(f"module 'waterfill' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from rich.console import Console
 
 from waterfill.cli import run
+from waterfill.cli.evaluate import _rates as rates
+from waterfill.cli.evaluate import _remarks as remarks
+from waterfill.evaluation.result import Contender, Evaluation
+from waterfill.evaluation.rows import Row
 
 WEIGHTS = Path(__file__).parents[1] / "codec" / "golden" / "mean-scale.safetensors"
 
@@ -62,6 +69,56 @@ def test_a_published_anchor_of_other_pictures_is_named_so(
     assert "is of the 24 Kodak photographs; these 2 are others" in page
     verdict = page.partition('<p class="verdict">')[2].partition("</p>")[0]
     assert "vtm" not in verdict
+
+
+def measured(names: tuple[str, ...], pictures: int) -> Evaluation:
+    """Own codecs that spend less than JPEG on some pictures and far less on one."""
+    settings = tuple(json.dumps({"quality": q}) for q in (2, 4, 6, 8))
+    rows = []
+    for image in range(pictures):
+        for number, codec in enumerate(("jpeg", *names)):
+            factor = 1.0 if not number else 0.8 if image else 0.2 / number
+            for k, setting in enumerate(settings):
+                psnr = 30.0 + 3 * k
+                about = (f"{image}.png", "here", f"{image:064d}", codec, "1", setting, 1000)
+                rows.append(Row(*about, factor * 0.2 * 2**k, 1.0, psnr, 0.9, 0.1, 0.2))
+    codecs = [Contender("jpeg", "conventional", "JPEG", "Pillow", settings, "")]
+    codecs += [Contender(name, "own", name, "weights", settings, "") for name in names]
+    return Evaluation(tuple(rows), tuple(codecs))
+
+
+def table_of(found: Evaluation, anchors: list[str]) -> list[str]:
+    screen = Console(width=80, file=StringIO())
+    screen.print(rates(found, found.bd_rates(anchors)))
+    assert isinstance(screen.file, StringIO)
+    return screen.file.getvalue().splitlines()
+
+
+def test_intervals_are_told_by_their_ends_and_fit_beside_one_another() -> None:
+    names = tuple(f"runs/number-{k}, effort 8, trellis" for k in range(1, 5))
+    lines = table_of(measured(names, 9), ["jpeg", "vtm"])
+    assert max(map(len, lines)) <= 80
+    start = next(k for k, line in enumerate(lines) if line.startswith("jpeg"))
+    assert len(re.findall(r"-\d+\.\d", lines[start])) == 4
+    ends = re.findall(r"(-\d+\.\d) … (-\d+\.\d)", lines[start + 1])
+    assert len(ends) == 4
+    for value, (low, high) in zip(lines[start].split()[1:], ends, strict=True):
+        # One picture of nine pulls it down: the lower end is the further one.
+        assert float(value) - float(low) > 1.2 * (float(high) - float(value)) > 0
+
+
+@pytest.mark.parametrize(
+    ("pictures", "said"),
+    [
+        (1, ["no intervals: 1 picture is too few to resample, 8 would do"]),
+        (7, ["no intervals: 7 pictures are too few to resample, 8 would do"]),
+        (8, []),
+    ],
+)
+def test_few_pictures_have_figures_without_intervals(pictures: int, said: list[str]) -> None:
+    found = measured(("ours", "theirs"), pictures)
+    assert remarks(found, found.bd_rates(["jpeg"])) == said
+    assert any("…" in line for line in table_of(found, ["jpeg"])) == (not said)
 
 
 def test_limits_are_drawn_and_named_for_what_they_are(folder: Path) -> None:

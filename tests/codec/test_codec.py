@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,23 @@ def test_quality_out_of_range_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match="quality"):
         tiny.compress(photo, quality)
+
+
+@pytest.mark.parametrize("quality", ["high", [4], object()])
+def test_what_is_no_quality_is_refused_in_one_line(
+    tiny: Codec, photo: NDArray[np.uint8], quality: Any
+) -> None:
+    with pytest.raises(wf.QualityError, match="quality must be a number"):
+        tiny.compress(photo, quality)
+
+
+def test_effort_is_a_whole_number(tiny: Codec, photo: NDArray[np.uint8]) -> None:
+    piece = photo[:16, :16]
+    wanted = tiny.compress(piece, 4, effort=2)
+    assert tiny.compress(piece, 4, effort=np.int64(2)) == wanted  # type: ignore[arg-type]
+    for effort in (1.5, 2.0, "2", None):
+        with pytest.raises(wf.QualityError, match="effort must be a whole number, not"):
+            tiny.compress(piece, 4, effort=effort)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

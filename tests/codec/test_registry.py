@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO, StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 import waterfill as wf
+from waterfill.codec import registry
 from waterfill.codec.model import Codec
 from waterfill.codec.registry import PRESETS, save_codec
 
@@ -25,6 +29,74 @@ def test_a_saved_codec_codes_like_another_load_of_it(
     data = first.compress(photo, 4)
     assert data == second.compress(photo, 4)
     wf.decompress(data, codec=second)
+
+
+def test_a_stream_is_bytes_or_a_file_and_its_codec_may_be_named(
+    tiny: Codec, tmp_path: Path, photo: NDArray[np.uint8]
+) -> None:
+    weights, path = tmp_path / "codec.safetensors", tmp_path / "a.wfl"
+    save_codec(tiny, weights, {})
+    codec = wf.load_codec(weights)
+    data = codec.compress(photo[:40, :50])
+    path.write_bytes(data)
+    expected = np.asarray(wf.decompress(data, codec=codec))
+    with path.open("rb") as stream:
+        for item in (bytearray(data), memoryview(data), path, str(path), BytesIO(data), stream):
+            assert np.array_equal(np.asarray(wf.decompress(item, codec=codec)), expected)
+    for name in (weights, str(weights)):
+        assert np.array_equal(np.asarray(wf.decompress(data, codec=name)), expected)
+    own = wf.load_codec().compress(photo[:16, :16])
+    assert wf.decompress(own, codec="default").tobytes() == wf.decompress(own).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "codec", "reason"),
+    [
+        ("missing.wfl", None, "missing.wfl: no such file"),
+        (Path("."), None, "no such file"),
+        (None, None, "NoneType is no stream"),
+        (4, None, "int is no stream"),
+        (StringIO("text"), None, "StringIO is no stream"),
+        (memoryview(b"text"), None, "not a waterfill stream"),
+        (None, "nonsense", "NoneType is no stream"),
+    ],
+)
+def test_what_is_no_stream_is_named_in_one_line(data: Any, codec: Any, reason: str) -> None:
+    with pytest.raises(wf.BitstreamError, match=reason) as caught:
+        wf.decompress(data, codec=codec)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_codec_is_named_in_one_line(tiny: Codec, photo: NDArray[np.uint8]) -> None:
+    data = tiny.compress(photo[:16, :16])
+    with pytest.raises(wf.CodecError, match="neither a file nor"):
+        wf.decompress(data, codec="nonsense")
+    with pytest.raises(wf.CodecError, match="int is no codec"):
+        wf.decompress(data, codec=4)  # type: ignore[arg-type]
+
+
+def test_the_bundled_codec_is_read_once_and_nobody_else_can_change_it(
+    photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = wf.load_codec()
+    data = theirs.compress(photo[:24, :24])
+    expected = wf.decompress(data).tobytes()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.zero_()
+    monkeypatch.setattr(registry, "load_codec", lambda: pytest.fail("read again"))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: wf.decompress(data).tobytes(), range(8)))
+    assert set(found) == {expected}
+
+
+def test_a_codec_is_loaded_in_inference_mode_as_outside_of_it(photo: NDArray[np.uint8]) -> None:
+    registry._default.cache_clear()
+    data = wf.load_codec().compress(photo[:24, :24])
+    with torch.inference_mode():
+        inside = wf.decompress(data).tobytes()
+        assert wf.load_codec().compress(photo[:24, :24]) == data
+    assert wf.decompress(data).tobytes() == inside
 
 
 def test_untrained_codecs_are_seeded_and_leave_the_generator_alone() -> None:

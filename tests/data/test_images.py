@@ -7,11 +7,12 @@ import struct
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -20,9 +21,11 @@ from waterfill.data.images import (
     MAX_PIXELS,
     MAX_SIDE,
     Picture,
+    as_picture,
     decode_picture,
     find_images,
     load_picture,
+    pictures_in,
     sample_pictures,
     to_picture,
 )
@@ -275,6 +278,66 @@ def test_arrays_may_lie_in_memory_as_they_like():
         picture = to_picture(view)
         np.testing.assert_array_equal(picture.pixels, view)
         assert picture.pixels.flags.c_contiguous
+
+
+@pytest.mark.parametrize("planes", [1, 3])
+def test_a_picture_may_be_handed_over_as_tensor_bytes_or_stream(tmp_path, planes):
+    pixels = noise(13, 9, planes)
+    expected = to_picture(pixels)
+    standing = torch.from_numpy(pixels.reshape(13, 9, planes).copy())
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path)
+    data = path.read_bytes()
+    with path.open("rb") as stream:
+        items = [standing, standing.permute(2, 0, 1), data, bytearray(data), memoryview(data)]
+        items += [BytesIO(data), stream, path, str(path), Image.open(path)]
+        items += [standing[..., 0]] if planes == 1 else []
+        for item in items:
+            found = as_picture(item)
+            np.testing.assert_array_equal(found.pixels, expected.pixels)
+            assert found.grey == (planes == 1)
+
+
+@pytest.mark.parametrize(
+    ("item", "reason"),
+    [
+        (torch.rand(3, 8, 8), r"dtype uint8, not float32; .*x \* 255"),
+        (torch.zeros(3, 8, 3, dtype=torch.uint8), r"\(3, 8, 3\) may lie either way"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), r"not \(1, 3, 8, 8\)"),
+        (torch.zeros(2, 8, 8, dtype=torch.uint8), "must be"),
+        (None, "NoneType is no picture"),
+        ([[1, 2]], "list is no picture"),
+        (4, "int is no picture"),
+        (StringIO("text"), "StringIO is no picture"),
+        (b"text", "supported format"),
+        (BytesIO(), "supported format"),
+    ],
+    ids=str,
+)
+def test_what_else_is_handed_over_is_named_in_one_line(item, reason):
+    with pytest.raises(ImageError, match=f"^image: .*{reason}") as caught:
+        as_picture(item)
+    assert "\n" not in str(caught.value)
+    closed = BytesIO()
+    closed.close()
+    with pytest.raises(ImageError, match="BytesIO: can't be read"):
+        as_picture(closed)
+
+
+def test_pictures_in_are_one_or_many_files_of_folders_and_bytes_of_streams(tmp_path):
+    paths = [tmp_path / name for name in ("a.png", "b.png")]
+    for path in paths:
+        Image.fromarray(noise(4, 4)).save(path)
+    array, tensor = noise(4, 4), torch.from_numpy(noise(4, 5))
+    assert pictures_in(tmp_path) == pictures_in(f"{tmp_path}/*.png") == paths
+    assert pictures_in([str(paths[1]), tmp_path]) == [paths[1], *paths]
+    data = paths[0].read_bytes()
+    assert pictures_in(BytesIO(data)) == pictures_in([BytesIO(data)]) == pictures_in(data) == [data]
+    for alone in (array, tensor, to_picture(array), Image.fromarray(array), None):
+        (found,) = pictures_in(alone)
+        assert found is alone
+    assert len(pictures_in(item for item in (array, tensor))) == 2
+    assert pictures_in([]) == []
 
 
 @pytest.mark.parametrize("planes", [1, 3])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -245,6 +246,12 @@ def test_the_climb_finds_the_summit_that_a_grid_finds() -> None:
         ("discrete", "wgd", {}, "alphabet"),
         ("gaussian", "ba", {"seed": -1}, "seed"),
         (np.zeros((3, 2)), "wgd", {}, "twelve"),
+        ([[1.0, 2.0], [3.0]], "wgd", {}, "list: is no array of samples"),
+        (torch.zeros(20, 2, requires_grad=True), "wgd", {}, "Parameter|Tensor: is no array"),
+        (None, "wgd", {}, "array of numbers"),
+        ("gaussian", "ba", {"slopes": "steep"}, "slopes must be finite"),
+        ("gaussian", "ba", {"slopes": 0.0}, "slopes must be finite"),
+        ("gaussian", "ba", {"slopes": None}, "slopes must be finite"),
         (np.random.default_rng(0).standard_normal((60, 2)), "sandwich-lower", {"steps": 1}, "few"),
     ],
 )
@@ -254,6 +261,21 @@ def test_what_can_not_be_done_is_said_in_one_line(
     with pytest.raises(WaterfillError, match=message) as caught:
         wf.bounds(source, method, **more)
     assert "\n" not in str(caught.value)
+
+
+def test_samples_and_slopes_come_as_lists_tensors_or_one_number() -> None:
+    samples = np.random.default_rng(0).standard_normal((60, 2)).astype(np.float32)
+    small = {"particles": 8, "steps": 5, "seed": 1}
+    expected = wf.bounds(samples, "wgd", [2.0], **small).points
+    for same in (samples.tolist(), torch.from_numpy(samples)):
+        assert_same(wf.bounds(same, "wgd", [2.0], **small).points, expected)
+    for slope in (2.0, 2, np.float32(2), np.array([2.0]), torch.tensor([2.0])):
+        assert_same(wf.bounds(samples, "wgd", slope, **small).points, expected)
+
+
+def assert_same(points: Sequence[RDPoint], others: Sequence[RDPoint]) -> None:
+    told = [[(p.slope, p.rate, p.distortion) for p in both] for both in (points, others)]
+    assert told[0] == told[1]
 
 
 def test_units_convert_slopes() -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import waterfill as wf
 from waterfill.errors import WaterfillError
-from waterfill.evaluation.bd import Method, compare
+from waterfill.evaluation.bd import LEAST_PICTURES, Method, compare
 from waterfill.evaluation.published import published_curve, published_curves
 
 CURVE = np.array([(0.12, 27.6), (0.25, 30.1), (0.49, 33.0), (0.93, 36.2), (1.6, 39.7)])
@@ -160,6 +160,15 @@ def test_an_interval_has_no_width_where_every_picture_agrees() -> None:
     found = compare(anchor, anchor * [0.85, 1.0], resamples=50)
     assert found.interval == pytest.approx((-15.0, -15.0), abs=1e-9)
     assert found.rate_percent == pytest.approx(-15.0)
+
+
+def test_few_pictures_have_no_interval() -> None:
+    for count in (2, LEAST_PICTURES - 1):
+        found = compare(stack(count, 0.3, 0), stack(count, 0.3, 1))
+        assert found.interval is None
+        assert math.isfinite(found.rate_percent)
+    enough = compare(stack(LEAST_PICTURES, 0.3, 0), stack(LEAST_PICTURES, 0.3, 1), resamples=20)
+    assert enough.interval is not None
 
 
 def test_intervals_narrow_with_the_root_of_the_number_of_pictures_and_cover() -> None:

@@ -101,13 +101,28 @@ def test_bd_rate_equals_an_independent_implementation() -> None:
         (CURVE + np.array([0, 100]), "share no range"),
         (CURVE * [1, np.nan], "finite"),
         (CURVE * [-1, 1], "positive"),
-        (CURVE[[0, 1, 1, 2, 3]], "at one PSNR"),
+        (CURVE[[0, 1, 1, 2]], "at least four"),
+        (CURVE[:, ::-1], r"columns must be \(bpp, dB\)"),
         (CURVE[:, 0], r"\(n, 2\)"),
     ],
 )
 def test_bd_rate_refuses_what_it_cannot_compare(test: NDArray[np.float64], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         wf.bd_rate(CURVE, test)
+
+
+def test_of_points_at_one_psnr_the_cheapest_counts() -> None:
+    double = np.vstack([CURVE[2] * [1.5, 1.0], CURVE])
+    assert wf.bd_rate(double, CURVE * [0.9, 1.0]) == pytest.approx(-10.0, abs=1e-9)
+
+
+def test_swapped_columns_are_refused_on_either_side_and_real_curves_are_not() -> None:
+    for curves in ((CURVE[:, ::-1], CURVE[:, ::-1]), (CURVE[:, ::-1], CURVE)):
+        with pytest.raises(ValueError, match="anchor looks like"):
+            wf.bd_rate(*curves)
+    assert wf.bd_rate(CURVE * [1000, 1], CURVE * [900, 1]) == pytest.approx(-10.0)  # kbit/s
+    low = CURVE * [10, 0.2] + [0, 1]  # bpp from 1.2 to 16 at 6.5 to 9 dB of MS-SSIM
+    assert wf.bd_rate(low, low * [0.9, 1]) == pytest.approx(-10.0)
 
 
 def test_rate_at_psnr_reads_inside_and_goes_on_along_the_slope_outside() -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import weakref
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from waterfill.codec.channels import WATER_LEVEL, Crossing, Dithered, GaussianTe
 from waterfill.codec.densities import Density
 from waterfill.codec.model import Codec
 from waterfill.codec.noise import Noise
+from waterfill.codec.registry import save_codec
 from waterfill.ladder import LADDER, Ladder, rungs
 from waterfill.ladder.decompose import efficient
 from waterfill.ladder.measure import measure_rung
@@ -193,6 +195,49 @@ def test_a_codec_that_learned_nothing_has_no_rates_of_millions(tiny: Codec) -> N
         assert "e+" not in found.decomposition.sentence
         assert "NaN" not in found.to_json()
         assert "nan" not in found.decomposition.sentence
+
+
+def test_codecs_and_pictures_are_taken_as_everywhere_else(
+    tiny: Codec, photo: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    weights = tmp_path / "codec.safetensors"
+    save_codec(tiny, weights, {})
+    for name, pixels in (("a", photo[:40, :48]), ("b", photo[40:72, :48])):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.png")
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    expected = wf.limits(wf.load_codec(weights), paths, 4).rows
+    assert {Path(row["image"]).name for row in expected} == {"a.png", "b.png"}
+    for images in (tmp_path, f"{tmp_path}/", f"{tmp_path}/*.png"):
+        assert repr(wf.limits(weights, images, 4).rows) == repr(expected)
+    tensor = torch.from_numpy(photo[:40, :48].copy()).permute(2, 0, 1)
+    first = [row["bpp"] for row in expected if row["image"] == str(paths[0])]
+    bitstream = LADDER[0].name
+    for image in (tensor, [tensor], BytesIO(paths[0].read_bytes()), paths[0].read_bytes()):
+        rows = wf.limits(str(weights), image, np.float32(4)).rows  # type: ignore[arg-type]
+        assert rows[0]["rung"] == bitstream
+        assert rows[0]["bpp"] == first[0]
+
+
+def test_numpys_numbers_are_qualities(tiny: Codec, photo: NDArray[np.uint8]) -> None:
+    piece = photo[:32, :32]
+    expected = wf.limits(tiny, piece, 4).rows
+    for quality in (np.float32(4), np.int64(4), np.array([4]), torch.tensor(4.0)):
+        assert repr(wf.limits(tiny, piece, quality).rows) == repr(expected)  # type: ignore[arg-type]
+
+
+def test_what_is_no_codec_or_no_picture_is_said_in_one_line(
+    tiny: Codec, photo: NDArray[np.uint8], tmp_path: Path
+) -> None:
+    with pytest.raises(wf.CodecError, match="neither a file nor a codec's name"):
+        wf.limits("nonsense", photo, 4)
+    with pytest.raises(wf.CodecError, match="int is no codec"):
+        wf.limits(4, photo, 4)  # type: ignore[arg-type]
+    with pytest.raises(wf.ImageError, match="NoneType is no picture"):
+        wf.limits(tiny, None, 4)  # type: ignore[arg-type]
+    with pytest.raises(wf.ImageError, match=r"image 2: .*float32"):
+        wf.limits(tiny, [photo[:16, :16], torch.rand(3, 8, 8)], 4)
+    with pytest.raises(wf.ImageError, match="no pictures in this folder"):
+        wf.limits(tiny, tmp_path, 4)
 
 
 def test_pictures_side_by_side_give_the_figures_of_one_after_the_other(

@@ -20,10 +20,10 @@ from waterfill.report.evaluation import Shown, render_evaluation
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
 
-def made_up(picture: str = "b.png") -> Evaluation:
+def made_up(*others: str) -> Evaluation:
     rows = []
     settings = tuple(json.dumps({"quality": q}) for q in (2, 4, 6, 8))
-    for number, image in enumerate(("a.png", picture)):
+    for number, image in enumerate(("a.png", *(others or ("b.png",)))):
         for codec, factor in (("ours", 1.0), ("jpeg", 1.5)):
             for k, setting in enumerate(settings):
                 psnr = 30.0 + 3 * k + number
@@ -80,6 +80,14 @@ def test_numbers_are_those_measured() -> None:
     of_picture = data_of(html, "pictures")["b.png"]["psnr"]["ours"]
     assert of_picture["x"] == pytest.approx([0.22, 0.44, 0.88, 1.76])
     assert of_picture["y"] == pytest.approx([31, 34, 37, 40])
+
+
+def test_intervals_begin_with_eight_pictures() -> None:
+    for count, shown in ((7, False), (8, True)):
+        html = page_of(made_up(*(f"{k}.png" for k in range(1, count))))
+        matrix = html.partition('id="matrix-psnr"')[2].partition("</table>")[0]
+        assert "from 8 pictures on" in matrix
+        assert ("<small> −33.3 … −33.3</small>" in matrix) == shown
 
 
 def test_page_asks_for_nothing_from_outside_and_names_stay_text() -> None:

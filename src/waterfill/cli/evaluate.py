@@ -146,15 +146,8 @@ def evaluate(
     out_console.print(_rates(found, cells))
     out_console.print()
     out_console.print(_codecs(found))
-    own_cells = [cell for cell in cells if found.codec(cell.test).kind == "own"]
-    remarks = [caveat for cell in own_cells for caveat in cell.caveats]
-    remarks += [
-        f"{cell.test} against {cell.anchor}: {cell.reason}"
-        for cell in own_cells
-        if cell.result is None and cell.domain is None
-    ]
-    for caveat in dict.fromkeys(remarks):
-        out_console.print(f"* {caveat}", style="dim", highlight=False, markup=False)
+    for remark in _remarks(found, cells):
+        out_console.print(f"* {remark}", style="dim", highlight=False, markup=False)
     say("\n" + "\n".join(str(path) for path in files))
 
 
@@ -211,7 +204,7 @@ def _shown(codec: OwnCodec, images: Sequence[Any]) -> list[Shown]:
 def _rates(found: Evaluation, cells: Sequence[Comparison]) -> Table:
     """Own codecs against every anchor, on all pictures."""
     own = [codec.name for codec in found.codecs if codec.kind == "own"]
-    pictures = found.curve(own[0])[0].pictures
+    pictures = _pictures(found)
     table = _plain(f"BD-rate in % by PSNR, {pictures} picture{'s' if pictures > 1 else ''}")
     table.add_column("against")
     for name in own:
@@ -227,6 +220,28 @@ def _rates(found: Evaluation, cells: Sequence[Comparison]) -> Table:
             *(_rate(row.get(name)) for name in own),
         )
     return table
+
+
+def _pictures(found: Evaluation) -> int:
+    return found.curve(found.codecs[0].name)[0].pictures
+
+
+def _remarks(found: Evaluation, cells: Sequence[Comparison]) -> list[str]:
+    """What to know of the figures of own codecs, a line each."""
+    from waterfill.evaluation.bd import LEAST_PICTURES
+
+    own = [cell for cell in cells if found.codec(cell.test).kind == "own"]
+    remarks = [caveat for cell in own for caveat in cell.caveats]
+    remarks += [
+        f"{cell.test} against {cell.anchor}: {cell.reason}"
+        for cell in own
+        if cell.result is None and cell.domain is None
+    ]
+    count = _pictures(found)
+    if count < LEAST_PICTURES and any(cell.result is not None for cell in own):
+        few = f"{count} picture{' is' if count == 1 else 's are'}"
+        remarks.append(f"no intervals: {few} too few to resample, {LEAST_PICTURES} would do")
+    return list(dict.fromkeys(remarks))
 
 
 def _codecs(found: Evaluation) -> Table:
@@ -260,10 +275,11 @@ def _plain(title: str) -> Table:
 
 
 def _rate(cell: Comparison | None) -> str:
+    """The figure, and its interval below: half a width would hide that it leans to one side."""
     if cell is None or cell.result is None or not math.isfinite(cell.result.rate_percent):
         return "—"
     found = f"{cell.result.rate_percent:+.1f}"
     if cell.result.interval is None:
         return found
     low, high = cell.result.interval
-    return f"{found} ± {(high - low) / 2:.1f}"
+    return f"{found}\n[dim]{low:+.1f} … {high:+.1f}[/dim]"

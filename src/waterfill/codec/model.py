@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -284,7 +285,8 @@ class Codec(nn.Module):
         Parameters
         ----------
         image
-            A path, a PIL image or a uint8 array; RGB or grey, any size from 1×1.
+            A path, a PIL image, a uint8 array or tensor, or the bytes of a picture's file; RGB or
+            grey, any size from 1×1.
         quality
             1 … 8, fractions allowed; 1 ≙ λ = .0018, 8 ≙ λ = .18. None for 4, or for the codec's
             only one.
@@ -324,10 +326,14 @@ class Codec(nn.Module):
         Raises
         ------
         QualityError
-            If ``effort`` is negative, or more than anybody would wait for.
+            If ``effort`` is no whole number, negative, or more than anybody would wait for.
         CodecError
             If a trellis is asked for, and the codec's prior is not Gaussian.
         """
+        try:
+            effort = operator.index(effort)
+        except TypeError:
+            raise QualityError(f"effort must be a whole number, not {effort!r}") from None
         if not 0 <= effort <= _MOST_EFFORT:
             raise QualityError(f"effort must lie in 0 … {_MOST_EFFORT}, not {effort}")
         if trellis and not self.takes_trellis:

@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import IO
 
 import safetensors
 import safetensors.torch
@@ -26,11 +28,11 @@ from waterfill.codec.foreign import (
     read_checkpoint,
 )
 from waterfill.codec.model import Codec
-from waterfill.data.images import MAX_PIXELS
-from waterfill.errors import CodecError
+from waterfill.data.images import MAX_PIXELS, bytes_in
+from waterfill.errors import BitstreamError, CodecError
 from waterfill.files import write_whole
 
-__all__ = ["PRESETS", "decompress", "load_codec", "read_codec", "save_codec"]
+__all__ = ["PRESETS", "as_codec", "decompress", "load_codec", "read_codec", "save_codec"]
 
 _FORMAT_KEY, _FORMAT = "waterfill.codec", "2"
 _TABLES = "coding."  # in front of the names of tensors that hold probability tables
@@ -127,6 +129,8 @@ def _seeded(config: CodecConfig, seed: int = 0) -> Codec:
         return Codec(config)
 
 
+# Inside somebody's inference mode, too: what is derived from weights goes by their versions.
+@torch.inference_mode(False)
 def read_codec(
     data: bytes, label: str, *, quality: float | None = None, unpickle: bool = False
 ) -> tuple[Codec, dict[str, str]]:
@@ -251,20 +255,63 @@ def load_codec(
     return read_codec(path.read_bytes(), name, quality=quality, unpickle=unpickle)[0]
 
 
-def decompress(data: bytes, *, codec: Codec | None = None) -> Image.Image:
+def as_codec(codec: Codec | str | os.PathLike[str]) -> Codec:
+    """A codec, its name, or its file.
+
+    Raises
+    ------
+    CodecError
+        As :func:`load_codec`, and for anything else.
+    """
+    if isinstance(codec, str | os.PathLike):
+        return load_codec(codec)
+    if isinstance(codec, Codec):
+        return codec
+    raise CodecError(f"{type(codec).__name__} is no codec; pass a Codec, a name or a file")
+
+
+@cache
+def _default() -> Codec:
+    """The bundled codec, which nobody else holds: what a user has loaded, they may change."""
+    return load_codec()
+
+
+def decompress(
+    data: bytes | bytearray | memoryview | str | os.PathLike[str] | IO[bytes],
+    *,
+    codec: Codec | str | os.PathLike[str] | None = None,
+) -> Image.Image:
     """Decode a stream.
 
     Parameters
     ----------
     data
-        What :meth:`Codec.compress` returned.
+        What :meth:`Codec.compress` returned; the path of a file of that, or the file, open.
     codec
-        The codec that made it; by default the bundled one.
+        The codec that made it, its name, or its file of weights; by default the bundled one.
 
     Raises
     ------
     BitstreamError
-        If the stream is foreign, cut, altered, or made with other weights.
+        If the stream is foreign, cut, altered, or made with other weights; if there is no such
+        file.
+    CodecError
+        As :func:`load_codec`.
     """
-    container = Container.unpack(data, max_pixels=MAX_PIXELS)
-    return (codec or load_codec()).decompress(container).to_pil()
+    container = Container.unpack(_stream(data), max_pixels=MAX_PIXELS)
+    return (_default() if codec is None else as_codec(codec)).decompress(container).to_pil()
+
+
+def _stream(data: object) -> bytes:
+    if isinstance(data, str | os.PathLike):
+        path = Path(data)
+        try:
+            if path.is_file():
+                return path.read_bytes()
+        except OSError as error:
+            raise BitstreamError(f"{path}: can't be read ({error.strerror})") from None
+        raise BitstreamError(f"{path}: no such file")
+    found = bytes_in(data)
+    if found is None:
+        raise BitstreamError(f"{type(data).__name__} is no stream; pass its bytes, or a path")
+    return found

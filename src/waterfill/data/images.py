@@ -5,19 +5,23 @@ from __future__ import annotations
 import glob
 import io
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from waterfill.errors import ImageError
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -26,9 +30,11 @@ __all__ = [
     "ImageLike",
     "Picture",
     "as_picture",
+    "bytes_in",
     "decode_picture",
     "find_images",
     "load_picture",
+    "pictures_in",
     "sample_pictures",
     "to_picture",
 ]
@@ -124,8 +130,12 @@ def _too_large(width: int, height: int) -> str | None:
     return None
 
 
-#: A path, a PIL image, a uint8 array (H, W) or (H, W, 3), or a :class:`Picture`.
-ImageLike: TypeAlias = "str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | Picture"
+#: A path; a PIL image; a uint8 array (H, W) or (H, W, 3); a uint8 tensor, also (3, H, W); the bytes
+#: of a picture's file, or a binary stream of them; a :class:`Picture`.
+ImageLike: TypeAlias = (
+    "str | os.PathLike[str] | Image.Image | NDArray[np.uint8] | torch.Tensor | bytes | bytearray "
+    "| memoryview | IO[bytes] | Picture"
+)
 
 
 def to_picture(image: Picture | Image.Image | NDArray[np.uint8], name: str = "image") -> Picture:
@@ -272,17 +282,93 @@ def decode_picture(data: bytes, name: str) -> Picture:
     return _read(io.BytesIO(data), name)
 
 
+def bytes_in(item: object) -> bytes | None:
+    """Bytes, or what a binary stream still holds; None of anything else.
+
+    Raises
+    ------
+    ImageError
+        If a stream can't be read.
+    """
+    if isinstance(item, bytes | bytearray | memoryview):
+        return bytes(item)
+    read = getattr(item, "read", None)
+    if not callable(read):
+        return None
+    try:
+        found = read()
+    except (OSError, ValueError) as error:  # closed, say
+        raise ImageError(f"{type(item).__name__}: can't be read ({error})") from None
+    return found if isinstance(found, bytes) else None
+
+
+def _is_tensor(item: object) -> TypeGuard[torch.Tensor]:
+    """Without importing torch: where there is a tensor, that has been done."""
+    module = sys.modules.get("torch")
+    return module is not None and isinstance(item, module.Tensor)
+
+
+def _array_of(tensor: torch.Tensor, name: str) -> NDArray[np.uint8]:
+    """Pixels of a uint8 tensor as (H, W) or (H, W, C), where it is clear which axes these are."""
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if kind != "uint8":
+        raise ImageError(
+            f"{name}: a tensor must have dtype uint8, not {kind}; of values in [0, 1] pass "
+            "(x * 255).round().clamp(0, 255).to(torch.uint8)"
+        )
+    pixels: NDArray[np.uint8] = tensor.detach().cpu().numpy()
+    if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
+        return pixels
+    if pixels.shape[2] in (1, 3):
+        shape = tuple(pixels.shape)
+        raise ImageError(f"{name}: a tensor {shape} may lie either way; pass an array (H, W, 3)")
+    return pixels.transpose(1, 2, 0)
+
+
 def as_picture(item: ImageLike, name: str = "image") -> Picture:
     """A picture from whatever a user may hand over: see :data:`ImageLike`.
 
     Raises
     ------
     ImageError
-        As :func:`load_picture` and :func:`to_picture`.
+        As :func:`load_picture` and :func:`to_picture`, and for anything else.
     """
     if isinstance(item, str | os.PathLike):
         return load_picture(item)
-    return to_picture(item, name)
+    if isinstance(item, Picture | Image.Image | np.ndarray):
+        return to_picture(item, name)
+    if _is_tensor(item):
+        return to_picture(_array_of(item, name), name)
+    data = bytes_in(item)
+    if data is None:
+        raise ImageError(
+            f"{name}: {type(item).__name__} is no picture; pass a path, a PIL image, a uint8 array "
+            "or tensor, or the bytes of a picture's file"
+        )
+    return decode_picture(data, name)
+
+
+def pictures_in(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
+    """All that was handed over, one by one: of folders and globs the files, of streams the bytes.
+
+    Raises
+    ------
+    ImageError
+        As :func:`find_images`.
+    """
+    alone = isinstance(
+        images, str | os.PathLike | Image.Image | np.ndarray | Picture | bytes | bytearray
+    )
+    if alone or _is_tensor(images) or hasattr(images, "read") or not isinstance(images, Iterable):
+        images = [cast(ImageLike, images)]
+    found: list[ImageLike] = []
+    for item in cast("Iterable[ImageLike]", images):
+        if isinstance(item, str | os.PathLike):
+            found.extend(find_images([item]))
+        else:
+            data = bytes_in(item)
+            found.append(item if data is None else data)
+    return found
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
+from numbers import Real
+from typing import Any, cast
 
 import pandas as pd
 
@@ -183,15 +184,19 @@ class RDCurve:
         }
 
 
-def check_slopes(slopes: Sequence[float]) -> tuple[float, ...]:
-    """Slopes as a tuple.
+def check_slopes(slopes: float | Sequence[float]) -> tuple[float, ...]:
+    """One slope or several as a tuple.
 
     Raises
     ------
     WaterfillError
         If there are none, or one is not finite and above zero.
     """
-    found = tuple(float(s) for s in slopes)
+    several = cast("Sequence[float]", [slopes] if isinstance(slopes, Real) else slopes)
+    try:
+        found = tuple(float(s) for s in several)
+    except (TypeError, ValueError):
+        found = ()
     if not found or not all(math.isfinite(s) and s > 0 for s in found):
         raise WaterfillError("slopes must be finite and above zero, one at least")
     return found

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
 from waterfill.data.source_names import open_source
 from waterfill.data.sources import Source, from_array
@@ -44,9 +44,9 @@ _BEYOND, _DRAWN = 4.0, 41
 
 
 def bounds(
-    source: Source | str | os.PathLike[str] | NDArray[Any],
+    source: Source | str | os.PathLike[str] | ArrayLike,
     method: str | Method = "ba",
-    slopes: Sequence[float] = (1.0,),
+    slopes: float | Sequence[float] = (1.0,),
     *,
     rate_unit: str = "bits",
     distortion: str | None = None,
@@ -61,12 +61,12 @@ def bounds(
     ----------
     source
         A :class:`~waterfill.data.sources.Source`, its name as on the command line
-        (``"gaussian:n=2"``, ``"mnist/train-images-idx3-ubyte.gz"``, a folder), or an array of
-        samples (count, …).
+        (``"gaussian:n=2"``, ``"mnist/train-images-idx3-ubyte.gz"``, a folder), or samples
+        (count, …): an array, a tensor or nested lists.
     method
         One of :data:`METHODS`, or an object with settings of its own.
     slopes
-        λ > 0, in units of rate per unit of distortion: R + λD is minimised.
+        λ > 0, one or several, in units of rate per unit of distortion: R + λD is minimised.
     rate_unit
         ``bits`` or ``nats`` for a sample, ``bits/dim`` or ``nats/dim``.
     distortion
@@ -104,9 +104,9 @@ def bounds(
 
 
 def all_bounds(
-    source: Source | str | os.PathLike[str] | NDArray[Any],
+    source: Source | str | os.PathLike[str] | ArrayLike,
     methods: Sequence[Method],
-    slopes: Sequence[float],
+    slopes: float | Sequence[float],
     *,
     rate_unit: str = "bits",
     distortion: str | None = None,
@@ -134,10 +134,7 @@ def all_bounds(
         As :func:`bounds`; with ``shards``, for methods that are not of this package, and if the
         folder can't be written or holds a file that is damaged.
     """
-    if isinstance(source, str | os.PathLike):
-        source = open_source(source)
-    elif isinstance(source, np.ndarray):
-        source = from_array(source)
+    source = _as_source(source)
     if distortion is None:
         distortion = "mse" if source.alphabet is None else "hamming"
     if (distortion == "hamming") != (source.alphabet is not None):
@@ -165,6 +162,19 @@ def all_bounds(
         )
         curves.append(RDCurve(source.name, method.name, units, points, truth, shannon, about))
     return tuple(curves)
+
+
+def _as_source(source: Source | str | os.PathLike[str] | ArrayLike) -> Source:
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, str | os.PathLike):
+        return open_source(source)
+    try:
+        samples = np.asarray(source)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged, or a tensor elsewhere
+        reason, kind = str(error).splitlines()[0], type(source).__name__
+        raise WaterfillError(f"{kind}: is no array of samples ({reason})") from None
+    return from_array(samples)
 
 
 def _found(

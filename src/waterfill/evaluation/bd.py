@@ -13,13 +13,27 @@ from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 
 from waterfill.errors import WaterfillError
 
-__all__ = ["BDResult", "CurveError", "Method", "compare", "mean_difference", "sorted_curve"]
+__all__ = [
+    "LEAST_PICTURES",
+    "BDResult",
+    "CurveError",
+    "Method",
+    "compare",
+    "mean_difference",
+    "sorted_curve",
+]
 
 #: How log rate is interpolated between points.
 Method = Literal["pchip", "akima"]
 #: Below this share of the range that either curve covers, a comparison says so.
 _ENOUGH = 0.75
 _LEAST_POINTS = 4
+#: Resampling fewer pictures gives an interval of a few values: of two, there are three samples.
+LEAST_PICTURES = 8
+#: Columns are swapped where all of the first is above this and all of the second below. More than
+#: 10 bpp at less than 10 dB is no codec's whole curve, in PSNR or in MS-SSIM; rates in other units
+#: than bpp stay possible.
+_BETWEEN = 10.0
 _INTERPOLATORS = {"pchip": PchipInterpolator, "akima": Akima1DInterpolator}
 
 
@@ -39,7 +53,8 @@ class BDResult:
         Mean difference of quality at equal rate, in dB: BD-PSNR, or of MS-SSIM in dB. NaN where
         the curves share no range of rates.
     interval
-        (low, high) of ``rate_percent`` in percent, by resampling pictures; None for mean curves.
+        (low, high) of ``rate_percent`` in percent, by resampling pictures; None for mean curves,
+        and below :data:`LEAST_PICTURES`.
     range_db, range_bpp
         What both curves cover.
     share
@@ -66,13 +81,17 @@ def sorted_curve(points: ArrayLike, name: str) -> NDArray[np.float64]:
     Raises
     ------
     CurveError
-        If the shape is another, or a value is not finite, or a rate not positive.
+        If the shape is another, a value is not finite, a rate not positive, or the columns look
+        swapped.
     """
     curve = np.asarray(points, dtype=np.float64)
     if curve.ndim != 2 or curve.shape[1] != 2:
         raise CurveError(f"{name} must be an (n, 2) array of (bpp, dB), not {curve.shape}")
     if not np.isfinite(curve).all() or (curve[:, 0] <= 0).any():
         raise CurveError(f"{name} must hold finite values and positive rates")
+    rates, qualities = curve.T
+    if len(curve) and qualities.max() < _BETWEEN < rates.min():
+        raise CurveError(f"{name} looks like (dB, bpp); its columns must be (bpp, dB)")
     return curve[np.lexsort((curve[:, 0], curve[:, 1]))]
 
 
@@ -194,11 +213,11 @@ def _interval(
     seed: int,
     warnings: list[str],
 ) -> tuple[float, float] | None:
-    """Percentiles of BD-rate over resampled pictures; None where there are fewer than two."""
+    """Percentiles of BD-rate over resampled pictures; None where there are too few."""
     counts = {len(stack) for stack in stacks if stack.ndim == 3}
     if len(counts) > 1:
         raise CurveError(f"anchor and test are of {' and '.join(map(str, counts))} pictures")
-    if not counts or min(counts) < 2 or resamples < 2:
+    if not counts or min(counts) < LEAST_PICTURES or resamples < 2:
         return None
     (count,) = counts
     if any(stack.ndim == 2 for stack in stacks):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.interpolate import PchipInterpolator
 
-from waterfill.evaluation.bd import CurveError, mean_difference, sorted_curve
+from waterfill.evaluation.bd import compare
 
 __all__ = ["bd_rate", "rate_at_psnr"]
 
@@ -20,7 +20,8 @@ def bd_rate(anchor: ArrayLike, test: ArrayLike) -> float:
     Parameters
     ----------
     anchor, test
-        (n, 2) arrays of (bpp, dB), at least four points each, in any order.
+        (n, 2) arrays of (bpp, dB), at least four points each, in any order. Of points at one PSNR
+        the cheapest counts.
 
     Returns
     -------
@@ -31,21 +32,10 @@ def bd_rate(anchor: ArrayLike, test: ArrayLike) -> float:
     Raises
     ------
     CurveError
-        Below four points, without overlap, for values that are not finite, or where two points
-        of a curve share a PSNR. :func:`~waterfill.evaluation.bd.compare` says more, and allows
-        for the last.
+        Below four points, without overlap, for values that are not finite, or columns that look
+        swapped. :func:`~waterfill.evaluation.bd.compare` says more, and gives intervals.
     """
-    curves = [sorted_curve(anchor, "anchor"), sorted_curve(test, "test")]
-    for name, curve in zip(("anchor", "test"), curves, strict=True):
-        if len(curve) < 4:
-            raise CurveError(f"{name} has {len(curve)} points; BD-rate needs at least four")
-        if (np.diff(curve[:, 1]) <= 0).any():
-            raise CurveError(f"{name} has two points at one PSNR")
-    (a, b) = curves
-    difference = mean_difference(a[:, 1], np.log(a[:, 0]), b[:, 1], np.log(b[:, 0]))
-    if math.isnan(difference):
-        raise CurveError("the curves share no range of PSNR")
-    return 100.0 * math.expm1(difference)
+    return compare(anchor, test, resamples=0).rate_percent
 
 
 def rate_at_psnr(

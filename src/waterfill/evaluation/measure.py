@@ -28,7 +28,7 @@ from waterfill.evaluation.conventional import Conventional, conventional
 from waterfill.evaluation.metrics import SimilarityTo, mean_squared_error, psnr_of
 from waterfill.evaluation.result import Contender, Evaluation
 from waterfill.evaluation.rows import Row
-from waterfill.provenance import environment
+from waterfill.provenance import environment, identity
 from waterfill.row_shards import Record, open_rows
 
 __all__ = ["OwnCodec", "evaluate"]
@@ -206,11 +206,14 @@ def _text(setting: Setting) -> str:
 
 
 def _key(subject: _Subject, codec: _Codec, version: str, setting: Setting) -> dict[str, Any]:
+    own = isinstance(codec, OwnCodec)
     return {
         "pixels": subject.pixels,
         # An own codec goes by its weights; its name is whatever somebody calls it.
-        "codec": "own" if isinstance(codec, OwnCodec) else codec.name,
+        "codec": "own" if own else codec.name,
         "version": version,
+        # What weights make of a picture is also this code's; other codecs are their libraries'.
+        **({"program": identity()} if own else {}),
         "setting": dict(setting),
     }
 
@@ -359,11 +362,11 @@ def evaluate(
         }
         return Record((about | {name: row[name] for name in _KEPT},))
 
-    def identity(image: int) -> list[str]:
+    def known_by(image: int) -> list[str]:
         subject = subjects[image]
         return [subject.pixels, subject.label, subject.domain]
 
-    pictures = stored.identify(len(items), identity)
+    pictures = stored.identify(len(items), known_by)
     names = [
         json.dumps([pictures[image], contenders[number].name, versions[number], _text(setting)])
         for image, number, setting in cells

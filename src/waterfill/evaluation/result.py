@@ -194,7 +194,8 @@ class Evaluation:
         domain
             None for all pictures.
         metric, method, resamples
-            As for :func:`~waterfill.evaluation.bd.compare`. Intervals are given for PSNR.
+            As for :func:`~waterfill.evaluation.bd.compare`. Intervals are given for PSNR, from
+            eight pictures on.
 
         Raises
         ------

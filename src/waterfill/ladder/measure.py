@@ -7,29 +7,28 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from waterfill.codec.channels import WATER_LEVEL, GaussianTest
 from waterfill.codec.model import Codec
+from waterfill.codec.registry import as_codec
 from waterfill.codec.sensitivity import sensitivity
-from waterfill.data.images import ImageLike, Picture, as_picture, sample_pictures
+from waterfill.data.images import ImageLike, Picture, as_picture, pictures_in, sample_pictures
 from waterfill.errors import ImageError
 from waterfill.evaluation.cache import fingerprint
 from waterfill.evaluation.metrics import mean_squared_error
 from waterfill.ladder.adapters import Adapted, TransformCodec
+from waterfill.ladder.assemble import assemble
 from waterfill.ladder.compressai import as_protocol, is_like_compressai
-from waterfill.ladder.decompose import decompose, intervals, mean_point, rates_at_equal_psnr
 from waterfill.ladder.levels import STRENGTHS, activity_of, levels_of
-from waterfill.ladder.picture import Measurement, MeasurePicture
-from waterfill.ladder.result import Decomposition, Exhibit, Ladder, Point, RungResult
+from waterfill.ladder.picture import MeasurePicture
+from waterfill.ladder.result import Ladder, Point
 from waterfill.ladder.rungs import (
     BITSTREAM,
     LADDER,
@@ -45,7 +44,6 @@ from waterfill.ladder.stored import (
 from waterfill.ladder.subjects import OwnCodec, Setting, Subject, noise_of
 from waterfill.ladder.variances import Moments
 from waterfill.parallel import side_by_side
-from waterfill.provenance import environment
 from waterfill.row_shards import Record, Rows, Work, open_rows
 
 __all__ = ["limits", "measure_rung"]
@@ -148,9 +146,12 @@ def _survey(subject: Subject, settings: Sequence[Setting], shared: _Shared) -> l
     return joined
 
 
-def _as_subject(codec: Codec | TransformCodec | nn.Module) -> Subject:
-    if isinstance(codec, Codec):
-        return OwnCodec(codec)
+_Codecs = Codec | TransformCodec | nn.Module | str | os.PathLike[str]
+
+
+def _as_subject(codec: _Codecs) -> Subject:
+    if isinstance(codec, Codec | str | os.PathLike):
+        return OwnCodec(as_codec(codec))
     if not isinstance(codec, TransformCodec) and is_like_compressai(codec):
         assert isinstance(codec, nn.Module)
         return Adapted(as_protocol(codec))
@@ -158,7 +159,7 @@ def _as_subject(codec: Codec | TransformCodec | nn.Module) -> Subject:
 
 
 def limits(
-    codec: Codec | TransformCodec | nn.Module,
+    codec: _Codecs,
     images: ImageLike | Iterable[ImageLike],
     quality: float | Sequence[float] | None = None,
     *,
@@ -171,10 +172,11 @@ def limits(
     Parameters
     ----------
     codec
-        The codec; a live model of CompressAI; or anything with the methods of
+        The codec, its name or its file; a live model of CompressAI; or anything with the methods of
         :class:`~waterfill.ladder.adapters.TransformCodec`. Its networks stay as they are.
     images
-        Paths, PIL images, uint8 arrays or :class:`~waterfill.data.images.Picture`.
+        Files, folders, globs; PIL images, uint8 arrays or tensors, bytes of pictures' files,
+        :class:`~waterfill.data.images.Picture`. One, or several.
     quality
         One quality from 1 to 8, several, or ``None`` for all whole ones that the codec covers. The
         table is at the middle one. With a single quality, Gaussian channels are measured at the
@@ -196,16 +198,14 @@ def limits(
     QualityError
         If a quality is out of range.
     CodecError
-        If a codec of other make breaks the protocol; with ``shards``, for all of those, and for
-        weights that no file holds.
+        If there is no such codec, or one of other make breaks the protocol; with ``shards``, for
+        all of those, and for weights that no file holds.
     WaterfillError
         If ``shards`` can't be written, or holds a file that is damaged.
     """
     subject = _as_subject(codec)
     settings, main = subject.settings(quality)
-    if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Picture):
-        images = [images]
-    items = list(images)
+    items = pictures_in(images)
     if not items or not settings:
         raise ImageError("no pictures to measure")
     rungs = [rung for rung in LADDER if subject.has_files or rung.name != BITSTREAM]
@@ -251,7 +251,7 @@ def limits(
     ]
     records = shared.each("ladder", per_picture, depends, names, one)
     measured = (measurement_of(record, rungs, len(settings)) for record in records)
-    return _ladder(subject, settings[main], main, rungs, measured, seed)
+    return assemble(subject.name, settings[main], main, rungs, measured, seed)
 
 
 def _identity_of(picture: Picture) -> list[str]:
@@ -289,7 +289,7 @@ def measure_rung(
         Of every picture, in the order of the qualities.
     """
     subject, items = OwnCodec(codec), list(images)
-    settings, _ = subject.settings(list(qualities))
+    settings = [one for one in subject.settings(list(qualities))[0] if not one.beside]
     m = codec.config.m
     known = Known(Moments(np.zeros(m), 1, 1), torch.full((m,), WATER_LEVEL))
     measure = MeasurePicture(subject, settings, 0, [rung], [known] * len(settings), seed)
@@ -304,74 +304,3 @@ def measure_rung(
         return [point for point in found.points[0] if point is not None]
 
     return list(side_by_side(one, len(items)))
-
-
-def _ladder(
-    subject: Subject,
-    setting: Setting,
-    main: int,
-    rungs: Sequence[Rung],
-    measured: Iterable[Measurement],
-    seed: int,
-) -> Ladder:
-    """The result, from what was measured of each picture, which is looked at once."""
-    pictures: list[dict[str, Any]] = []
-    curves_of: list[dict[str, tuple[Point, ...]]] = []
-    main_of: list[dict[str, Point]] = []
-    exhibits: list[Exhibit] = []
-    channels: dict[str, NDArray[np.float64]] = {}
-    for one in measured:
-        table = dict(zip((rung.name for rung in rungs), one.points, strict=True))
-        pictures.append(one.picture)
-        curves_of.append({n: tuple(p for p in ps if p is not None) for n, ps in table.items()})
-        main_of.append({n: p for n, ps in table.items() if (p := ps[main]) is not None})
-        exhibits += [one.exhibit] if one.exhibit is not None else []
-        for name, bpp in one.channels.items():
-            channels[name] = channels[name] + bpp if name in channels else bpp
-    curves = {
-        rung.name: tuple(
-            mean_point(column) for column in zip(*(c[rung.name] for c in curves_of), strict=True)
-        )
-        for rung in rungs
-    }
-    here = {name: mean_point([points[name] for points in main_of]) for name in main_of[0]}
-    at = rates_at_equal_psnr(curves, here)
-    spans = intervals(curves_of, main_of, seed=seed)
-    results: list[RungResult] = []
-    for rung in rungs:
-        point, equal = here[rung.name], at[rung.name]
-        results.append(
-            RungResult(
-                rung.name,
-                rung.status.value,
-                rung.meaning,
-                point.bpp,
-                point.psnr,
-                point.ms_ssim,
-                point.parts,
-                curves[rung.name],
-                equal,
-                results[0].bpp_at_equal_psnr - equal if results else None,
-            )
-        )
-    rows = [
-        {"image": picture["name"], "rung": rung.name, "status": rung.status.value} | point.__dict__
-        for picture, picture_curves in zip(pictures, curves_of, strict=True)
-        for rung in rungs
-        for point in picture_curves[rung.name]
-    ]
-    per_image: list[Decomposition] = [
-        decompose(c, m) for c, m in zip(curves_of, main_of, strict=True)
-    ]
-    return Ladder(
-        subject.name,
-        setting.quality,
-        tuple(pictures),
-        tuple(results),
-        replace(decompose(curves, here), intervals=spans),
-        tuple(per_image),
-        {name: total / len(pictures) for name, total in channels.items()},
-        tuple(rows),
-        tuple(exhibits),
-        environment(seed),
-    )

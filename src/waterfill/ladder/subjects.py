@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from numbers import Real
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -226,10 +227,11 @@ class OwnCodec:
         low, high = codec.config.qualities
         if quality is None:
             chosen = [float(q) for q in QUALITIES if low <= q <= high] or [low]
-        elif isinstance(quality, int | float):
-            chosen = [codec.check_quality(quality)]
         else:
-            chosen = sorted({codec.check_quality(q) for q in quality})
+            # numpy's numbers are no float, and are taken wherever a quality is.
+            alone = isinstance(quality, Real) or getattr(quality, "ndim", 1) == 0
+            asked = cast("Sequence[float]", [quality] if alone else quality)
+            chosen = sorted({codec.check_quality(q) for q in asked})
         if low == high:
             return steps_around(low, lambda_of_quality(low))
         found = [Setting(q, 1.0, lambda_of_quality(q)) for q in chosen]

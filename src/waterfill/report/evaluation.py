@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from waterfill.errors import WaterfillError
+from waterfill.evaluation.bd import LEAST_PICTURES
 from waterfill.evaluation.published import PublishedCurve
 from waterfill.evaluation.result import Comparison, Evaluation
 from waterfill.evaluation.rows import Metric, Row
@@ -90,6 +91,7 @@ def render_evaluation(
         genies=bool(ladders),
         pictures=_pictures(found, metrics),
         most_pictures=_MOST_PICTURES,
+        LEAST_PICTURES=LEAST_PICTURES,
         matrices={metric: _matrix(cells) for metric, cells in matrices.items()},
         caveats=_caveats([cell for cells in matrices.values() for cell in cells]),
         doubts=_doubts(matrices["psnr"]),

@@ -44,7 +44,7 @@ class Regulariser(nn.Module):
     with opposite signs where x̂ enters q. So one passage through q serves both steps of an
     iteration, and one call of ``backward`` on loss + ``regulariser(x, x_hat)``::
 
-        regulariser = Regulariser(0.1)
+        regulariser = wf.Regulariser(0.1)
         learning = torch.optim.Adam(regulariser.parameters(), lr=1e-3)  # ten times the codec's
         for x in crops:
             x_hat, loss = codec(x)
