@@ -30,6 +30,7 @@ from waterfill.evaluation.result import Contender, Evaluation
 from waterfill.evaluation.rows import Row
 from waterfill.provenance import environment
 from waterfill.row_shards import Record, open_rows
+from waterfill.seeds import check_seed
 
 __all__ = ["OwnCodec", "evaluate"]
 
@@ -305,8 +306,10 @@ def evaluate(
     CodecError
         If a codec is unknown, or its library is missing.
     WaterfillError
-        If two codecs have one name, or the cache or ``shards`` can't be written or used.
+        If two codecs have one name, the cache or ``shards`` can't be written or used, or the seed
+        is none.
     """
+    seed = check_seed(seed)
     items = _items(images)
     if isinstance(codecs, Codec | OwnCodec | Conventional | str):
         codecs = [codecs]

@@ -47,6 +47,7 @@ from waterfill.ladder.variances import Moments
 from waterfill.parallel import side_by_side
 from waterfill.provenance import environment
 from waterfill.row_shards import Record, Rows, Work, open_rows
+from waterfill.seeds import check_seed
 
 __all__ = ["limits", "measure_rung"]
 
@@ -198,8 +199,9 @@ def limits(
         If a codec of other make breaks the protocol; with ``shards``, for all of those, and for
         weights that no file holds.
     WaterfillError
-        If ``shards`` can't be written, or holds a file that is damaged.
+        If ``shards`` can't be written, or holds a file that is damaged; for a seed that is none.
     """
+    seed = check_seed(seed)
     subject = _as_subject(codec)
     settings, main = subject.settings(quality)
     if isinstance(images, str | os.PathLike | Image.Image | np.ndarray | Picture):
