@@ -319,7 +319,9 @@ def evaluate(
     names = [codec.name for codec in contenders]
     for name in names:
         if names.count(name) > 1:
-            raise WaterfillError(f"two codecs are named {name!r}; give one of them another label")
+            raise WaterfillError(
+                f"two codecs are named {name!r}; give one of them, or its file, another"
+            )
     versions = [codec.version() for codec in contenders]
     cells = [
         (image, number, setting)
