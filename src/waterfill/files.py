@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and JSON as text."""
+"""Writing files whole or not at all, holding them against others, and JSON as text."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from waterfill.errors import WaterfillError
 
-__all__ = ["as_json", "check_writable", "write_all", "write_whole"]
+__all__ = ["as_json", "check_writable", "held", "write_all", "write_whole"]
 
 #: Folders whose names are numbers of open files: of a process, and of this one.
 _DESCRIPTORS = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd|/dev/fd")
@@ -149,6 +150,41 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise WaterfillError(f"{path}: can't be written ({error.strerror or error})") from None
+
+
+@contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Hold the lock of a file, which is made when it is missing; False if another has it.
+
+    However the process ends, the system lets go of it; the file stays.
+
+    Raises
+    ------
+    WaterfillError
+        If the file can't be opened.
+    """
+    with _named(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # the latter from file servers
+        return False
+    except OSError as error:
+        # A file system without locks is no reason not to work on it.
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    return True
 
 
 def as_json(data: dict[str, Any]) -> str:
