@@ -509,6 +509,14 @@ def test_unreadable_pictures_are_skipped_and_counted(tmp_path, good, bad):
     assert 1 <= int(notes[-1].split()[0]) <= bad + 1
 
 
+@pytest.mark.parametrize(("crop", "told"), [(64, False), (128, True)])
+def test_crops_larger_than_all_pictures_are_told_at_the_start(photographs, tmp_path, crop, told):
+    reports = []
+    run(photographs, tmp_path / "run", crop=crop, batch=1, steps=1, progress=reports.append)
+    assert ("larger than the pictures" in (reports[0].note or "")) == told
+    assert reports[0].step == (0 if told else 1)
+
+
 def test_nothing_readable_is_an_error(tmp_path):
     folder = broken_folder(tmp_path / "photographs", 0, 3)
     with pytest.raises(TrainingError, match="none of the 4 pictures can be read"):

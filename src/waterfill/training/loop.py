@@ -263,6 +263,12 @@ class _Run:
         if self.started_from is not None:
             origin["start"] = {"name": self.config.start, "weights": self.started_from}
         self.folder.begin(self.config, origin, self.step)
+        longest = self.validate.longest_side
+        if self.config.crop > longest:
+            self._tell(
+                note=f"crops of {self.config.crop} pixels are larger than the pictures held back "
+                f"(at most {longest}), and smaller pictures are mirrored to fill them"
+            )
 
     def steps_while(self, wanted: Callable[[], bool]) -> None:
         """Train until all steps are done or no more are wanted, and leave a checkpoint."""
