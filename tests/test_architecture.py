@@ -21,6 +21,7 @@ FLOORS = (
     "processes",
     "provenance",
     "row_shards",
+    "seeds",
     "theory",
     "data",
     "bitstream",

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and JSON as text."""
+"""Writing files whole or not at all, holding them against others, and JSON as text."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import errno
 import json
 import math
 import os
+import re
 import secrets
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +17,20 @@ from typing import Any
 
 from waterfill.errors import WaterfillError
 
-__all__ = ["as_json", "check_writable", "write_all", "write_whole"]
+__all__ = ["as_json", "check_writable", "held", "write_all", "write_whole"]
+
+#: Folders whose names are numbers of open files: of a process, and of this one.
+_DESCRIPTORS = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd|/dev/fd")
+#: Symbolic links that a system follows one after another.
+_LINKS = 40
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write ``data`` to ``path`` so that the file is either complete or untouched.
 
     The bytes go to a temporary file beside it, reach the disk, and then take its name. A symbolic
-    link stays one, and its target is written. A device or a pipe is written to directly.
+    link stays one, and its target is written. To a device, a pipe, or what a process has open
+    (``/dev/stdout``), be it a file, is written directly, behind what is there.
 
     Raises
     ------
@@ -41,21 +49,23 @@ def write_all(files: Mapping[Path, bytes | str]) -> None:
         As :func:`write_whole`.
     """
     staged: list[tuple[Path, Path, Path]] = []
-    devices: list[tuple[Path, bytes]] = []
+    streams: list[tuple[Path, int | Path, bytes]] = []
     try:
         for path, data in files.items():
             # A file name that is not UTF-8 reaches JSON as a lone surrogate; escaped, it is valid.
             content = data.encode(errors="backslashreplace") if isinstance(data, str) else data
             with _named(path):
-                if _is_device(path):
-                    devices.append((path, content))
-                else:
+                stream = _stream_of(path)
+                if stream is None:
                     _stage(path, content, staged)
-        for path, content in devices:
-            with _named(path), open(path, "wb", buffering=0) as stream:
+                else:
+                    streams.append((path, stream, content))
+        for path, stream, content in streams:
+            keep = isinstance(stream, int)
+            with _named(path), open(stream, "ab", buffering=0, closefd=not keep) as opened:
                 rest = memoryview(content)
                 while rest:
-                    rest = rest[stream.write(rest) :]
+                    rest = rest[opened.write(rest) :]
         while staged:
             path, target, temporary = staged[0]
             with _named(path):
@@ -77,7 +87,10 @@ def check_writable(*paths: Path) -> None:
     for path in paths:
         staged: list[tuple[Path, Path, Path]] = []
         with _named(path):
-            if not _is_device(path):
+            stream = _stream_of(path)
+            if isinstance(stream, int):
+                os.write(stream, b"")  # fails if it is closed, or open for reading alone
+            elif stream is None:
                 try:
                     _stage(path, b"", staged)
                 finally:
@@ -108,13 +121,27 @@ def _stage(path: Path, content: bytes, staged: list[tuple[Path, Path, Path]]) ->
         os.chmod(temporary, mode)
 
 
-def _is_device(path: Path) -> bool:
-    """A device, pipe or socket: a rename would put a file in its place."""
+def _stream_of(path: Path) -> int | Path | None:
+    """What must be written to as it is, since a rename would put a file in its place.
+
+    A descriptor of this process, or the path of a device, pipe or socket, or of what another
+    process has open; None for a file.
+    """
+    here = path
+    for _ in range(_LINKS):
+        folder = os.path.realpath(here.parent)
+        opened = _DESCRIPTORS.fullmatch(folder)
+        if opened and here.name.isdecimal():
+            return int(here.name) if opened[1] in (None, str(os.getpid())) else here
+        here = Path(folder, here.name)
+        if not here.is_symlink():
+            break
+        here = here.parent / os.readlink(here)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+        return None
+    return None if stat.S_ISREG(mode) or stat.S_ISDIR(mode) else path
 
 
 @contextmanager
@@ -123,6 +150,41 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise WaterfillError(f"{path}: can't be written ({error.strerror or error})") from None
+
+
+@contextmanager
+def held(path: Path) -> Iterator[bool]:
+    """Hold the lock of a file, which is made when it is missing; False if another has it.
+
+    However the process ends, the system lets go of it; the file stays.
+
+    Raises
+    ------
+    WaterfillError
+        If the file can't be opened.
+    """
+    with _named(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield _locked(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # the latter from file servers
+        return False
+    except OSError as error:
+        # A file system without locks is no reason not to work on it.
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    return True
 
 
 def as_json(data: dict[str, Any]) -> str:

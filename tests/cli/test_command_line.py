@@ -302,6 +302,68 @@ def test_the_null_device_swallows_and_stays(weights, picture):
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
+@linux
+@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link", "-"])
+def test_standard_output_that_is_a_file_is_written_behind_what_it_holds(tmp_path, stream, name):
+    (tmp_path / "link").symlink_to("/dev/stdout")
+    log = tmp_path / "log.txt"
+    log.write_text("precious\n")
+    with log.open("a") as out:
+        done = waterfill("info", stream, "--json", name, stdout=out, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = log.read_text()
+    assert text.startswith("precious\n")
+    assert json.loads(text[text.index("{") :])["version"] == 2
+    assert sorted(os.listdir(tmp_path)) == ["link", "log.txt"]
+
+
+@linux
+def test_a_descriptor_that_cannot_be_written_is_refused(capsys, stream):
+    closed = os.dup(0)
+    os.close(closed)
+    assert "Bad file descriptor" in refuse(capsys, "info", stream, "--json", f"/dev/fd/{closed}")
+
+
+@linux
+def test_json_on_standard_output_stands_there_alone(stream):
+    done = waterfill("info", stream, "--json", "-")
+    assert json.loads(done.stdout)["version"] == 2
+    assert "version" in done.stderr
+
+
+def test_what_is_printed_comes_back_to_standard_output(stream, capsys):
+    assert run(["info", str(stream), "--json", "-"]) == 0
+    capsys.readouterr()
+    assert run(["info", str(stream)]) == 0
+    assert "version" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["-", ""])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "compress NAME out.wfl", "compress in.png NAME", "decompress NAME out.png", "info NAME",
+        "compress in.png out.wfl --codec NAME", "limits NAME", "limits --out NAME",
+        "evaluate NAME", "evaluate --codec NAME", "evaluate --cache NAME", "bounds NAME",
+        "train NAME", "train in.png --out NAME", "data pack NAME --out out",
+        "reproduce fig2 --train NAME",
+    ],
+)  # fmt: skip
+def test_neither_nothing_nor_a_dash_is_a_path(tmp_path, capsys, monkeypatch, arguments, name):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64)).save("in.png")
+    Path("-").write_text("a file that is called so")
+    given = [name if word == "NAME" else word for word in arguments.split()]
+    line = refuse(capsys, *given, watch=tmp_path)
+    assert ("./- names" if name else "empty") in line
+
+
+def test_a_file_that_is_called_dash(tmp_path, weights, picture, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["compress", str(picture), "./-", "--codec", weights]) == 0
+    assert run(["info", "./-"]) == 0
+
+
 def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path, weights, picture, capsys, monkeypatch):
     out = tmp_path / "out.wfl"
     out.write_bytes(b"old")
@@ -363,7 +425,9 @@ def test_a_stream_of_other_weights_is_refused(tmp_path, stream, capsys):
         "--codec",
         tmp_path / "other.safetensors",
     ]
-    assert "the stream was made by the codec" in refuse(capsys, *arguments, watch=tmp_path)
+    said = refuse(capsys, *arguments, watch=tmp_path)
+    assert "the stream was made by the codec" in said
+    assert "--codec FILE" in said
 
 
 @linux
@@ -463,6 +527,19 @@ def test_mistaken_command_lines(tmp_path, capsys, arguments, monkeypatch):
 def test_training_options_out_of_range(tmp_path, picture, capsys, option):
     out = tmp_path / "run"
     refuse(capsys, "train", picture, "--out", out, option, watch=tmp_path)
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32), str(2**70), "1.5", "none"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "limits", "evaluate", "bounds gaussian", "train in.png --out run", "reproduce fig2",
+        "data pack in.png --out out",
+    ],
+)  # fmt: skip
+def test_seeds_that_are_none(tmp_path, capsys, monkeypatch, command, seed):
+    monkeypatch.chdir(tmp_path)
+    assert "'--seed'" in refuse(capsys, *command.split(), "--seed", seed, watch=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -767,6 +844,17 @@ def test_folders_that_cannot_be_coded(tmp_path, weights, capsys):
         Image.new("RGB", (4, 4)).save(empty / name)
     said = refuse(capsys, "compress", empty, target, "--codec", weights, watch=tmp_path)
     assert "two files" in said
+    (empty / "a.bmp").unlink()
+    target.write_text("a file")
+    said = refuse(capsys, "compress", empty, target, "--codec", weights, watch=tmp_path)
+    assert "must be a folder" in said
+
+
+def test_a_codec_without_bundled_weights_is_asked_for_a_file(tmp_path, picture, capsys):
+    arguments = ["compress", picture, tmp_path / "o", "--codec", "factorized"]
+    said = refuse(capsys, *arguments, watch=tmp_path)
+    assert "give a file of weights" in said
+    assert "pretrained" not in said
 
 
 def test_a_lost_colour_profile_is_told(tmp_path, weights, capsys):

@@ -134,6 +134,8 @@ def test_limits_are_drawn_and_named_for_what_they_are(folder: Path) -> None:
         (("--against", "jpeg,nonsense"), "nonsense"),
         (("--quality", "9"), "quality"),
         (("--effort", "-1"), "effort"),
+        (("--cache", "kept"), "--no-cache"),
+        (("--seed", "-1"), "seed"),
         (("--codec", "missing.safetensors"), "missing.safetensors"),
     ],
 )
@@ -143,6 +145,17 @@ def test_what_it_cannot_do_it_says_before_it_writes(
     assert evaluate(folder, *arguments) == 2
     assert reason in capsys.readouterr().err
     assert not (folder / "out" / "evaluation.json").exists()
+
+
+def test_what_is_named_twice_is_measured_once(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["evaluate", str(folder / "one"), "--out", str(folder / "out"), "--no-cache", "-q", "4"]
+    twice = ["--codec", str(WEIGHTS)] * 2
+    assert run([*line, *twice, "--against", "jpeg,vtm,JPEG,published:VTM"]) == 0
+    told = json.loads((folder / "out" / "evaluation.json").read_text())
+    assert [codec["name"] for codec in told["codecs"]] == ["golden/mean-scale", "jpeg"]
+    assert capsys.readouterr().out.count("published:vtm (other pictures)") == 1
 
 
 def test_a_second_run_codes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from waterfill.data.images import Picture
 from waterfill.errors import CodecError
 from waterfill.evaluation import coders
 from waterfill.evaluation.colour import Colour
-from waterfill.evaluation.conventional import CONVENTIONAL, conventional, missing
+from waterfill.evaluation.conventional import CONVENTIONAL, Conventional, conventional, missing
 from waterfill.evaluation.metrics import psnr
 
 
@@ -117,6 +117,32 @@ def test_no_codec_shows_more_than_its_ceiling(name: str, odd: Picture) -> None:
     # Chroma filters differ a little from library to library.
     assert psnr(odd.pixels, decoded.pixels) < ceiling + 0.5
     assert np.array_equal(CONVENTIONAL["jpeg2000"].ceiling(odd), odd.pixels)
+
+
+def test_a_picture_beyond_a_library_is_refused_in_one_line_that_names_both() -> None:
+    wide = Picture("wide", np.zeros((2, 20_000, 3), np.uint8))
+    with pytest.raises(CodecError, match=r"^webp can't code wide: .*16383") as caught:
+        CONVENTIONAL["webp"].code(wide, CONVENTIONAL["webp"].settings[0])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, RuntimeError])
+def test_whatever_a_library_throws_is_refused(error: type[Exception], odd: Picture) -> None:
+    class Failing:
+        def version(self) -> str:
+            return "0"
+
+        def encode(self, picture: Picture, setting: Any) -> bytes:
+            raise error("no reason")
+
+        def decode(self, data: bytes, height: int, width: int) -> Any:
+            raise error("no reason")
+
+    codec = Conventional("failing", "", ({},), Failing())
+    with pytest.raises(CodecError, match="failing can't code odd: no reason"):
+        codec.encode(odd, {})
+    with pytest.raises(CodecError, match="failing can't code a file of 3×2 pixels: no reason"):
+        codec.decode(b"", 2, 3)
 
 
 def test_an_unknown_codec_is_refused_in_one_line() -> None:

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from PIL import Image
 import waterfill as wf
 from waterfill.codec.config import CodecConfig
 from waterfill.errors import TrainingError, WaterfillError
+from waterfill.files import held
 from waterfill.training import learner, loop
 from waterfill.training.config import TrainConfig
 from waterfill.training.folder import _COLUMNS
@@ -138,6 +140,7 @@ def test_a_run_leaves_weights_that_load_and_what_they_came_from(whole):
     assert len(start["data"]["fingerprint"]) >= 16
     assert {p.name for p in whole.iterdir()} == {
         CHECKPOINT, WEIGHTS, "metrics.csv", "run.toml", "provenance.json", "tensorboard",
+        "lock",
     }  # fmt: skip
     assert list((whole / "tensorboard").glob("events.out.tfevents.*"))
 
@@ -244,6 +247,48 @@ def test_another_run_is_not_overwritten_and_nothing_is_not_resumed(whole, photog
     with pytest.raises(TrainingError, match="nothing to resume"):
         run(photographs, tmp_path / "none", CONFIG, resume=True)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of Unix")
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_run_has_its_folder_for_itself(photographs, tmp_path, step):
+    said = []
+
+    def meanwhile(report) -> None:
+        if report.step == step:  # before the first checkpoint, and after it
+            for resume in (False, (tmp_path / CHECKPOINT).exists()):
+                with pytest.raises(TrainingError, match="another process trains") as caught:
+                    run(photographs, tmp_path, CONFIG, resume=resume)
+                said.append(str(caught.value))
+
+    run(photographs, tmp_path, CONFIG, progress=meanwhile)
+    assert len(said) == 2
+    assert not any("\n" in line for line in said)
+    run(photographs, tmp_path, CONFIG, steps=7, resume=True)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of Unix")
+def test_a_killed_process_holds_nothing(tmp_path):
+    path = tmp_path / "lock"
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from waterfill.files import held
+        with held(Path(sys.argv[1])) as free:
+            print(free, flush=True)
+            sys.stdin.read()
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with child:
+        assert child.stdout.readline() == "True\n"
+        with held(path) as free:
+            assert not free
+        child.kill()
+    with held(path) as free:
+        assert free
 
 
 @pytest.mark.parametrize(
@@ -462,6 +507,14 @@ def test_unreadable_pictures_are_skipped_and_counted(tmp_path, good, bad):
     assert len(rows(tmp_path / "run")) == 3
     assert "unreadable pictures were skipped" in notes[-1]
     assert 1 <= int(notes[-1].split()[0]) <= bad + 1
+
+
+@pytest.mark.parametrize(("crop", "told"), [(64, False), (128, True)])
+def test_crops_larger_than_all_pictures_are_told_at_the_start(photographs, tmp_path, crop, told):
+    reports = []
+    run(photographs, tmp_path / "run", crop=crop, batch=1, steps=1, progress=reports.append)
+    assert ("larger than the pictures" in (reports[0].note or "")) == told
+    assert reports[0].step == (0 if told else 1)
 
 
 def test_nothing_readable_is_an_error(tmp_path):

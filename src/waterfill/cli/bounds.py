@@ -12,7 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from waterfill.cli.shared import (
+    NAME,
     PATH,
+    SEED,
     json_option,
     out_console,
     progress_bar,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source")
+@click.argument("source", type=NAME)
 @click.option(
     "--method",
     "-m",
@@ -68,7 +70,7 @@ if TYPE_CHECKING:
 )
 @shards_option
 @json_option
-@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Same seed, same result.")
 def bounds(
     source: str,
     methods: str,

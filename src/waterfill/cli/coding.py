@@ -159,6 +159,8 @@ def _in_folder(
     twice = next((name for name, count in Counter(targets).items() if count > 1), None)
     if twice is not None:
         raise WaterfillError(f"{twice}: two files of {folder} would get this name")
+    if target.exists() and not target.is_dir():
+        raise WaterfillError(f"{target}: must be a folder, since {folder} is one")
     for path in targets:
         path.parent.mkdir(parents=True, exist_ok=True)
     if json_file is not None:

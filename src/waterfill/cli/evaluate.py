@@ -13,7 +13,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from waterfill.cli.shared import (
+    NAME,
     PATH,
+    SEED,
     json_option,
     out_console,
     progress_bar,
@@ -22,6 +24,7 @@ from waterfill.cli.shared import (
     shards_option,
     writable_folder,
 )
+from waterfill.errors import WaterfillError
 from waterfill.files import check_writable, write_all
 from waterfill.processes import is_first
 
@@ -37,10 +40,11 @@ _SHOWN = 4
 
 
 @click.command()
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, type=NAME, metavar="[PATH]...")
 @click.option(
     "--codec",
     "codecs",
+    type=NAME,
     multiple=True,
     metavar="NAME|FILE",
     help="A codec's name, or its weights; may be repeated. [default]",
@@ -70,7 +74,7 @@ _SHOWN = 4
 )
 @shards_option
 @json_option
-@click.option("--seed", type=int, default=0, show_default=True, help="Of intervals and limits.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of intervals and limits.")
 @click.option("--list", "list_names", is_flag=True, help="List what there is to compare with.")
 def evaluate(
     paths: tuple[str, ...],
@@ -104,16 +108,21 @@ def evaluate(
     from waterfill.evaluation.published import published_curve
     from waterfill.report.evaluation import render_evaluation
 
+    if no_cache and cache is not None:
+        raise WaterfillError("--cache and --no-cache exclude each other")
     images = list[Any](find_images(paths) if paths else sample_pictures())
     own = [
         OwnCodec(load_codec(name), tuple(sorted(set(quality))) or None, effort, trellis)
-        for name in codecs or ("default",)
+        for name in dict.fromkeys(codecs or ("default",))
     ]
-    anchors = [name for part in against.split(",") if (name := part.strip())]
-    measured = [name for name in anchors if name.lower() in CONVENTIONAL]
-    for name in anchors:
-        if name not in measured:
-            published_curve(name)  # or it is unknown, and says so before the work
+    named: dict[tuple[str, str], str] = {}  # each once, by whatever names it is called
+    for name in filter(None, map(str.strip, against.split(","))):
+        if name.lower() in CONVENTIONAL:
+            named.setdefault(("measured", name.lower()), name.lower())
+        else:  # or it is unknown, and says so before the work
+            named.setdefault(("published", published_curve(name).name), name)
+    anchors = list(named.values())
+    measured = [name for name in anchors if name in CONVENTIONAL]
     if is_first():
         if json_file is not None:
             check_writable(json_file)

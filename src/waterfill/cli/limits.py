@@ -12,7 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from waterfill.cli.shared import (
+    NAME,
     PATH,
+    SEED,
     codec_option,
     json_option,
     out_console,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, type=NAME, metavar="[PATH]...")
 @codec_option
 @click.option(
     "--quality",
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 )
 @shards_option
 @json_option
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the channels' noise.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the channels' noise.")
 def limits(
     paths: tuple[str, ...],
     codec: str,

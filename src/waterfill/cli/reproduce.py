@@ -10,7 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from waterfill.cli.shared import (
+    NAME,
     PATH,
+    SEED,
     json_option,
     out_console,
     progress_bar,
@@ -30,11 +32,12 @@ _FIRST = 18
 
 @click.command()
 @click.argument("name")
-@click.argument("pictures", nargs=-1, metavar="[PICTURE]...")
+@click.argument("pictures", nargs=-1, type=NAME, metavar="[PICTURE]...")
 @click.option("--scale", default="mini", show_default=True, help="mini, or full for a GPU.")
 @click.option(
     "--train",
     "photographs",
+    type=NAME,
     multiple=True,
     metavar="PATH",
     help="Photographs to train on, repeatable.",
@@ -47,7 +50,7 @@ _FIRST = 18
     show_default=True,
     help="Folder for NAME.html, NAME.csv, NAME.json, and runs/.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the channels' noise.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the channels' noise.")
 @json_option
 def reproduce(
     name: str,

@@ -24,23 +24,78 @@ from rich.progress import (
 from waterfill.errors import WaterfillError
 from waterfill.files import as_json, check_writable, write_whole
 from waterfill.processes import is_first, launched
+from waterfill.seeds import check_seed
 
 err = Console(stderr=True)
 out_console = Console()
 
 #: Larger files are neither streams nor weights, and are not read.
 _MAX_BYTES = 1 << 30
+_STDOUT = "/dev/stdout"
 
-PATH = click.Path(path_type=Path)
+
+class _Named(click.Path):
+    """A path that says which: an empty one would be the current folder, and - is a stream's."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        if not os.fspath(value):
+            self.fail("a path can't be empty", param, ctx)
+        if os.fspath(value) == "-":
+            self.fail("- is no file; ./- names one that is called so", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+class _ForPrograms(_Named):
+    """A path, or - for standard output, where nothing else is then printed."""
+
+    def convert(
+        self,
+        value: str | os.PathLike[str],
+        param: click.Parameter | None,
+        ctx: click.Context | None,
+    ) -> Any:
+        if os.fspath(value) == "-":
+            value = _STDOUT
+            # What is for people goes where progress goes, until the command is done.
+            out_console.stderr = True
+            if ctx is not None:
+                ctx.call_on_close(lambda: setattr(out_console, "stderr", False))
+        return super().convert(value, param, ctx)
+
+
+class _Seed(click.types.IntParamType):
+    """What :func:`~waterfill.seeds.check_seed` takes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            return check_seed(super().convert(value, param, ctx))
+        except WaterfillError as error:
+            self.fail(str(error), param, ctx)
+
+
+PATH = _Named(path_type=Path)
+#: For names that may also be of something else, and for globs.
+NAME = _Named()
+SEED = _Seed()
 codec_option = click.option(
     "--codec",
+    type=NAME,
     default="default",
     show_default=True,
     metavar="NAME|FILE",
     help="A codec's name, or its weights.",
 )
 json_option = click.option(
-    "--json", "json_file", type=PATH, metavar="FILE", help="Also write the result as JSON."
+    "--json",
+    "json_file",
+    type=_ForPrograms(path_type=Path),
+    metavar="FILE",
+    help="Also write the result as JSON; - for standard output.",
 )
 shards_option = click.option(
     "--shards",

@@ -15,7 +15,9 @@ from rich.progress import Progress, TextColumn
 from rich.table import Table
 
 from waterfill.cli.shared import (
+    NAME,
     PATH,
+    SEED,
     json_option,
     out_console,
     progress_bar,
@@ -55,7 +57,7 @@ _FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("clip", float, "Largest gradient norm."),
     ("ema", float, "Decay of the averaged weights."),
     ("precision", str, "auto, 32-true, bf16-mixed or 16-mixed."),
-    ("seed", int, "Of weights, crops and noise."),
+    ("seed", SEED, "Of weights, crops and noise."),
     ("start", str, "A codec whose weights to start from."),
     ("checkpoint-every", int, "Steps between checkpoints."),
     ("validate-every", int, "Steps between validations."),
@@ -69,7 +71,7 @@ def _field_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, metavar="[PATH]...")
+@click.argument("paths", nargs=-1, type=NAME, metavar="[PATH]...")
 @click.option("--out", type=PATH, metavar="DIR", help="Folder of the run, or of a queue's runs.")
 @click.option("--preset", metavar="NAME", help="Settings to start from; --presets lists them.")
 @click.option("--config", "config_file", type=PATH, metavar="FILE", help="Settings as TOML.")
@@ -295,14 +297,14 @@ def data() -> None:
 
 
 @data.command("pack")
-@click.argument("paths", nargs=-1, required=True, metavar="PATH...")
+@click.argument("paths", nargs=-1, type=NAME, required=True, metavar="PATH...")
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder of the shards.")
 @click.option("--shard-mb", default=64.0, show_default=True, help="Size of a shard, at most 256.")
 @click.option("--crop", type=int, help="Store windows of this side instead of whole pictures.")
 @click.option("--crops", default=1, show_default=True, help="Windows of each picture.")
 @click.option("--max-side", type=int, help="Reduce until the longer side has so many pixels.")
 @click.option("--reduction", default=0.5, show_default=True, help="Reduce by this at least.")
-@click.option("--seed", default=0, show_default=True, help="Of the windows.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the windows.")
 @json_option
 def pack_pictures(
     paths: tuple[str, ...],

@@ -422,7 +422,8 @@ class Codec(nn.Module):
         if header.weights_id != self.weights_id:
             raise BitstreamError(
                 f"the stream was made by the codec {header.weights_id.hex()}, "
-                f"not by {self.name} ({self.weights_id.hex()})"
+                f"not by {self.name} ({self.weights_id.hex()}); "
+                "give the weights that made it (--codec FILE)"
             )
         if header.tile % self.config.alignment:
             raise BitstreamError(f"the stream has tiles of {header.tile} pixels, which can't be")

@@ -246,7 +246,7 @@ def load_codec(
     if name in PRESETS:
         bundled = resources.files("waterfill.codec") / "weights" / f"{name}.safetensors"
         if not bundled.is_file():
-            raise CodecError(f"{name}: no weights are bundled; train it, or ask pretrained=False")
+            raise CodecError(f"{name}: no weights are bundled for it; give a file of weights")
         return read_codec(bundled.read_bytes(), name, quality=quality)[0]
     path = Path(name)
     if not path.is_file():

@@ -23,6 +23,7 @@ from waterfill.data.sets import open_pictures
 from waterfill.data.shards import FORMAT, INDEX, joint_fingerprint, load_json, record_of
 from waterfill.errors import ImageError, WaterfillError
 from waterfill.files import write_all, write_whole
+from waterfill.seeds import check_seed
 
 __all__ = ["PackReport", "pack"]
 
@@ -130,17 +131,16 @@ def pack(
     ImageError
         If there are no pictures, or none can be read.
     WaterfillError
-        If ``out`` can't be written to, or holds shards of another kind.
+        If ``out`` can't be written to, or holds shards of another kind; for a seed that is none.
     ValueError
         For a setting that makes no sense.
     """
+    seed = check_seed(seed)
     if not 1 <= shard_bytes <= LARGEST_SHARD:
         raise ValueError(f"a shard may have 1 to {LARGEST_SHARD} bytes, not {shard_bytes}")
     if not 0 < reduction <= 1:
         raise ValueError(f"the reduction must lie in (0, 1], not {reduction}")
     given = [value for value in (crop, crops, max_side, workers) if value is not None]
-    if seed < 0:
-        raise ValueError(f"the seed can't be negative, as {seed} is")
     if min(given) < 1:
         raise ValueError("crop, crops, max_side and workers must be positive")
     if crops > 1 and crop is None:

@@ -25,6 +25,7 @@ from waterfill.estimators.stored import decides, findings_of, record_of
 from waterfill.estimators.wgd import WassersteinDescent
 from waterfill.provenance import environment
 from waterfill.row_shards import Record, open_rows
+from waterfill.seeds import check_seed
 
 __all__ = ["METHODS", "all_bounds", "bounds", "method_of"]
 
@@ -141,7 +142,7 @@ def all_bounds(
         raise WaterfillError("hamming goes with discrete sources, and they with nothing else")
     units = Units(rate_unit, distortion, source.dimension)
     inner = tuple(units.inner_slope(s) for s in check_slopes(slopes))
-    run = Run(_whole(seed), progress)
+    run = Run(check_seed(seed), progress)
     parts = [
         (number, part)
         for number, method in enumerate(methods)
@@ -240,12 +241,6 @@ def _like(default: Any, value: Any, name: str, may_be_zero: bool) -> Any:
         kind = "a whole number" if isinstance(default, int) else "a number"
         raise WaterfillError(f"{name} must be {kind} above zero, not {value}")
     return int(number) if isinstance(default, int) else number
-
-
-def _whole(seed: int) -> int:
-    if seed < 0:
-        raise WaterfillError(f"seed must not be below zero, got {seed}")
-    return int(seed)
 
 
 def _point(found: Finding, units: Units, method: str, seed: int) -> RDPoint:

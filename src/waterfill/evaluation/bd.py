@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 
 from waterfill.errors import WaterfillError
+from waterfill.seeds import check_seed
 
 __all__ = [
     "LEAST_PICTURES",
@@ -170,6 +171,8 @@ def compare(
     CurveError
         Below four points, without overlap, for values that are not finite, or for an unknown
         method or different pictures.
+    WaterfillError
+        For a seed that is none.
 
     References
     ----------
@@ -177,6 +180,7 @@ def compare(
     """
     if method not in _INTERPOLATORS:
         raise CurveError(f"no method {method!r} of interpolation; there are pchip and akima")
+    seed = check_seed(seed)
     stacks = [np.asarray(points, dtype=np.float64) for points in (anchor, test)]
     means = [stack.mean(0) if stack.ndim == 3 else stack for stack in stacks]
     (a, said), (b, also) = _prepared(means[0], "anchor"), _prepared(means[1], "test")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,11 +71,19 @@ class Conventional:
         CodecError
             If the library is missing or fails.
         """
-        return self.coder.encode(picture, setting)
+        with _blamed(self.name, picture.name):
+            return self.coder.encode(picture, setting)
 
     def decode(self, data: bytes, height: int, width: int) -> NDArray[np.uint8]:
-        """Pixels (height, width, 3) of a file, as a viewer sees them."""
-        pixels = self.coder.decode(data, height, width)
+        """Pixels (height, width, 3) of a file, as a viewer sees them.
+
+        Raises
+        ------
+        CodecError
+            If the library is missing or fails, or gives back another size.
+        """
+        with _blamed(self.name, f"a file of {width}×{height} pixels"):
+            pixels = self.coder.decode(data, height, width)
         if pixels.shape != (height, width, 3):
             raise CodecError(f"{self.name} gave back a picture of {pixels.shape}")
         return pixels
@@ -88,6 +97,15 @@ class Conventional:
     def ceiling(self, picture: Picture) -> NDArray[np.uint8]:
         """What colour conversion alone leaves of a picture, without the codec."""
         return picture.pixels if self.colour is None else self.colour.round_trip(picture.pixels)
+
+
+@contextmanager
+def _blamed(codec: str, what: str) -> Iterator[None]:
+    """Say which codec failed on what, whatever its library throws: sides have limits."""
+    try:
+        yield
+    except (CodecError, OSError, ValueError, RuntimeError) as error:
+        raise CodecError(f"{codec} can't code {what}: {error}") from None
 
 
 def _each(key: str, *values: float, **fixed: Any) -> tuple[dict[str, Any], ...]:

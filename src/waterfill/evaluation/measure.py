@@ -30,6 +30,7 @@ from waterfill.evaluation.result import Contender, Evaluation
 from waterfill.evaluation.rows import Row
 from waterfill.provenance import environment, identity
 from waterfill.row_shards import Record, open_rows
+from waterfill.seeds import check_seed
 
 __all__ = ["OwnCodec", "evaluate"]
 
@@ -308,8 +309,10 @@ def evaluate(
     CodecError
         If a codec is unknown, or its library is missing.
     WaterfillError
-        If two codecs have one name, or the cache or ``shards`` can't be written or used.
+        If two codecs have one name, the cache or ``shards`` can't be written or used, or the seed
+        is none.
     """
+    seed = check_seed(seed)
     items = _items(images)
     if isinstance(codecs, Codec | OwnCodec | Conventional | str):
         codecs = [codecs]
@@ -319,7 +322,9 @@ def evaluate(
     names = [codec.name for codec in contenders]
     for name in names:
         if names.count(name) > 1:
-            raise WaterfillError(f"two codecs are named {name!r}; give one of them another label")
+            raise WaterfillError(
+                f"two codecs are named {name!r}; give one of them, or its file, another"
+            )
     versions = [codec.version() for codec in contenders]
     cells = [
         (image, number, setting)

@@ -45,6 +45,7 @@ from waterfill.ladder.subjects import OwnCodec, Setting, Subject, noise_of
 from waterfill.ladder.variances import Moments
 from waterfill.parallel import side_by_side
 from waterfill.row_shards import Record, Rows, Work, open_rows
+from waterfill.seeds import check_seed
 
 __all__ = ["limits", "measure_rung"]
 
@@ -201,8 +202,9 @@ def limits(
         If there is no such codec, or one of other make breaks the protocol; with ``shards``, for
         all of those, and for weights that no file holds.
     WaterfillError
-        If ``shards`` can't be written, or holds a file that is damaged.
+        If ``shards`` can't be written, or holds a file that is damaged; for a seed that is none.
     """
+    seed = check_seed(seed)
     subject = _as_subject(codec)
     settings, main = subject.settings(quality)
     items = pictures_in(images)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from waterfill.errors import WaterfillError
+from waterfill.seeds import check_seed
 
 __all__ = ["SCALES", "Line", "Reproduction", "Request", "Table", "Verdict", "percent"]
 
@@ -48,6 +49,7 @@ class Request:
     def __post_init__(self) -> None:
         if self.scale not in SCALES:
             raise WaterfillError(f"scale must be one of {', '.join(SCALES)}, not {self.scale!r}")
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from waterfill.codec.channels import ORACLE_MODES
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.priors.source import RELATIONS, source_model_for
 from waterfill.errors import CodecError, TrainingError
+from waterfill.seeds import check_seed
 from waterfill.training.regulariser import UNITS
 
 __all__ = [
@@ -182,8 +183,7 @@ class TrainConfig:
             raise TrainingError(f"batch {self.batch} can't be cut in {self.accumulate} pieces")
         if self.linear_steps and self.codec.transform != "klt":
             raise TrainingError("linear_steps need a codec with a block transform (klt)")
-        if not 0 <= self.seed < 1 << 32:
-            raise TrainingError(f"seed must lie in 0 … 2^32 − 1, not {self.seed}")
+        check_seed(self.seed, TrainingError)
         if not (self.warmup >= 0 and 0 <= self.decay <= 1 and 0 <= self.ema < 1):
             raise TrainingError("warmup, decay and ema can't be negative, nor the last two above 1")
         self._check_regulariser()

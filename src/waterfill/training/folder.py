@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from waterfill.errors import TrainingError
-from waterfill.files import write_whole
+from waterfill.files import held, write_whole
+from waterfill.processes import is_first
 from waterfill.training.config import TrainConfig
 
 __all__ = ["RunFolder"]
@@ -43,6 +44,7 @@ class RunFolder:
     ``codec.safetensors``       the averaged weights, for ``load_codec``
     ``metrics.csv``             one row for each validation
     ``tensorboard/``            the same for TensorBoard
+    ``lock``                    held by the process that writes here, empty
     ==========================  ===============================================================
 
     Parameters
@@ -61,24 +63,34 @@ class RunFolder:
         self._rows: list[str] = []
         self._board: Any = None
 
-    def claim(self, *, resume: bool) -> None:
-        """Check that the folder holds a run if one is to go on, and none otherwise.
+    @contextmanager
+    def claimed(self, *, resume: bool) -> Iterator[None]:
+        """Have the folder for oneself, if it holds a run that is to go on, or none otherwise.
+
+        Of the processes of a launcher the first one holds it for all.
 
         Raises
         ------
         TrainingError
-            If not, or if the folder can't be made.
+            If not, if another process is at work in it, or if the folder can't be made.
         """
-        if self.checkpoint.exists() and not resume:
-            raise TrainingError(
-                f"{self.path}: holds a run already; resume it or choose another folder"
-            )
         if resume and not self.checkpoint.exists():
             raise TrainingError(f"{self.checkpoint}: no such file, nothing to resume")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise TrainingError(f"{self.path}: can't be created ({error.strerror})") from None
+        with held(self.path / "lock") if is_first() else nullcontext(True) as free:
+            if not free:
+                raise TrainingError(
+                    f"{self.path}: another process trains into it; stop it or choose another folder"
+                )
+            # Not before: the other one may just have finished.
+            if self.checkpoint.exists() and not resume:
+                raise TrainingError(
+                    f"{self.path}: holds a run already; resume it or choose another folder"
+                )
+            yield
 
     def check(self, config: TrainConfig) -> None:
         """Check that the config can be written down.

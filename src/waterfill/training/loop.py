@@ -120,7 +120,8 @@ def train(
     Raises
     ------
     TrainingError
-        If ``out`` holds another run, the loss stops being finite, or a checkpoint doesn't fit.
+        If ``out`` holds another run or one that is going on, the loss stops being finite, or a
+        checkpoint doesn't fit.
     WaterfillError
         If a file can't be written; the last checkpoint survives.
     ImageError
@@ -130,17 +131,17 @@ def train(
     folder = RunFolder(Path(out))
     folder.check(config)
     pictures = open_pictures(config.data)
-    folder.claim(resume=resume)
     keep_large_blocks()
-    run = _Run(config, folder, pictures, make_fabric(config), progress, fresh=not resume)
-    try:
-        if resume:
-            run.go_on()
-        run.begin()
-        with _deferred_interrupt() as interrupted:
-            run.steps_while(lambda: not interrupted() and time.monotonic() < until)
-    finally:
-        folder.close()
+    with folder.claimed(resume=resume):
+        run = _Run(config, folder, pictures, make_fabric(config), progress, fresh=not resume)
+        try:
+            if resume:
+                run.go_on()
+            run.begin()
+            with _deferred_interrupt() as interrupted:
+                run.steps_while(lambda: not interrupted() and time.monotonic() < until)
+        finally:
+            folder.close()
     return folder.weights
 
 
@@ -262,6 +263,12 @@ class _Run:
         if self.started_from is not None:
             origin["start"] = {"name": self.config.start, "weights": self.started_from}
         self.folder.begin(self.config, origin, self.step)
+        longest = self.validate.longest_side
+        if self.config.crop > longest:
+            self._tell(
+                note=f"crops of {self.config.crop} pixels are larger than the pictures held back "
+                f"(at most {longest}), and smaller pictures are mirrored to fill them"
+            )
 
     def steps_while(self, wanted: Callable[[], bool]) -> None:
         """Train until all steps are done or no more are wanted, and leave a checkpoint."""

@@ -41,6 +41,11 @@ class Validation:
         Of the run.
     count
         How many to take.
+
+    Attributes
+    ----------
+    longest_side
+        Of the pictures that were taken, in pixels.
     """
 
     def __init__(self, pictures: PictureSet, config: TrainConfig, count: int = _PICTURES) -> None:
@@ -50,15 +55,18 @@ class Validation:
             smallest = -(-MS_SSIM_MIN_SIDE // cell) * cell
         self.qualities = sorted({low, 0.5 * (low + high), high})
         self.crops: list[Tensor] = []
+        self.longest_side = 0
         self.unreadable: set[str] = set()
         for index in range(len(pictures)):
             if len(self.crops) == count:
                 break
             try:
-                pixels = grown(pictures.pixels(index), smallest)
+                whole = pictures.pixels(index)
             except ImageError:
                 self.unreadable.add(pictures.name(index))
                 continue
+            self.longest_side = max(self.longest_side, *whole.shape[:2])
+            pixels = grown(whole, smallest)
             height, width = (min(_SIDE, s // cell * cell) for s in pixels.shape[:2])
             top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
             self.crops.append(to_pixels(pixels[None, top : top + height, left : left + width]))
