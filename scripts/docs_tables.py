@@ -129,6 +129,28 @@ def quantisers() -> str:
     return "\n".join([head, "", "| | BD-rate against rounding |", "|---|---|", *rows])
 
 
+def anchors() -> str:
+    """Conventional codecs beside published curves of the same ones."""
+    stored = json.loads((RESULTS.parent / "anchors.json").read_text(encoding="utf-8"))
+    facts = stored["environment"]
+    rows = []
+    for name, codec in stored["codecs"].items():
+        ceiling = codec["ceiling_psnr"]
+        for cell in codec["against"]:
+            found = cell["result"]
+            said = (
+                f"{found['rate_percent']:+.1f} %".replace("-", "−"),
+                f"{found['quality_db']:+.2f} dB".replace("-", "−"),
+            )
+            alone = "—" if ceiling is None else f"{ceiling:.1f} dB"
+            published = cell["anchor"].removeprefix("published:")
+            cells = (f"`{name}`", codec["version"], f"`{published}`", *said, alone)
+            rows.append(f"| {' | '.join(cells)} |")
+    head = f"24 Kodak photographs, `{facts['command']}`, {facts['machine']}, {facts['date']}:"
+    columns = "| codec | library | published | BD-rate | BD-PSNR | its colours alone |"
+    return "\n".join([head, "", columns, "|---|---|---|---|---|---|", *rows])
+
+
 def made(name: str) -> str:
     """What belongs between the marks of this name."""
     kind, _, rest = name.partition(" ")
