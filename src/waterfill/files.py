@@ -17,7 +17,7 @@ from typing import Any
 
 from waterfill.errors import WaterfillError
 
-__all__ = ["as_json", "check_writable", "held", "write_all", "write_whole"]
+__all__ = ["as_json", "check_writable", "descriptor_of", "held", "write_all", "write_whole"]
 
 #: Folders whose names are numbers of open files: of a process, and of this one.
 _DESCRIPTORS = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd|/dev/fd")
@@ -121,11 +121,14 @@ def _stage(path: Path, content: bytes, staged: list[tuple[Path, Path, Path]]) ->
         os.chmod(temporary, mode)
 
 
-def _stream_of(path: Path) -> int | Path | None:
-    """What must be written to as it is, since a rename would put a file in its place.
+def descriptor_of(path: Path) -> int | Path | None:
+    """What a path like ``/dev/stdout`` leads to, over links.
 
-    A descriptor of this process, or the path of a device, pipe or socket, or of what another
-    process has open; None for a file.
+    Returns
+    -------
+    int, Path or None
+        A descriptor of this process, the path of what another process has open, or None for all
+        other paths.
     """
     here = path
     for _ in range(_LINKS):
@@ -137,6 +140,18 @@ def _stream_of(path: Path) -> int | Path | None:
         if not here.is_symlink():
             break
         here = here.parent / os.readlink(here)
+    return None
+
+
+def _stream_of(path: Path) -> int | Path | None:
+    """What must be written to as it is, since a rename would put a file in its place.
+
+    A descriptor of this process, or the path of a device, pipe or socket, or of what another
+    process has open; None for a file.
+    """
+    opened = descriptor_of(path)
+    if opened is not None:
+        return opened
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

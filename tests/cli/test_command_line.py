@@ -312,8 +312,8 @@ def test_standard_output_that_is_a_file_is_written_behind_what_it_holds(tmp_path
         done = waterfill("info", stream, "--json", name, stdout=out, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     text = log.read_text()
-    assert text.startswith("precious\n")
-    assert json.loads(text[text.index("{") :])["version"] == 2
+    assert text.startswith("precious\n{")
+    assert json.loads(text.removeprefix("precious\n"))["version"] == 2
     assert sorted(os.listdir(tmp_path)) == ["link", "log.txt"]
 
 
@@ -322,6 +322,18 @@ def test_a_descriptor_that_cannot_be_written_is_refused(capsys, stream):
     closed = os.dup(0)
     os.close(closed)
     assert "Bad file descriptor" in refuse(capsys, "info", stream, "--json", f"/dev/fd/{closed}")
+
+
+@linux
+def test_a_stream_on_standard_output_stands_there_alone(tmp_path, weights, picture, stream):
+    out = tmp_path / "out.wfl"
+    with out.open("wb") as opened:
+        done = waterfill(
+            "compress", picture, "/dev/stdout", "--codec", weights, stdout=opened, cwd=tmp_path
+        )
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes() == stream.read_bytes()
+    assert "bpp" in done.stderr
 
 
 @linux

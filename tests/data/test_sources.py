@@ -20,6 +20,7 @@ SPECS = [
     "gaussian", "gaussian:var=1.2+0.8", "gaussian:n=6,decay=0.5", "gaussian:n=3,rho=0.9",
     "gaussian:n=4,spread=2", "laplacian:n=2,scale=0.5", "sphere:n=3,noise=0.1", "banana",
     "beta:a=2,b=3", "sawbridge:n=16", "discrete:p=0.5+0.3+0.2",
+    "discrete:p=0.333333+0.333333+0.333333",
 ]  # fmt: skip
 
 
@@ -145,6 +146,7 @@ def test_a_numpy_file_need_not_fit_into_memory(tmp_path: Path) -> None:
         ("gaussian:var=nan", "above"), ("gaussian:var=x", "number"), ("gaussian:n", "key=value"),
         ("gaussian:n=1,n=2", "once"), ("gaussian:n=2,rho=1", "between"), ("sphere:n=1", "two"),
         ("gaussian:n=2,rho=0.1,decay=1", "together"), ("discrete:p=1", "2 to"),
+        ("discrete:p=0.5+0.3", "sum to 0.8"), ("discrete:p=0.5+0.50001", "sum to 1.00001"),
         ("no/such/file.npy", "no such file"), ("gaussian:n=9999999", "up to"),
     ],
 )  # fmt: skip

@@ -71,7 +71,7 @@ def test_bounds_are_bounds(method: str, variances: list[float], slope: float, se
 @settings(deadline=None, max_examples=25, derandomize=True)
 @given(st.lists(st.floats(0.05, 1.0), min_size=2, max_size=6), st.floats(0.2, 6.0))
 def test_discrete_sources_are_solved_exactly(weights: list[float], slope: float) -> None:
-    p = "+".join(map(str, weights))
+    p = "+".join(str(weight / sum(weights)) for weight in weights)
     (point,) = wf.bounds(f"discrete:p={p}", "ba", [slope], rate_unit="nats").points
     d, r = open_source(f"discrete:p={p}").truth(slope / 2)  # type: ignore[misc]
     exact = r + slope * d / 2
@@ -224,6 +224,9 @@ def test_the_climb_finds_the_summit_that_a_grid_finds() -> None:
     assert height == pytest.approx(float(values.max()), abs=0.02)
 
 
+LOWER = {"k": 64, "steps": 2, "repeats": 4}
+
+
 @pytest.mark.parametrize(
     ("source", "method", "more", "message"),
     [
@@ -238,6 +241,13 @@ def test_the_climb_finds_the_summit_that_a_grid_finds() -> None:
         ("gaussian", "sandwich-lower", {"k": 1}, "between"),
         ("gaussian", "ba", {"slopes": [0.0]}, "slopes"),
         ("gaussian", "ba", {"slopes": []}, "slopes"),
+        ("gaussian", "ba", {"slopes": [math.nan]}, "slopes"),
+        ("gaussian", "ba", {"slopes": [1e300]}, "slopes must lie in"),
+        ("gaussian", "ba", {"slopes": [1e-300]}, "slopes must lie in"),
+        ("gaussian", "ba", {"slopes": [1e20], "cells": 400}, r"slope of 1e\+20.* smaller slopes"),
+        ("gaussian", "wgd", {"slopes": [1e25], "particles": 9, "steps": 2}, "smaller slopes"),
+        ("gaussian:n=70", "wgd", {"slopes": [1e9], "particles": 9, "steps": 2}, "smaller slopes"),
+        ("gaussian", "sandwich-lower", {"slopes": [1e20], **LOWER}, "smaller slopes"),
         ("gaussian", "ba", {"rate_unit": "dB"}, "rate unit"),
         ("gaussian", "ba", {"distortion": "psnr"}, "distortion"),
         ("gaussian", "ba", {"distortion": "hamming"}, "discrete"),
@@ -245,13 +255,16 @@ def test_the_climb_finds_the_summit_that_a_grid_finds() -> None:
         ("discrete", "ba", {"rate_unit": "bits/dim"}, "letter"),
         ("discrete", "wgd", {}, "alphabet"),
         ("gaussian", "ba", {"seed": -1}, "seed"),
+        ("gaussian", "ba", {"seed": 2**70}, "seed"),
+        ("gaussian", "ba", {"seed": None}, "seed"),
+        ("gaussian", "ba", {"seed": 0.5}, "seed"),
         (np.zeros((3, 2)), "wgd", {}, "twelve"),
         ([[1.0, 2.0], [3.0]], "wgd", {}, "list: is no array of samples"),
         (torch.zeros(20, 2, requires_grad=True), "wgd", {}, "Parameter|Tensor: is no array"),
         (None, "wgd", {}, "array of numbers"),
-        ("gaussian", "ba", {"slopes": "steep"}, "slopes must be finite"),
-        ("gaussian", "ba", {"slopes": 0.0}, "slopes must be finite"),
-        ("gaussian", "ba", {"slopes": None}, "slopes must be finite"),
+        ("gaussian", "ba", {"slopes": "steep"}, "slopes must be numbers"),
+        ("gaussian", "ba", {"slopes": 0.0}, "slopes must be numbers"),
+        ("gaussian", "ba", {"slopes": None}, "slopes must be numbers"),
         (np.random.default_rng(0).standard_normal((60, 2)), "sandwich-lower", {"steps": 1}, "few"),
     ],
 )

@@ -22,7 +22,7 @@ from rich.progress import (
 )
 
 from waterfill.errors import WaterfillError
-from waterfill.files import as_json, check_writable, write_whole
+from waterfill.files import as_json, check_writable, descriptor_of, write_whole
 from waterfill.processes import is_first, launched
 from waterfill.seeds import check_seed
 
@@ -31,11 +31,14 @@ out_console = Console()
 
 #: Larger files are neither streams nor weights, and are not read.
 _MAX_BYTES = 1 << 30
-_STDOUT = "/dev/stdout"
+_STDOUT = 1
 
 
 class _Named(click.Path):
-    """A path that says which: an empty one would be the current folder, and - is a stream's."""
+    """A path that says which: an empty one would be the current folder, and - is a stream's.
+
+    What leads to standard output has it for itself.
+    """
 
     def convert(
         self,
@@ -47,11 +50,16 @@ class _Named(click.Path):
             self.fail("a path can't be empty", param, ctx)
         if os.fspath(value) == "-":
             self.fail("- is no file; ./- names one that is called so", param, ctx)
+        if descriptor_of(Path(os.fsdecode(value))) == _STDOUT:
+            # What is for people goes where progress goes, until the command is done.
+            out_console.stderr = True
+            if ctx is not None:
+                ctx.call_on_close(lambda: setattr(out_console, "stderr", False))
         return super().convert(value, param, ctx)
 
 
 class _ForPrograms(_Named):
-    """A path, or - for standard output, where nothing else is then printed."""
+    """A path, or - for standard output."""
 
     def convert(
         self,
@@ -60,11 +68,7 @@ class _ForPrograms(_Named):
         ctx: click.Context | None,
     ) -> Any:
         if os.fspath(value) == "-":
-            value = _STDOUT
-            # What is for people goes where progress goes, until the command is done.
-            out_console.stderr = True
-            if ctx is not None:
-                ctx.call_on_close(lambda: setattr(out_console, "stderr", False))
+            value = "/dev/stdout"
         return super().convert(value, param, ctx)
 
 

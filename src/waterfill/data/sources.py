@@ -42,6 +42,8 @@ Sampler = Callable[[int, np.random.Generator], Array]
 #: (D, R) at a slope, or None where it is not known there.
 Truth = Callable[[float], tuple[float, float] | None]
 
+#: How far a sum of probabilities may be from 1: three thirds of six digits are none too far.
+_NOT_ONE = 1.01e-6
 _LARGEST_ALPHABET = 4096
 _BLOCK_BYTES = 1 << 22
 
@@ -243,6 +245,8 @@ def discrete(probabilities: Array) -> Source:
         raise WaterfillError(f"discrete: needs from 2 to {_LARGEST_ALPHABET} probabilities")
     if not np.isfinite(p).all() or (p <= 0).any():
         raise WaterfillError("discrete: probabilities must be finite and above zero")
+    if abs(p.sum() - 1.0) > _NOT_ONE:
+        raise WaterfillError(f"discrete: probabilities sum to {p.sum():.7g} and not to 1")
     p = p / p.sum()
     letters = np.eye(p.size)
 

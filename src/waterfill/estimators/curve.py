@@ -18,6 +18,9 @@ __all__ = ["NEAR_CEILING_BITS", "RDCurve", "RDPoint", "Status", "Units"]
 #: A point this close to its ceiling says more about the ceiling than about the source.
 NEAR_CEILING_BITS = 0.5
 
+#: Squares of vectors times these, or over them, fit into single precision.
+_LARGEST_SLOPE = 1e30
+
 _RATES = ("bits", "nats", "bits/dim", "nats/dim")
 _DISTORTIONS = ("mse", "sse", "half-sse", "hamming")
 
@@ -80,6 +83,10 @@ class Units:
     def inner_slope(self, slope: float) -> float:
         """A slope in these units as nats per squared error."""
         return slope * self.nats / self.squared_error
+
+    def outer_slope(self, slope: float) -> float:
+        """The same back."""
+        return slope * self.squared_error / self.nats
 
 
 @dataclass(frozen=True)
@@ -190,13 +197,18 @@ def check_slopes(slopes: float | Sequence[float]) -> tuple[float, ...]:
     Raises
     ------
     WaterfillError
-        If there are none, or one is not finite and above zero.
+        If there are none, or one is not above zero or too far from one to compute with.
     """
     several = cast("Sequence[float]", [slopes] if isinstance(slopes, Real) else slopes)
     try:
         found = tuple(float(s) for s in several)
     except (TypeError, ValueError):
         found = ()
-    if not found or not all(math.isfinite(s) and s > 0 for s in found):
-        raise WaterfillError("slopes must be finite and above zero, one at least")
+    if not found or not all(s > 0 for s in found):
+        raise WaterfillError("slopes must be numbers above zero, one at least")
+    if not all(1.0 / _LARGEST_SLOPE <= s <= _LARGEST_SLOPE for s in found):
+        raise WaterfillError(
+            f"slopes must lie in {1.0 / _LARGEST_SLOPE:g} … {_LARGEST_SLOPE:g}, in which there is "
+            "something to compute"
+        )
     return found

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
 from waterfill.data.source_names import open_source
@@ -18,7 +19,7 @@ from waterfill.estimators.blahut_arimoto import BlahutArimotoGrid
 from waterfill.estimators.curve import RDCurve, RDPoint, Units, check_slopes
 from waterfill.estimators.dual import SandwichLower
 from waterfill.estimators.limits import TransformLimits
-from waterfill.estimators.method import Finding, Method, Run, SlopeBySlope
+from waterfill.estimators.method import Finding, Method, Run, SlopeBySlope, precision_for
 from waterfill.estimators.nerd import Nerd
 from waterfill.estimators.sandwich import Sandwich, SandwichUpper
 from waterfill.estimators.stored import decides, findings_of, record_of
@@ -148,7 +149,7 @@ def all_bounds(
         for number, method in enumerate(methods)
         for part in ([(s,) for s in inner] if isinstance(method, SlopeBySlope) else [inner])
     ]
-    found = _found(source, [(methods[number], part) for number, part in parts], run, shards)
+    found = _found(source, [(methods[number], part) for number, part in parts], units, run, shards)
     drawn = np.geomspace(min(inner) / _BEYOND, max(inner) * _BEYOND, _DRAWN)
     truth = tuple(_known([source.truth(s) for s in drawn], units))
     shannon = tuple(_known([source.shannon_bound(s) for s in drawn], units))
@@ -181,6 +182,7 @@ def _as_source(source: Source | str | os.PathLike[str] | ArrayLike) -> Source:
 def _found(
     source: Source,
     parts: Sequence[tuple[Method, tuple[float, ...]]],
+    units: Units,
     run: Run,
     shards: str | os.PathLike[str] | None,
 ) -> list[list[Finding]]:
@@ -196,11 +198,29 @@ def _found(
 
     def one(index: int, check: Callable[[], None]) -> Record:
         method, slopes = parts[index]
-        return record_of(method.name, list(method.curve(source, slopes, run)))
+        return record_of(method.name, _sound(method, source, slopes, units, run))
 
     about = {} if shards is None else decides(source, run.seed)
     # One by one: a method draws from torch's own generator, and fits on all threads.
     return [findings_of(record) for record in rows.each("bounds", about, names, one, in_turn=True)]
+
+
+def _sound(
+    method: Method, source: Source, slopes: Sequence[float], units: Units, run: Run
+) -> list[Finding]:
+    """What a method finds, unless nothing of it is left beside λD."""
+    precision = torch.finfo(precision_for(source.dimension)).eps
+    try:
+        found = list(method.curve(source, slopes, run))
+        lost = next((one.slope for one in found if not one.is_sound(precision)), None)
+    except OverflowError:
+        found, lost = [], max(slopes)
+    if lost is not None:
+        raise WaterfillError(
+            f"{method.name}: at a slope of {units.outer_slope(lost):g} the rate is lost in "
+            "rounding beside λD; choose smaller slopes"
+        )
+    return found
 
 
 def method_of(method: str | Method, settings: dict[str, Any]) -> Method:
@@ -252,7 +272,7 @@ def _point(found: Finding, units: Units, method: str, seed: int) -> RDPoint:
     return RDPoint(
         method=method,
         status=found.status.value,
-        slope=found.slope * units.squared_error / units.nats,
+        slope=units.outer_slope(found.slope),
         distortion=found.distortion / units.squared_error,
         rate=rate(found.rate),
         lagrangian=rate(found.lagrangian),

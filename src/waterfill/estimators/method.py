@@ -29,10 +29,14 @@ __all__ = [
     "SlopeBySlope",
     "continuous",
     "mean_interval",
+    "precision_for",
     "tensor",
 ]
 
 Interval = tuple[float, float]
+_NEAR = NEAR_CEILING_BITS * math.log(2.0)
+#: Longest vectors that are computed with in double precision.
+_DOUBLE = 64
 #: Stream of a seed that upper bounds are scored on: the same samples for every method.
 FRESH = 99
 
@@ -60,10 +64,26 @@ class Finding:
     @property
     def near_ceiling(self) -> bool:
         """Within half a bit of what the method can give at all."""
-        if self.ceiling is None:
-            return False
+        return self._room < _NEAR
+
+    @property
+    def _room(self) -> float:
+        """What is left up to the ceiling."""
         read = self.lagrangian if self.status is Status.LOWER else self.rate
-        return read > self.ceiling - NEAR_CEILING_BITS * math.log(2.0)
+        return math.inf if self.ceiling is None else self.ceiling - read
+
+    def is_sound(self, precision: float) -> bool:
+        """Whether it is a number at all, and none that rounding made of F − λD.
+
+        Parameters
+        ----------
+        precision
+            Relative, of what F and D were computed with.
+        """
+        cost = self.slope * self.distortion
+        numbers = math.isfinite(self.lagrangian) and math.isfinite(cost)
+        # Where weights differ, a mean over fresh samples may exceed the ceiling, but not by much.
+        return numbers and abs(cost) * precision < 1.0 and self._room > -_NEAR
 
 
 @dataclass(frozen=True)
@@ -151,8 +171,12 @@ def continuous(source: Source, method: str) -> None:
 
 def tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Tensor:
     """Double precision where it costs little, single where vectors are long."""
-    precision = torch.float64 if array.shape[-1] <= 64 else torch.float32
-    return torch.from_numpy(np.ascontiguousarray(array)).to(precision)
+    return torch.from_numpy(np.ascontiguousarray(array)).to(precision_for(array.shape[-1]))
+
+
+def precision_for(dimension: int) -> torch.dtype:
+    """Of the tensors that :func:`tensor` gives."""
+    return torch.float64 if dimension <= _DOUBLE else torch.float32
 
 
 def mean_interval(values: Tensor) -> tuple[float, Interval]:
