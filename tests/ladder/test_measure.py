@@ -171,7 +171,7 @@ def test_pictures_meet_noise_of_their_own_wherever_they_stand(
 
 @pytest.mark.parametrize("quality", [3.5, 7.5])
 def test_one_quality_says_what_all_of_them_say(photo: NDArray[np.uint8], quality: float) -> None:
-    codec, picture = wf.load_codec(), photo[:128, 128:]
+    codec, picture = wf.load_codec(), photo[:96, 128:224]
     around = (quality - 0.5, quality, quality + 0.5)
     if quality < 7:
         around = (quality - 1.0, quality, quality + 1.0, quality + 2.0)
@@ -188,7 +188,7 @@ def test_one_quality_says_what_all_of_them_say(photo: NDArray[np.uint8], quality
 
 def test_a_codec_that_learned_nothing_has_no_rates_of_millions(tiny: Codec) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
-    for quality in (4.0, None):
+    for quality in (4.0, (2.0, 4.0, 6.0)):
         found = wf.limits(tiny, [noise, noise[:1, :1]], quality)
         known = [r for r in found.rungs if math.isfinite(r.bpp_at_equal_psnr)]
         assert all(r.bpp_at_equal_psnr <= 10.0 * max(p.bpp for p in r.curve) for r in known)
