@@ -182,6 +182,9 @@ def test_one_quality_says_what_all_of_them_say(photo: NDArray[np.uint8], quality
     for name in (TRELLIS, *BESIDE):
         # Above quality 8 networks meet steps that they were not trained for.
         assert rates[0][name] == pytest.approx(rates[1][name], rel=0.015 if quality < 7 else 0.03)
+    assert (one.decomposition.tightest_group is None) == any(
+        math.isnan(r) for n, r in rates[0].items() if n.startswith("grouped")
+    )
     # A rung far below the codec's PSNR has no rate there, rather than any.
     assert all(math.isnan(r) or r > rates[0][CONTEXT] for n, r in rates[0].items() if "grou" in n)
 

@@ -140,7 +140,9 @@ def decompose(curves: Curves, main: Mapping[str, Point]) -> Decomposition:
         return math.inf if math.isnan(at[name]) else at[name]
 
     honest = min((n for n in at if status[n] != Status.GENIE), key=costs)
-    group = min((n for n in at if n.startswith("grouped")), key=costs)
+    groups = [name for name in at if name.startswith("grouped")]
+    # The least of those that were read is the tightest only if all were.
+    group = min(groups, key=costs) if all(math.isfinite(at[n]) for n in groups) else None
     return Decomposition(
         psnr=psnr,
         achieved_bpp=achieved,
@@ -154,7 +156,7 @@ def decompose(curves: Curves, main: Mapping[str, Point]) -> Decomposition:
         honest_rung=honest,
         honest_bpp=at[honest],
         tightest_group=group,
-        tightest_group_bpp=at[group],
+        tightest_group_bpp=math.nan if group is None else at[group],
         method=_METHODS[len(curves[IDEAL]) > 1],
         bd_rates=_bd_rates(curves),
     )

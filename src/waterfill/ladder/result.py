@@ -117,7 +117,8 @@ class Decomposition:
     honest_rung, honest_bpp
         The achievable rung of lowest rate.
     tightest_group, tightest_group_bpp
-        The same of those that group variances and pay for them.
+        The same of those that group variances and pay for them; None and NaN where not all of them
+        come near that PSNR.
     method
         How rates came to equal PSNR.
     bd_rates
@@ -139,7 +140,7 @@ class Decomposition:
     limit_bpp: float
     honest_rung: str
     honest_bpp: float
-    tightest_group: str
+    tightest_group: str | None
     tightest_group_bpp: float
     method: str
     bd_rates: dict[str, float] = field(default_factory=dict)
