@@ -18,6 +18,7 @@ from PIL import Image
 
 import waterfill as wf
 from waterfill.codec.channels import WATER_LEVEL, Crossing, Dithered, GaussianTest
+from waterfill.codec.config import CodecConfig
 from waterfill.codec.densities import Density
 from waterfill.codec.model import Codec
 from waterfill.codec.noise import Noise
@@ -167,6 +168,19 @@ def test_pictures_meet_noise_of_their_own_wherever_they_stand(
         measure_rung(tiny, listening, pictures, [4.0])
     assert [len(found) for found in seeds.values()] == [1, 1]
     assert len(set.union(*seeds.values())) == 2
+
+
+def test_one_rung_is_measured_where_it_is_asked_for_alone(photo: NDArray[np.uint8]) -> None:
+    rung = Predicted("test channel", Status.ACHIEVABLE, "", GaussianTest())
+    for covered, asked in (((3.0, 3.0), [3.0]), ((1.0, 1.5), [1.25]), ((1.0, 8.0), [4.0, 2.0])):
+        torch.manual_seed(0)
+        codec = Codec(CodecConfig(n=4, m=8, hyper=4, qualities=covered))
+        (points,) = measure_rung(codec, rung, [photo[:64, :64]], asked)
+        assert [(point.quality, point.step) for point in points] == [(q, 1.0) for q in asked]
+    narrow = Codec(CodecConfig(n=4, m=8, hyper=4, qualities=(1.0, 1.5)))
+    found = wf.limits(narrow, photo[:64, :64], 1.5)
+    steps = [p.step for r in found.rungs if r.name == CONTEXT for p in r.curve]
+    assert steps[0] == 1.0 > steps[1] > steps[2]
 
 
 @pytest.mark.parametrize("quality", [3.5, 7.5])

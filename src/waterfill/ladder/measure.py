@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from waterfill.codec.channels import WATER_LEVEL, GaussianTest
+from waterfill.codec.gains import lambda_of_quality
 from waterfill.codec.model import Codec
 from waterfill.codec.registry import as_codec
 from waterfill.codec.sensitivity import sensitivity
@@ -291,7 +292,8 @@ def measure_rung(
         Of every picture, in the order of the qualities.
     """
     subject, items = OwnCodec(codec), list(images)
-    settings = [one for one in subject.settings(list(qualities))[0] if not one.beside]
+    checked = [codec.check_quality(quality) for quality in qualities]
+    settings = [Setting(quality, price=lambda_of_quality(quality)) for quality in checked]
     m = codec.config.m
     known = Known(Moments(np.zeros(m), 1, 1), torch.full((m,), WATER_LEVEL))
     measure = MeasurePicture(subject, settings, 0, [rung], [known] * len(settings), seed)

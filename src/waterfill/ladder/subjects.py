@@ -177,16 +177,21 @@ _ABOVE = 2
 
 
 def _settings_above(quality: float, high: float) -> list[Setting]:
-    """The next higher qualities; beyond the last one, its networks at finer steps."""
+    """The next higher qualities; beyond the codec's last one, its networks at finer steps."""
     found = []
-    for extra in range(1, _ABOVE + 1):
-        beyond = max(0.0, quality + extra - high)
-        last = lambda_of_quality(high)
-        ratio = (last / lambda_of_quality(high - 1.0)) ** beyond
-        price = last * ratio if beyond else lambda_of_quality(quality + extra)
-        step = ratio**-0.5 if beyond else 1.0
-        found.append(Setting(min(quality + extra, high), step, price, beside=True))
+    for wanted in (quality + extra for extra in range(1, _ABOVE + 1)):
+        used = min(wanted, high)
+        price = _price(wanted)
+        step = math.sqrt(_price(used) / price)
+        found.append(Setting(used, step, price, beside=True))
     return found
+
+
+def _price(quality: float) -> float:
+    """λ, above the last quality in the ratio of the last two."""
+    last = float(QUALITIES[-1])
+    ratio = lambda_of_quality(last) / lambda_of_quality(last - 1.0)
+    return lambda_of_quality(min(quality, last)) * math.pow(ratio, max(0.0, quality - last))
 
 
 class OwnCodec:
