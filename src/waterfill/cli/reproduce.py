@@ -19,7 +19,6 @@ from waterfill.cli.shared import (
     say,
     writable_folder,
 )
-from waterfill.errors import WaterfillError
 from waterfill.files import as_json, check_writable, write_all
 
 if TYPE_CHECKING:
@@ -33,7 +32,13 @@ _FIRST = 18
 @click.command()
 @click.argument("name")
 @click.argument("pictures", nargs=-1, type=NAME, metavar="[PICTURE]...")
-@click.option("--scale", default="mini", show_default=True, help="mini, or full for a GPU.")
+@click.option(
+    "--scale",
+    default="mini",
+    show_default=True,
+    metavar="NAME",
+    help="mini; of fig5c night, hours on two cores; or full, for a GPU.",
+)
 @click.option(
     "--train",
     "photographs",
@@ -71,10 +76,9 @@ def reproduce(
     """
     from waterfill.data.images import find_images
     from waterfill.report.reproduction import render_reproduction
-    from waterfill.reproduce import REPRODUCTIONS, Request
+    from waterfill.reproduce import Request
+    from waterfill.reproduce import reproduce as compute
 
-    if name not in REPRODUCTIONS:
-        raise WaterfillError(f"{name}: can't be reproduced ({', '.join(REPRODUCTIONS)})")
     found_pictures: list[Any] = find_images(pictures) if pictures else []
     if json_file is not None:
         check_writable(json_file)
@@ -85,9 +89,8 @@ def reproduce(
         def advance(done: int, total: int | None, what: str) -> None:
             bar.update(task, completed=done, total=total, description=what)
 
-        found = REPRODUCTIONS[name](
-            Request(scale, found_pictures, photographs, out / "runs", seed, advance)
-        )
+        request = Request(scale, found_pictures, photographs, out / "runs", seed, advance)
+        found = compute(name, request)
     data = as_json(found.to_dict())
     contents: dict[Path, str | bytes] = {
         out / f"{name}.json": data,

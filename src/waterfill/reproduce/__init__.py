@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from waterfill.errors import WaterfillError
 from waterfill.reproduce.architectures import table1, table2
 from waterfill.reproduce.by_theory import appendix_d, fig2
 from waterfill.reproduce.comparison import fig5a
@@ -14,12 +15,14 @@ from waterfill.reproduce.regularisation import REGULARISATION
 from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict
 
 __all__ = [
+    "OVERNIGHT",
     "REPRODUCTIONS",
     "Line",
     "Reproduction",
     "Request",
     "Table",
     "Verdict",
+    "reproduce",
 ]
 
 #: By name: what computes it.
@@ -39,3 +42,28 @@ REPRODUCTIONS: Mapping[str, Callable[[Request], Reproduction]] = MappingProxyTyp
         **REGULARISATION,
     }
 )
+
+#: Those with a scale between minutes on two cores and a GPU.
+OVERNIGHT = ("fig5c",)
+
+
+def reproduce(name: str, request: Request) -> Reproduction:
+    """Compute a figure or table again.
+
+    Parameters
+    ----------
+    name
+        One of :data:`REPRODUCTIONS`.
+    request
+        What it works with.
+
+    Raises
+    ------
+    WaterfillError
+        If nothing has this name, it has no such scale, or what it needs is missing.
+    """
+    if name not in REPRODUCTIONS:
+        raise WaterfillError(f"{name}: can't be reproduced ({', '.join(REPRODUCTIONS)})")
+    if request.scale == "night" and name not in OVERNIGHT:
+        raise WaterfillError(f"{name}: has no scale night, which is for {', '.join(OVERNIGHT)}")
+    return REPRODUCTIONS[name](request)

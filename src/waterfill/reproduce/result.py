@@ -15,8 +15,8 @@ from waterfill.seeds import check_seed
 
 __all__ = ["SCALES", "Line", "Reproduction", "Request", "Table", "Verdict", "percent"]
 
-#: ``mini``: minutes on two cores; ``full``: the paper's settings, for a GPU.
-SCALES = ("mini", "full")
+#: ``mini``: minutes on two cores; ``night``: hours on them; ``full``: the paper's, for a GPU.
+SCALES = ("mini", "night", "full")
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,8 @@ LIMITS = tuple(SYSTEMS[name].curves[0][0] for name in ("joint", "joint-context")
 HONEST = SYSTEMS["test-channel"].curves[0][0]
 WITNESSES = tuple(SYSTEMS[name].curves[1][0] for name in ("joint", "joint-context"))
 
+#: By scale: steps of the baseline, and of each system that starts from it.
+_STEPS = {"mini": (2200, 400), "night": (6000, 1500)}
 #: At whose λ codecs are read.
 READ_AT = (1, 2, 3, 4, 5, 7)
 #: By scale: an estimator, and the qualities at whose λ. Those with a ceiling say nothing beyond it.
@@ -145,6 +147,20 @@ ESTIMATORS: Mapping[str, Mapping[str, tuple[FitThenScore, Sequence[int]]]] = {
         ),
         "WGD": (
             WassersteinDescent(particles=2048, steps=40, batch=2000, samples=_READ),
+            QUALITIES[:5],
+        ),
+    },
+    "night": {
+        "sandwich": (
+            SandwichUpper(hidden=400, latent=64, steps=4000, batch=128),
+            (1, 2, 3, 4, 5, 7),
+        ),
+        "NERD": (
+            Nerd(steps=250, training_atoms=4096, batch=256, hidden=256, samples=_READ),
+            QUALITIES[:5],
+        ),
+        "WGD": (
+            WassersteinDescent(particles=4096, steps=100, batch=2000, samples=_READ),
             QUALITIES[:5],
         ),
     },
@@ -249,11 +265,12 @@ def _stack(paths: Sequence[Any], what: str) -> NDArray[np.uint8]:
 
 
 def config_of(scale: str, name: str, quality: int) -> TrainConfig:
-    """How a system is trained; at mini scale for all λ at once."""
+    """How a system is trained; but for full scale for all λ at once."""
     preset = f"paper1-mnist-{SYSTEMS[name].preset}"
     if scale == "full":
         return PRESETS[f"{preset}-q{quality}"]
-    return replace(PRESETS[f"mini-{preset}"], steps=2200 if name == "baseline" else 400)
+    baseline, limit = _STEPS[scale]
+    return replace(PRESETS[f"mini-{preset}"], steps=baseline if name == "baseline" else limit)
 
 
 def experiments(scale: str) -> list[Experiment]:
@@ -269,9 +286,9 @@ def experiments(scale: str) -> list[Experiment]:
 
 def _stems(scale: str) -> list[tuple[str, int]]:
     """Names of the trainings but for the system's, each with its quality."""
-    if scale == "mini":
-        return [("mini-digits-{}", READ_AT[-1])]
-    return [(f"full-digits-{{}}-q{quality}", quality) for quality in READ_AT]
+    if scale == "full":
+        return [(f"full-digits-{{}}-q{quality}", quality) for quality in READ_AT]
+    return [(f"{scale}-digits-{{}}", READ_AT[-1])]
 
 
 @torch.no_grad()

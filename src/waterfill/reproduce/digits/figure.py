@@ -226,7 +226,7 @@ def _notes(request: Request, digits: Digits, estimates: Sequence[Curve]) -> tupl
         f"{name} {vars(method)['steps']:,}"
         for name, (method, _) in ESTIMATORS[request.scale].items()
     )
-    count = "one codec for all λ" if request.scale == "mini" else "one codec for each λ"
+    count = "one codec for each λ" if request.scale == "full" else "one codec for all λ"
     ceilings = ", ".join(
         f"{c.name} {c.ceiling:.1f} bits" for c in estimates if c.ceiling is not None
     )
