@@ -24,6 +24,7 @@ from waterfill.ladder.rungs import Coded, Status
 from waterfill.report.reproduction import render_reproduction
 from waterfill.reproduce import REPRODUCTIONS, Request
 from waterfill.reproduce.digits import curves, figure
+from waterfill.reproduce.estimates import Reading
 from waterfill.training.config import TrainConfig
 
 
@@ -168,7 +169,7 @@ def test_batches_of_digits_cost_what_streams_do(name: str) -> None:
 
 
 def test_rates_at_an_error_lie_between_points() -> None:
-    points = [curves.Reading(8.0, 4.0, 0.1), curves.Reading(2.0, 16.0, 0.1)]
+    points = [Reading(8.0, 4.0, 0.1), Reading(2.0, 16.0, 0.1)]
     curve = curves.Curve("some", "upper bound", {curves.TEST: points})
     assert curve.rate_at(curves.TEST, 4.0) == pytest.approx(8.0)
     assert math.isnan(curve.rate_at(curves.TEST, 8.1))
@@ -188,3 +189,10 @@ def test_full_scale_is_the_papers_settings_for_each_rate() -> None:
     assert (limit.config.steps, limit.config.batch, limit.config.codec.n) == (200_000, 100, 36)
     assert limit.config.codec.qualities == (3.0, 3.0)
     assert set(curves.ESTIMATORS["full"]) == set(curves.ESTIMATORS["mini"])
+
+
+def test_a_night_is_longer_than_minutes() -> None:
+    for few, many in zip(curves.experiments("mini"), curves.experiments("night"), strict=True):
+        assert many.name == few.name.replace("mini", "night")
+        assert replace(many.config, steps=few.config.steps) == few.config
+        assert many.config.steps > 2 * few.config.steps

@@ -172,6 +172,8 @@ def test_what_cant_be_reproduced_is_refused(
     assert run(["reproduce", "fig9", "--out", str(tmp_path / "out")]) == 2
     assert "fig9: can't be reproduced (fig2, fig3" in capsys.readouterr().err
     assert run(["reproduce", "fig2", "--scale", "big", "--out", str(tmp_path / "out")]) == 2
+    assert run(["reproduce", "fig2", "--scale", "night", "--out", str(tmp_path / "out")]) == 2
+    assert "fig2: has no scale night, which is for fig5c" in capsys.readouterr().err
     assert run(["reproduce", "fig3", str(tmp_path / "no.png")]) == 2
 
 
@@ -204,4 +206,5 @@ def test_figure_5a_names_what_is_genie_aided_and_what_is_published(
     # log₂ 40,000 = 15.29 bits, on 64 and on 16 pixels.
     assert [row[1] for row in ceilings.rows] == ["3.9e-05", "0.24", "0.96"]
     assert any("others" in note for note in found.notes)
+    assert any("--train" in note for note in found.notes)
     assert "(genie-aided)" in render_reproduction(found)

@@ -27,6 +27,7 @@ __all__ = [
     "Source",
     "banana",
     "beta",
+    "cut_patches",
     "discrete",
     "from_array",
     "gaussian",
@@ -323,6 +324,41 @@ def mnist(path: str | os.PathLike[str]) -> Source:
     return Source(name, whole.dimension, sample, fresh, stored=whole.stored, digest=whole.digest)
 
 
+def cut_patches(
+    pixels: NDArray[np.uint8], size: int, count: int, rng: np.random.Generator, *, grey: bool
+) -> Array:
+    """Square patches of a picture at random places.
+
+    Parameters
+    ----------
+    pixels
+        uint8 (H, W, 3), neither side below ``size``.
+    size
+        Pixels along a side.
+    count
+        How many.
+    rng
+        Draws the places.
+    grey
+        Luma instead of three planes.
+
+    Returns
+    -------
+    ndarray
+        (count, planes × size × size), values in [0, 1].
+    """
+    values = pixels / 255.0
+    if grey:
+        values = values @ np.array([[0.299], [0.587], [0.114]])
+    height, width, planes = values.shape
+    view = np.lib.stride_tricks.sliding_window_view(values, (size, size), axis=(0, 1))
+    rows, columns = (
+        rng.integers(0, height - size + 1, count),
+        rng.integers(0, width - size + 1, count),
+    )
+    return view[rows, columns].reshape(count, planes * size * size)
+
+
 def patches(
     path: str | os.PathLike[str], size: int = 8, grey: bool = True, count: int = 60_000
 ) -> Source:
@@ -347,19 +383,12 @@ def patches(
     rng = np.random.default_rng(0)
     sides: dict[bool, list[Array]] = {False: [], True: []}
     for number, file in enumerate(files):
-        pixels = load_picture(file).pixels / 255.0
-        if grey:
-            pixels = pixels @ np.array([[0.299], [0.587], [0.114]])
-        height, width, planes = pixels.shape
-        if min(height, width) < size:
+        pixels = load_picture(file).pixels
+        if min(pixels.shape[:2]) < size:
             continue
-        view = np.lib.stride_tricks.sliding_window_view(pixels, (size, size), axis=(0, 1))
         many = -(-count // len(files))
-        rows, columns = (
-            rng.integers(0, height - size + 1, many),
-            rng.integers(0, width - size + 1, many),
-        )
-        sides[number % 6 == 1].append(view[rows, columns].reshape(many, planes * size * size))
+        found = cut_patches(pixels, size, many, rng, grey=grey)
+        sides[number % 6 == 1].append(found)
     if not sides[False] or not sides[True]:
         raise WaterfillError(f"{path}: too few pictures of at least {size}×{size}")
     fit, held = np.concatenate(sides[False]), np.concatenate(sides[True])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,13 @@ from waterfill.ladder import limits
 from waterfill.ladder.decompose import efficient
 from waterfill.ladder.rungs import BITSTREAM, CONTEXT, POSTERIOR, TRELLIS, Status
 from waterfill.provenance import environment
+from waterfill.reproduce.patches import (
+    ATOMS,
+    QUALITIES_READ,
+    PatchBound,
+    bounds_on_patches,
+    gap_at_equal_psnr,
+)
 from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict, percent
 
 __all__ = ["fig5a"]
@@ -25,16 +33,20 @@ __all__ = ["fig5a"]
 _QUALITIES = (1.0, 3.0, 5.0, 7.0)
 _ORACLES = ("oracle, test channel", "oracle, test channel, context")
 _RUNGS = (BITSTREAM, TRELLIS, POSTERIOR, CONTEXT, *_ORACLES)
+#: Of an estimator on patches.
+_UPPER = "upper bound on R(D)"
 #: Published curves beside it, and the anchor of all comparisons.
 _ANCHOR = "vtm"
 _PUBLISHED = (_ANCHOR, "bpg", "hyperprior", "mbt2018", "elic", "LALIC", "HPCM-Large", "yang-mandt")
-#: Atoms of the estimators that the paper compares with, as their authors have them.
-_ATOMS = 40_000
 
 
 def fig5a(request: Request) -> Reproduction:
-    """The ladder of a codec over published codecs and an upper bound on R(D), on photographs."""
+    """The ladder of a codec beside published codecs and bounds on R(D), on photographs.
+
+    Estimators on patches are part of it where there are photographs to fit them on.
+    """
     pictures = [as_picture(item) for item in list(request.pictures) or sample_pictures()]
+    bounds = bounds_on_patches(request, pictures) if request.photographs else []
     kodak = is_kodak([fingerprint(picture) for picture in pictures])
     ladder = limits(
         load_codec(),
@@ -46,9 +58,10 @@ def fig5a(request: Request) -> Reproduction:
     lines, rows = [], []
     anchor = published_curve(_ANCHOR).array()
     rates: dict[str, float] = {}
+    curves: dict[str, NDArray[np.float64]] = {}
     for name in _RUNGS:
         (rung,) = (one for one in ladder.rungs if one.name == name)
-        points = np.array([(p.bpp, p.psnr) for p in efficient(rung.curve)])
+        points = curves[name] = np.array([(p.bpp, p.psnr) for p in efficient(rung.curve)])
         genie = rung.status == Status.GENIE
         lines.append(_line(f"bundled codec: {name}", points, genie=genie))
         rates[name] = _rate(anchor, points)
@@ -57,16 +70,13 @@ def fig5a(request: Request) -> Reproduction:
         curve = published_curve(name)
         lines.append(_line(f"published: {curve.name}", curve.array()))
         rates[name] = _rate(anchor, curve.array())
-        status = "upper bound on R(D)" if curve.kind == "bound" else "achieved"
+        status = _UPPER if curve.kind == "bound" else "achieved"
         rows.append((f"published: {curve.name}", status, percent(rates[name])))
-    ceilings = tuple(
-        (text, f"{math.log2(_ATOMS) / count:.2g}")
-        for text, count in (
-            ("a picture of 768×512", 768 * 512),
-            ("8×8 patches", 64),
-            ("4×4 patches", 16),
-        )
-    )
+    for bound in bounds:
+        points = np.column_stack([bound.bpp, bound.psnr])
+        lines.append(_line(bound.label, points))
+        rows.append((bound.label, _UPPER, percent(_rate(anchor, points))))
+    lines += _ceilings(bounds)
     best = min(rates[name] for name in _PUBLISHED)
     genies = ", ".join(f"{name} {percent(rates[name])}" for name in _ORACLES)
     honest = min((POSTERIOR, CONTEXT), key=lambda name: rates[name])
@@ -78,10 +88,18 @@ def fig5a(request: Request) -> Reproduction:
         tuple(lines),
         (
             Table("BD-rate against VTM-9.1, by PSNR", ("curve", "status", "BD-rate"), tuple(rows)),
+            *_of_patches(bounds),
             Table(
-                f"The most that an estimator with {_ATOMS:,} atoms can say, log₂ of their number",
+                f"The most that an estimator with {ATOMS:,} atoms can say, log₂ of their number",
                 ("of", "ceiling (bpp)"),
-                ceilings,
+                tuple(
+                    (text, f"{math.log2(ATOMS) / count:.2g}")
+                    for text, count in (
+                        ("a picture of 768×512", 768 * 512),
+                        ("8×8 patches", 64),
+                        ("4×4 patches", 16),
+                    )
+                ),
             ),
         ),
         (
@@ -100,7 +118,8 @@ def fig5a(request: Request) -> Reproduction:
                 "it is tighter than sandwich bounds, NERD and WGD",
                 "cannot be",
                 "a genie-aided number bounds R(D) in neither direction, and of whole pictures an "
-                f"estimator with {_ATOMS:,} atoms can't say more than its ceiling",
+                f"estimator with {ATOMS:,} atoms can't say more than its ceiling"
+                + _beside(bounds, curves),
             ),
         ),
         (
@@ -108,8 +127,64 @@ def fig5a(request: Request) -> Reproduction:
             "in figure 4. Published curves are means over the 24 Kodak photographs.",
             f"{len(pictures)} pictures"
             + (", those 24." if kodak else ", which are others: compare with care."),
+            _of_fitting(bounds),
         ),
         environment(request.seed),
+    )
+
+
+def _ceilings(bounds: Sequence[PatchBound]) -> list[Line]:
+    """Of each estimator that has one, between the ends of its curve."""
+    return [
+        Line(f"ceiling of {b.label}", (b.ceiling,) * 2, (min(b.psnr), max(b.psnr)))
+        for b in bounds
+        if b.ceiling is not None
+    ]
+
+
+def _of_patches(bounds: Sequence[PatchBound]) -> list[Table]:
+    """Where each estimator lies at each λ, and how far it could go."""
+    rows = [
+        (
+            b.label,
+            _UPPER,
+            *(
+                f"{bpp:.3f}, {psnr:.2f}" + " (ceiling)" * full
+                for bpp, psnr, full in zip(b.bpp, b.psnr, b.at_ceiling, strict=True)
+            ),
+            "—" if b.ceiling is None else f"{b.ceiling:.2f}",
+        )
+        for b in bounds
+    ]
+    columns = ("estimator", "status", *(f"λ {q}" for q in QUALITIES_READ), "ceiling (bpp)")
+    return [Table("Estimators on patches: bpp and PSNR (dB)", columns, tuple(rows))] if rows else []
+
+
+def _beside(bounds: Sequence[PatchBound], curves: Mapping[str, NDArray[np.float64]]) -> str:
+    """How far the oracle and what is achievable lie from bounds on patches, at equal PSNR."""
+    said = []
+    for name, status in ((_ORACLES[0], " (genie-aided)"), (BITSTREAM, "")):
+        spans = []
+        for bound in bounds:
+            shares = gap_at_equal_psnr(bound, curves[name])
+            if shares:
+                low, high = (percent(end) for end in (min(shares), max(shares)))
+                spans.append(f"{bound.label} {low}" + f" to {high}" * (low != high))
+        if spans:
+            said.append(f"{name}{status} in rate at equal PSNR against {', '.join(spans)}")
+    return "".join(f"; {text}" for text in said)
+
+
+def _of_fitting(bounds: Sequence[PatchBound]) -> str:
+    if not bounds:
+        return "Estimators on patches are missing: they need photographs to be fitted to (--train)."
+    return (
+        "Estimators are fitted to patches of other photographs and read on patches of these "
+        "pictures, each picture by itself, and averaged as codecs are. Patches are coded one by "
+        "one, so that what neighbours share is paid for again: upper bounds, for pictures too, but "
+        "loose. Decoded values are not rounded to 8 bits. Steps: "
+        + ", ".join(dict.fromkeys(f"{b.name} {b.steps:,}" for b in bounds))
+        + "."
     )
 
 

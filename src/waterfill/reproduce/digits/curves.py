@@ -5,7 +5,6 @@ All curves have one unit: bits for a digit against the squared error of its 28×
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -28,15 +27,15 @@ from waterfill.data.idx import IdxPictures
 from waterfill.data.sets import open_pictures
 from waterfill.data.sources import Source
 from waterfill.errors import WaterfillError
-from waterfill.estimators.curve import NEAR_CEILING_BITS
 from waterfill.estimators.curve import Status as Bound
-from waterfill.estimators.method import FitThenScore, Run, mean_interval
+from waterfill.estimators.method import FitThenScore, mean_interval
 from waterfill.estimators.nerd import Nerd
 from waterfill.estimators.sandwich import SandwichUpper
 from waterfill.estimators.wgd import WassersteinDescent
 from waterfill.evaluation.cache import Cache
 from waterfill.ladder.rungs import Status
 from waterfill.ladder.subjects import noise_of
+from waterfill.reproduce.estimates import Reading, estimates
 from waterfill.reproduce.result import Request
 from waterfill.reproduce.trained import GENIE_AIDED
 from waterfill.training.config import TrainConfig
@@ -56,7 +55,6 @@ __all__ = [
     "WITNESSES",
     "Curve",
     "Digits",
-    "Reading",
     "System",
     "config_of",
     "experiments",
@@ -176,16 +174,6 @@ ESTIMATORS: Mapping[str, Mapping[str, tuple[FitThenScore, Sequence[int]]]] = {
         ),
     },
 }
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A point: mean squared error and bits of a digit, half the 95 % interval of R + λD in bits."""
-
-    distortion: float
-    rate: float
-    half: float
-    near_ceiling: bool = False
 
 
 @dataclass(frozen=True)
@@ -381,34 +369,11 @@ def slope_of(scale: str, quality: int) -> float:
 
 def of_estimators(request: Request, digits: Digits) -> list[Curve]:
     """What the estimators say, kept from one call to the next."""
-    cache = Cache(request.runs / "estimates")
-    judges = [digits.source(which) for which in SETS]
-    run = Run(request.seed, request.progress)
+    judges = {which: digits.source(which) for which in SETS}
+    about = {"digits": digits.fingerprint}
     found = []
     for name, (method, qualities) in ESTIMATORS[request.scale].items():
-        points: dict[str, list[Reading]] = {which: [] for which in SETS}
-        ceiling = None
-        for quality in qualities:
-            slope = slope_of(request.scale, quality) * math.log(2.0)
-            key = {
-                "method": name,
-                "settings": vars(method),
-                "slope": slope,
-                "seed": request.seed,
-                "digits": digits.fingerprint,
-            }
-            row = cache.get(key)
-            if row is None:
-                read = method.on(judges[0], judges, slope, run)
-                row = {"findings": [dataclasses.asdict(one) for one in read]}
-                cache.put(key, row)
-            for which, one in zip(SETS, row["findings"], strict=True):
-                nats = max(0.0, one["lagrangian"] - one["slope"] * one["distortion"])
-                half = 0.5 * (one["interval"][1] - one["interval"][0])
-                ceiling = one["ceiling"]
-                near = ceiling is not None and nats > ceiling - NEAR_CEILING_BITS * math.log(2.0)
-                points[which].append(
-                    Reading(one["distortion"], nats / math.log(2.0), half / math.log(2.0), near)
-                )
-        found.append(Curve(name, Bound.UPPER.value, points, ceiling and ceiling / math.log(2.0)))
+        slopes = [slope_of(request.scale, quality) for quality in qualities]
+        said = estimates(request, name, method, slopes, judges[TRAINING], judges, about)
+        found.append(Curve(name, Bound.UPPER.value, said.readings, said.ceiling))
     return found
