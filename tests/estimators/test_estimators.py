@@ -303,13 +303,30 @@ def test_streams_of_a_seed_differ() -> None:
 
 def test_the_oracle_undercuts_the_truth_and_is_called_genie_aided() -> None:
     curve = wf.bounds("gaussian:n=2,rho=0.8", "limits", [6.0], distortion="sse", rate_unit="nats")
-    honest, oracle = curve.points
+    honest, oracle, below = curve.points
     exact = lagrangian(open_source("gaussian:n=2,rho=0.8"), 6.0)
     assert honest.status == "upper bound"
     # Fitted on the right family, it is R(D) itself.
     assert honest.lagrangian == pytest.approx(exact, abs=margin(honest))
     assert oracle.status == "genie-aided"
     assert oracle.lagrangian < exact - margin(oracle)
+    assert below.status == "lower bound"
+    assert below.lagrangian == pytest.approx(exact, rel=1e-12)
+    assert below.interval is None
+
+
+def test_a_lower_bound_is_given_where_theory_has_one() -> None:
+    """Shannon's where h(X) is known, and none for samples."""
+    settings = {"fit": 500, "samples": 500}
+    (below,) = wf.bounds("laplacian:n=1", "limits", [9.0], **settings).of("lower bound")
+    assert below.note == "Shannon's lower bound"
+    # h − ½ ln(2πe D), with h = 1 + ln 2 for unit scale: bits at the D of this slope.
+    level = 0.5 / (9.0 * math.log(2.0))
+    entropy = (1.0 + math.log(2.0)) / math.log(2.0)
+    assert below.distortion == pytest.approx(level)
+    assert below.rate == pytest.approx(entropy - 0.5 * math.log2(2.0 * math.pi * math.e * level))
+    samples = np.random.default_rng(0).normal(size=(600, 2))
+    assert not wf.bounds(samples, "limits", [9.0], **settings).of("lower bound")
 
 
 @pytest.mark.parametrize("count", [3, 10, 400])

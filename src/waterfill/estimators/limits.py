@@ -30,7 +30,8 @@ class TransformLimits(SlopeBySlope):
     With the variances that were fitted, the divergence from the prior is charged and the point is
     an upper bound. With each latent's own square for a variance the same channel is charged
     ½ ln(y²/θ) where y² > θ and nothing elsewhere: nobody told the decoder those squares, and the
-    point bounds R(D) from neither side. It is the paper's oracle.
+    point bounds R(D) from neither side. It is the paper's oracle. Below both, where theory knows one,
+    is a lower bound: R(D) itself, or Shannon's.
 
     Attributes
     ----------
@@ -44,7 +45,7 @@ class TransformLimits(SlopeBySlope):
     name = "limits"
 
     def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
-        """The upper bound, then the oracle."""
+        """The upper bound, the oracle, and the lower bound of sources that have one."""
         continuous(source, self.name)
         fitted = tensor(source.sample(self.fit, run.rng(9)))
         centre = fitted.mean(0)
@@ -73,7 +74,7 @@ class TransformLimits(SlopeBySlope):
                     note=note,
                 )
             )
-        return found
+        return found + _floor(source, slope)
 
     def _predicted(
         self, y: Tensor, variance: Tensor, noise: Tensor, level: float
@@ -94,3 +95,15 @@ class TransformLimits(SlopeBySlope):
         y_hat = alpha * y + level**0.5 * noise
         error = torch.where(y.square() > level, y - alpha * y_hat, y).square().sum(1)
         return (0.5 * (square / level).log()).sum(1), error
+
+
+def _floor(source: Source, slope: float) -> list[Finding]:
+    """The tangent of what theory knows."""
+    for known, note in (
+        (source.truth(slope), "R(D) itself"),
+        (source.shannon_bound(slope), "Shannon's lower bound"),
+    ):
+        if known is not None:
+            distortion, nats = known
+            return [Finding(Status.LOWER, slope, distortion, nats + slope * distortion, note=note)]
+    return []
