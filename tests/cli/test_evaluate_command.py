@@ -126,6 +126,13 @@ def test_limits_are_drawn_and_named_for_what_they_are(folder: Path) -> None:
     page = (folder / "out" / "evaluation.html").read_text()
     assert "oracle, test channel (genie-aided)" in page
     assert "dashed ones genie-aided" in page
+    rungs = re.findall(r"<summary>[^<]*?: ([^<]*?) <span[^>]*>([^<]*)</span>", page)
+    assert rungs == [
+        ("learned posterior", "achievable"),
+        ("+ context", "achievable"),
+        ("oracle, test channel", "genie-aided"),
+        ("oracle, test channel, context", "genie-aided"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,14 @@ def test_numbers_are_those_measured() -> None:
     assert of_picture["y"] == pytest.approx([31, 34, 37, 40])
 
 
+def test_every_curve_says_what_it_is() -> None:
+    summaries = re.findall(r"<summary>(.*?)</summary>", page_of(made_up()))
+    assert len(summaries) == 2
+    assert all(">achieved</span>" in one for one in summaries)
+    bound = render_evaluation(made_up(), ["yang-mandt"])
+    assert 'badge-upper-bound-on-r-d">upper bound on R(D)</span>' in bound
+
+
 def test_intervals_begin_with_eight_pictures() -> None:
     for count, shown in ((7, False), (8, True)):
         html = page_of(made_up(*(f"{k}.png" for k in range(1, count))))

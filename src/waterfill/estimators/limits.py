@@ -30,8 +30,8 @@ class TransformLimits(SlopeBySlope):
     With the variances that were fitted, the divergence from the prior is charged and the point is
     an upper bound. With each latent's own square for a variance the same channel is charged
     ½ ln(y²/θ) where y² > θ and nothing elsewhere: nobody told the decoder those squares, and the
-    point bounds R(D) from neither side. It is the paper's oracle. Below both, where theory knows one,
-    is a lower bound: R(D) itself, or Shannon's.
+    point bounds R(D) from neither side. It is the paper's oracle. Where theory knows R(D) itself,
+    or Shannon's bound, that is given too: a lower bound, which the oracle may undercut.
 
     Attributes
     ----------

@@ -119,6 +119,11 @@ class PublishedCurve:
     kind: Literal["codec", "bound"]
     objective: Literal["mse", "ms-ssim"]
 
+    @property
+    def status(self) -> str:
+        """What its rates are: achieved by files, or an upper bound on R(D)."""
+        return "achieved" if self.kind == "codec" else "upper bound on R(D)"
+
     def array(self, metric: Literal["psnr", "ms_ssim"] = "psnr") -> NDArray[np.float64]:
         """(n, 2) of bpp and dB, MS-SSIM as −10 log₁₀(1 − it), sorted by quality.
 

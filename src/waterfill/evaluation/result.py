@@ -210,9 +210,8 @@ class Evaluation:
             rows = next(iter(self._rows(test, domain).values()))
             others = not is_kodak([row.pixels for row in rows])
             if others:
-                caveats.append(
-                    f"{name}: is of the 24 Kodak photographs; these {len(rows)} are others"
-                )
+                these = "this one is another" if len(rows) == 1 else f"these {len(rows)} are others"
+                caveats.append(f"{name}: is of the 24 Kodak photographs; {these}")
         if against.caveat:
             caveats.append(f"{name}: {against.caveat}")
         try:

@@ -17,7 +17,7 @@ from waterfill.evaluation.bd import LEAST_PICTURES
 from waterfill.evaluation.published import PublishedCurve
 from waterfill.evaluation.result import Comparison, Evaluation
 from waterfill.evaluation.rows import Metric, Row
-from waterfill.ladder.result import Ladder
+from waterfill.ladder.result import Ladder, Point
 from waterfill.report import figures
 from waterfill.report.figures import GENIE, plain
 from waterfill.report.maps import crop_for_show, data_uri
@@ -78,17 +78,18 @@ def render_evaluation(
         metrics.append("ms_ssim")
     published = [curve for name in anchors if (curve := _published(found, name)) is not None]
     matrices = {metric: found.bd_rates(anchors, metric=metric) for metric in metrics}
-    ladders = ladders or {}
+    limits = _limits(ladders or {})
     return fill(
         "evaluation.html.j2",
         found=found,
         metrics={metric: _UNITS[metric] for metric in metrics},
         sentences=_sentences(found, matrices["psnr"]),
         figures={
-            metric: plain(_figure(found, metric, published, ladders if metric == "psnr" else {}))
+            metric: plain(_figure(found, metric, published, limits if metric == "psnr" else []))
             for metric in metrics
         },
-        genies=bool(ladders),
+        genies=bool(limits),
+        limits=limits,
         pictures=_pictures(found, metrics),
         most_pictures=_MOST_PICTURES,
         LEAST_PICTURES=LEAST_PICTURES,
@@ -100,6 +101,24 @@ def render_evaluation(
         shown=[_Slide.of(one) for one in shown],
         provenance=provenance(found.environment),
     )
+
+
+@dataclass(frozen=True)
+class _Limit:
+    """A rung of a codec's ladder as the page shows it."""
+
+    name: str
+    status: str
+    points: Sequence[Point]
+
+
+def _limits(ladders: Mapping[str, Ladder]) -> list[_Limit]:
+    return [
+        _Limit(f"{base_name(name)}: {rung.name}", rung.status, rung.curve)
+        for name, ladder in ladders.items()
+        for rung in ladder.rungs
+        if rung.name in DRAWN_RUNGS
+    ]
 
 
 def _published(found: Evaluation, name: str) -> PublishedCurve | None:
@@ -134,7 +153,7 @@ def _figure(
     found: Evaluation,
     metric: Metric,
     published: Sequence[PublishedCurve],
-    ladders: Mapping[str, Ladder],
+    limits: Sequence[_Limit],
 ) -> go.Figure:
     """R–D curves: measured, published (thin), and limits (dashed where genie-aided)."""
     figure = figures.blank("rate (bpp)", _UNITS[metric], height=620)
@@ -170,12 +189,9 @@ def _figure(
         points = np.array([(s.bpp, s.quality(metric)) for s in summaries]).reshape(-1, 2)
         notes = [f"{setting(s.setting)}, all pictures" for s in summaries]
         line(codec.title, points, notes, codec.kind, codec.name)
-    for name, ladder in ladders.items():
-        for rung in ladder.rungs:
-            if rung.name in DRAWN_RUNGS:
-                points = np.array([(p.bpp, p.psnr) for p in rung.curve])
-                labels = [p.label for p in rung.curve]
-                line(f"{base_name(name)}: {rung.name}", points, labels, rung.status)
+    for limit in limits:
+        points = np.array([(p.bpp, p.psnr) for p in limit.points])
+        line(limit.name, points, [p.label for p in limit.points], limit.status)
     for curve in published:
         try:
             points = curve.array(metric)

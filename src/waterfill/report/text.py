@@ -29,16 +29,14 @@ def base_name(name: str) -> str:
 
 
 def provenance(environment: dict[str, Any]) -> list[tuple[str, str]]:
-    """The environment as pairs of text, versions in one line."""
-    return [
-        (
-            name,
-            ", ".join(f"{key} {text}" for key, text in value.items())
-            if isinstance(value, dict)
-            else str(value),
-        )
-        for name, value in environment.items()
-    ]
+    """The environment as pairs of text, versions in one line; lists of nothing left out."""
+    return [(name, _said(value)) for name, value in environment.items() if value != []]
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {text}" for key, text in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 #: Parts of a setting that go without saying.

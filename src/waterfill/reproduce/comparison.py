@@ -70,8 +70,7 @@ def fig5a(request: Request) -> Reproduction:
         curve = published_curve(name)
         lines.append(_line(f"published: {curve.name}", curve.array()))
         rates[name] = _rate(anchor, curve.array())
-        status = _UPPER if curve.kind == "bound" else "achieved"
-        rows.append((f"published: {curve.name}", status, percent(rates[name])))
+        rows.append((f"published: {curve.name}", curve.status, percent(rates[name])))
     for bound in bounds:
         points = np.column_stack([bound.bpp, bound.psnr])
         lines.append(_line(bound.label, points))
