@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from waterfill.bitstream import gaussian_tables
 from waterfill.bitstream.tables import Rows
 from waterfill.codec.bounds import bounded
 from waterfill.codec.channels import Crossing
 from waterfill.codec.config import CodecConfig
-from waterfill.codec.fixed_point import ACTIVATION_BITS, FixedPointNetwork
+from waterfill.codec.fixed_point import (
+    ACTIVATION_BITS,
+    FixedPointNetwork,
+    integer_weights,
+    settled,
+)
 from waterfill.codec.noise import Noise
-from waterfill.codec.priors import DeepFactorized, MaskedContext, Prior, integer_symbols
+from waterfill.codec.priors import (
+    DeepFactorized,
+    MaskedContext,
+    Prior,
+    integer_symbols,
+)
+from waterfill.codec.priors import context as contexts
 from waterfill.codec.transforms import hyper_synthesis
 from waterfill.errors import CodecError
 from waterfill.theory import quantiser_entropy
@@ -146,6 +160,31 @@ def test_fixed_point_twin_is_equal_to_the_last_bit_however_it_is_run() -> None:
     assert torch.equal(alone, together)
     assert torch.equal(together, laid_out_otherwise)
     assert torch.equal(together, torch.round(together))
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [(1, 0), (3, 1), (3, 0), (5, 2), ((1, 3), (0, 2))])
+def test_fixed_point_convolutions_are_convolutions_to_the_last_bit(
+    kernel: Any, padding: Any
+) -> None:
+    torch.manual_seed(4)
+    layer = nn.Conv2d(3, 5, kernel, padding=padding)
+    weight, bias = integer_weights(layer.weight, layer.bias, (1, 2, 3))
+    for height, width in ((6, 9), (3, 3)):
+        x = integers((2, 3, height, width), 20.0)
+        exact = settled(torch.nn.functional.conv2d(x, weight, bias, padding=padding))
+        assert torch.equal(FixedPointNetwork(layer)(x), exact)
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (4, 10), (8, 4)])
+def test_from_one_colour_to_the_other_is_a_convolution_with_the_other_still_zero(
+    height: int, width: int
+) -> None:
+    torch.manual_seed(4)
+    layer = nn.Conv2d(3, 5, 5, padding=2)
+    first, second = contexts._halves(integers((3, height, width), 20.0))
+    known = contexts._merged(first, torch.zeros_like(second))
+    _, expected = contexts._halves(FixedPointNetwork(layer)(known[None])[0])
+    assert torch.equal(contexts._ToOtherColour(layer)(first), expected)
 
 
 def test_fixed_point_refuses_weights_it_could_not_add_exactly() -> None:

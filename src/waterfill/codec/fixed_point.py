@@ -8,7 +8,7 @@ the order, the result is the same to the last bit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,14 @@ from torch.nn import functional as F
 
 from waterfill.errors import CodecError
 
-__all__ = ["ACTIVATION_BITS", "FixedPointNetwork", "integer_weights", "leaky", "settled"]
+__all__ = [
+    "ACTIVATION_BITS",
+    "FixedPointNetwork",
+    "integer_weights",
+    "leaky",
+    "settled",
+    "shifted_sums",
+]
 
 #: Fractional bits of activations, inputs and outputs.
 ACTIVATION_BITS = 12
@@ -55,6 +62,34 @@ def integer_weights(
 def settled(sums: Tensor) -> Tensor:
     """Sums of a layer as activations: rounded to their unit and saturated. In place."""
     return sums.mul_(2.0**-_WEIGHT_BITS).round_().clamp_(-_LIMIT, _LIMIT)
+
+
+def shifted_sums(
+    bias: Tensor, products: Iterable[tuple[Tensor, Tensor, int]], length: int
+) -> Tensor:
+    """Sums of matrix products with planes that are shifted against each other.
+
+    What a convolution is, without a copy of its input for every tap: all shifts of planes that lie
+    in memory with their margins are views.
+
+    Parameters
+    ----------
+    bias
+        Of each output (O).
+    products
+        Weights (O, C), planes (C, …) flattened with their margins, and from which place on.
+    length
+        Places of the result.
+
+    Returns
+    -------
+    Tensor
+        (O, length), float64.
+    """
+    sums = bias[:, None].repeat(1, length)
+    for weight, planes, start in products:
+        sums.addmm_(weight, planes.narrow(1, start, length))
+    return sums
 
 
 def leaky(x: Tensor, slope: float) -> Tensor:
@@ -106,10 +141,36 @@ def _step(layer: nn.Module) -> Callable[[Tensor], Tensor]:
     if isinstance(layer, nn.ConvTranspose2d):
         return _deconvolution(layer)
     if isinstance(layer, nn.Conv2d):
-        weight, bias = integer_weights(layer.weight, layer.bias, (1, 2, 3))
-        stride, padding = layer.stride, layer.padding
-        return lambda x: settled(F.conv2d(x, weight, bias, stride, padding))
+        return _convolution(layer)
     raise CodecError(f"{type(layer).__name__} has no fixed-point form")
+
+
+def _convolution(layer: nn.Conv2d) -> Callable[[Tensor], Tensor]:
+    weight, bias = integer_weights(layer.weight, layer.bias, (1, 2, 3))
+    stride, padding = layer.stride, layer.padding
+    if stride != (1, 1) or isinstance(padding, str):
+        return lambda x: settled(F.conv2d(x, weight, bias, stride, padding))
+    rows, columns = weight.shape[2:]
+    taps = weight.permute(2, 3, 0, 1).contiguous()
+    down, right = padding
+
+    def convolve(x: Tensor) -> Tensor:
+        _, channels, height, width = x.shape
+        wide, high = width + 2 * right, height + 2 * down
+        # A few places more: the last shifts of the last row end in what is thrown away.
+        canvas = x.new_zeros(len(x), channels, high * wide + columns - 1)
+        inner = canvas[..., : high * wide].view(len(x), channels, high, wide)
+        inner[..., down : down + height, right : right + width] = x
+        found = []
+        for planes in canvas:
+            products = (
+                (taps[i, j], planes, i * wide + j) for i in range(rows) for j in range(columns)
+            )
+            sums = shifted_sums(bias, products, (high - rows + 1) * wide)
+            found.append(sums.view(-1, high - rows + 1, wide)[..., : wide - columns + 1])
+        return settled(torch.stack(found))
+
+    return convolve
 
 
 def _deconvolution(layer: nn.ConvTranspose2d) -> Callable[[Tensor], Tensor]:

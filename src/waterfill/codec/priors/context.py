@@ -23,6 +23,7 @@ from waterfill.codec.fixed_point import (
     integer_weights,
     leaky,
     settled,
+    shifted_sums,
 )
 
 __all__ = [
@@ -408,6 +409,44 @@ def _of_group(features: Tensor, start: int, stop: int) -> Tensor:
     return torch.cat([part[..., start:stop, :, :] for part in features.chunk(2, -3)], -3)
 
 
+class _ToOtherColour:
+    """Twin of a 5×5 convolution of the first colour of a checkerboard, where the second one lies.
+
+    The second colour is still zero in what is known, as it was in training: 12 of the 25 taps meet
+    anything, and half of the places are asked for.
+    """
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        weight, self._bias = integer_weights(layer.weight, layer.bias, (1, 2, 3))
+        #: Of even and of odd rows: weights, and how many rows and packed columns further they look.
+        self._taps = [
+            [
+                (weight[:, :, dy + 2, dx + 2].contiguous(), dy, (dx + 1 - odd) // 2)
+                for dy in range(-2, 3)
+                for dx in range(-2, 3)
+                if (dy + dx) % 2
+            ]
+            for odd in (0, 1)
+        ]
+
+    def __call__(self, first: Tensor) -> Tensor:
+        """Of the first colour, packed (C, h, w/2), what stands at the second (O, h, w/2)."""
+        _, height, half = first.shape
+        wide = half + 2
+        padded = F.pad(first, (1, 1, 2, 2))
+        # Even and odd rows by themselves, and a place more for the last shift of the last row.
+        planes = [F.pad(padded[:, odd::2].flatten(1), (0, 2)) for odd in (0, 1)]
+        found = []
+        for odd, taps in enumerate(self._taps):
+            products = (
+                (weight, planes[(odd + dy) % 2], (odd + dy + 2) // 2 * wide + 1 + dx)
+                for weight, dy, dx in taps
+            )
+            sums = shifted_sums(self._bias, products, height // 2 * wide)
+            found.append(sums.view(-1, height // 2, wide)[..., :half])
+        return settled(torch.stack(found, 2).flatten(1, 2))
+
+
 class _CodedSpaceChannelContext:
     def __init__(self, context: SpaceChannelContext) -> None:
         self._bounds = context.bounds
@@ -415,16 +454,17 @@ class _CodedSpaceChannelContext:
             {
                 name: FixedPointNetwork(network)
                 for name, network in cast(_Group, group).named_children()
-                if network is not None
+                if name != "inside" and network is not None
             }
             for group in context.groups
         ]
+        self._insides = [_ToOtherColour(cast(_Group, group).inside) for group in context.groups]
         self._blank = [cast(_Group, group).inside.out_channels for group in context.groups]
 
     @torch.no_grad()
     def walk(self, features: Tensor, known: Tensor) -> Iterator[Step]:
-        for (start, stop), networks, width in zip(
-            self._bounds, self._networks, self._blank, strict=True
+        for (start, stop), networks, inside, width in zip(
+            self._bounds, self._networks, self._insides, self._blank, strict=True
         ):
             given = [_of_group(features, start, stop)]
             if start:
@@ -433,8 +473,7 @@ class _CodedSpaceChannelContext:
             blank = first[0].new_zeros(width, *first[0].shape[1:])
             correction = networks["join"](torch.cat([*first, blank])[None])[0]
             yield Step(_Colour(slice(start, stop), second=False), first[0] + correction)
-            # The second colour is still zero in what is known, as it was in training.
-            near = _halves(networks["inside"](known[None, start:stop])[0])[1]
+            near = inside(_halves(known[start:stop])[0])
             correction = networks["join"](torch.cat([*second, near])[None])[0]
             yield Step(_Colour(slice(start, stop), second=True), second[0] + correction)
 
