@@ -16,6 +16,7 @@ ROOT = Path(waterfill.__file__).parent
 FLOORS = (
     "errors",
     "allocator",
+    "devices",
     "files",
     "parallel",
     "processes",
