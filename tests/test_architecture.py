@@ -16,10 +16,10 @@ ROOT = Path(waterfill.__file__).parent
 FLOORS = (
     "errors",
     "allocator",
-    "devices",
     "files",
     "parallel",
     "processes",
+    "devices",
     "provenance",
     "row_shards",
     "seeds",

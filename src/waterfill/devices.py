@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from waterfill.errors import WaterfillError
+from waterfill.processes import launched, place
 
 __all__ = ["check_device", "device_name"]
 
@@ -14,13 +15,19 @@ __all__ = ["check_device", "device_name"]
 def check_device(device: Any) -> torch.device:
     """A device by its name, with its number where it has one: ``cuda`` may become ``cuda:0``.
 
+    The processes that a launcher has started on a machine take its GPUs in turn, unless the name
+    says which.
+
     Raises
     ------
     WaterfillError
         If there is none of this name here, or it has no double precision.
     """
     try:
-        tried = torch.zeros(1, dtype=torch.float64, device=torch.device(device))
+        wanted = torch.device(device)
+        if str(wanted) == "cuda" and launched()[0] > 1:
+            wanted = torch.device("cuda", place() % max(1, torch.cuda.device_count()))
+        tried = torch.zeros(1, dtype=torch.float64, device=wanted)
         tried.item()  # what holds shapes alone has no numbers to give back
     # Each kind of device that is not there has its own way to say so.
     except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:

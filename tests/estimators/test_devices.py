@@ -26,6 +26,7 @@ from waterfill.estimators.limits import TransformLimits
 from waterfill.estimators.method import Finding, Method, Run
 from waterfill.estimators.nerd import Nerd
 from waterfill.estimators.sandwich import Sandwich, SandwichUpper
+from waterfill.estimators.stored import decides
 from waterfill.estimators.wgd import WassersteinDescent
 
 CPU = torch.device("cpu")
@@ -204,6 +205,31 @@ def test_what_is_not_there_is_said_in_one_line(device: Any) -> None:
     assert str(caught.value).startswith(f"device {str(device)!r} ")
 
 
+def test_processes_of_a_machine_take_its_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+
+    def zeros(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+        taken.append(str(device))
+        return torch.ones(size, dtype=dtype)
+
+    monkeypatch.setattr(torch, "zeros", zeros)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_device("cuda")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    for rank in range(3):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        check_device("cuda")
+    check_device("cuda:1")
+    check_device("cpu")
+    assert taken == ["cuda", "cuda:0", "cuda:1", "cuda:0", "cuda:1", "cpu"]
+
+
+def test_what_is_kept_of_one_kind_of_device_is_not_found_for_another() -> None:
+    law = gaussian(np.array([1.0, 0.5]))
+    assert decides(law, Run(2)) == decides(law, Run(2, device=torch.device("cpu")))
+    assert decides(law, Run(2)) != decides(law, Run(2, device=AWAY))
+
+
 def test_other_generators_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seeding all devices at once would disturb a caller's on a GPU."""
 
@@ -222,9 +248,9 @@ LONGER: dict[str, Method] = {
     "ba": BlahutArimotoGrid(cells=225, histogram=20_000, iterations=90, samples=8000),
     "wgd": WassersteinDescent(particles=60, steps=60, batch=2000, samples=8000),
     "nerd": Nerd(atoms=4000, training_atoms=1000, steps=60, samples=8000),
-    "sandwich-upper": SandwichUpper(steps=100, samples=20_000),
+    "sandwich-upper": SandwichUpper(steps=400, samples=20_000),
     "sandwich-lower": SandwichLower(k=256, steps=100, hidden=32),
-    "sandwich": Sandwich(steps=100, samples=20_000, k=256, lower_steps=100, lower_hidden=32),
+    "sandwich": Sandwich(steps=400, samples=20_000, k=256, lower_steps=100, lower_hidden=32),
     "ais": AnnealedImportance(latent=2, temperatures=60, chains=8, samples=100),
     "limits": TransformLimits(samples=20_000),
 }

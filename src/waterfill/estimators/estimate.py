@@ -76,7 +76,7 @@ def bounds(
     distortion
         ``mse``, ``sse`` or ``half-sse``; ``hamming`` for discrete sources, which have no other.
     seed
-        Same seed, same result, on one kind of device: a GPU draws numbers of its own.
+        Same seed, same result; a GPU draws numbers of its own.
     device
         Where it is computed: ``cpu``, ``cuda``, ``cuda:1``. Samples are drawn on the processor, and
         ``ba`` solves its convex problem there.
