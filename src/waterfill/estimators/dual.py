@@ -80,10 +80,10 @@ def _merged(y: Tensor, value: Tensor, distance: float) -> tuple[Tensor, Tensor]:
     """One climber, the first, of those in the same cell of a fine lattice."""
     cells = (y / distance).round()
     _, group = torch.unique(cells, dim=0, return_inverse=True)
-    number = torch.arange(len(y), device=y.device)
-    first = number.new_full((int(group.max()) + 1,), len(y))
-    # A minimum, and no assignment: a GPU keeps any of several, not the last.
-    first = first.scatter_reduce(0, group, number, "amin").sort().values
+    # By sorting, not by assignment: of several for one place a GPU keeps any.
+    order = group.argsort(stable=True)
+    begins = group[order].diff(prepend=group.new_full((1,), -1)) > 0
+    first = order[begins].sort().values
     return y[first], value[first]
 
 
