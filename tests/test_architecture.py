@@ -19,6 +19,7 @@ FLOORS = (
     "files",
     "parallel",
     "processes",
+    "devices",
     "provenance",
     "row_shards",
     "seeds",

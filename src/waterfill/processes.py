@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Processes", "connect", "is_first", "launched"]
+__all__ = ["Processes", "connect", "is_first", "launched", "place"]
 
 #: How long one waits for the others: in a step of training as torch has it; who has measured its
 #: share of the pictures waits for as long as theirs may take.
@@ -26,6 +26,11 @@ def launched() -> tuple[int, int]:
     ``torchrun`` and its kin say so in the environment; without them there is one.
     """
     return int(os.environ.get("LOCAL_WORLD_SIZE", 1)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def place() -> int:
+    """Which of the processes on this machine it is, from 0."""
+    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def is_first() -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from waterfill.cli import run
 
@@ -38,6 +39,17 @@ def test_curves_together_on_one_page(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "near" in said
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_none_is_computed_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["bounds", "gaussian", "--device", "cuda", "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: device 'cuda' can't be computed on here")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_file_of_samples(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.random.default_rng(0).standard_normal((200, 3)))
     line = ["bounds", str(tmp_path / "a.npy"), "-m", "wgd", "--slopes", "5", *QUICK[:4]]
@@ -57,6 +69,8 @@ def test_a_file_of_samples(tmp_path: Path) -> None:
         (["gaussian", "--set", "particles=3"], "none of the methods"),
         (["gaussian", "--set", "wgd.particles=3"], "not among"),
         (["missing.npy"], "no such file"),
+        (["gaussian", "--device", "cuda:99"], "device 'cuda:99' can't be computed on here"),
+        (["gaussian", "--device", "gpu"], "device 'gpu' can't be computed on here"),
     ],
 )
 def test_what_can_not_be_done_is_one_line_and_code_2(

@@ -68,6 +68,9 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder for bounds.html, bounds.csv and bounds.json.",
 )
+@click.option(
+    "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, …"
+)
 @shards_option
 @json_option
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Same seed, same result.")
@@ -79,6 +82,7 @@ def bounds(
     distortion: str | None,
     settings: tuple[str, ...],
     out: Path,
+    device: str,
     shards: Path | None,
     json_file: Path | None,
     seed: int,
@@ -91,6 +95,7 @@ def bounds(
     patches are taken (FOLDER,size=8). Under torchrun, all processes share methods and slopes.
     """
     from waterfill.data.source_names import open_source
+    from waterfill.devices import check_device
     from waterfill.estimators import all_bounds
     from waterfill.estimators.estimate import method_of
     from waterfill.report.bounds import render_bounds
@@ -101,6 +106,7 @@ def bounds(
     asked = _numbers(slopes)
     wanted = _settings(settings, names)
     chosen = [method_of(name, wanted[name]) for name in names]
+    where = check_device(device)
     opened = open_source(source)
     if is_first():
         if json_file is not None:
@@ -119,6 +125,7 @@ def bounds(
             rate_unit=unit,
             distortion=distortion,
             seed=seed,
+            device=where,
             shards=shards_folder(shards, out),
             progress=advance,
         )

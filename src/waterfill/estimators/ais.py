@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,6 @@ from waterfill.estimators.method import (
     Run,
     continuous,
     mean_interval,
-    tensor,
 )
 from waterfill.estimators.sandwich import SandwichUpper, train_autoencoder
 
@@ -114,7 +114,7 @@ def anneal(
     chains, leapfrog
         For each sample; steps for each Hamiltonian move.
     generator
-        Of everything that is drawn.
+        Of everything that is drawn, on the samples' device.
     step_sizes
         Those of an earlier round; None to adapt them on the way, which spoils unbiasedness.
     start
@@ -127,7 +127,8 @@ def anneal(
     # A reversed chain visits the same temperatures downwards, and ends at the prior.
     steps = list(temperatures)
     visits = [0.0, *steps] if start is None else [*reversed(steps), 0.0]
-    z = torch.randn(shape, generator=generator, dtype=x.dtype) if start is None else start
+    drawn: dict[str, Any] = {"generator": generator, "dtype": x.dtype, "device": x.device}
+    z = torch.randn(shape, **drawn) if start is None else start
     log_w = x.new_zeros(shape[:2])
     size = x.new_full((len(x),), _FIRST_STEP)
     wanted = set(map(float, slopes))
@@ -148,14 +149,14 @@ def anneal(
             size = step_sizes[number]
         sizes.append(size)
         stride = size[None, :, None]
-        momentum = torch.randn(shape, generator=generator, dtype=x.dtype)
+        momentum = torch.randn(shape, **drawn)
         energy = t * error(z) + 0.5 * (z.square() + momentum.square()).sum(-1)
         new, p = z, momentum - 0.5 * stride * gradient(z, t)
         for leap in range(leapfrog):
             new = new + stride * p
             p = p - (1.0 if leap < leapfrog - 1 else 0.5) * stride * gradient(new, t)
         after = t * error(new) + 0.5 * (new.square() + p.square()).sum(-1)
-        chance = torch.rand(shape[:2], generator=generator, dtype=x.dtype)
+        chance = torch.rand(shape[:2], **drawn)
         accepted = chance.log() < energy - after
         z = torch.where(accepted[..., None], new, z)
         if step_sizes is None:
@@ -222,7 +223,7 @@ class AnnealedImportance(Method):
             raise WaterfillError("ais: slopes must differ from each other")
         begun = time.perf_counter()
         latent = min(self.latent, source.dimension)
-        x = tensor(source.fresh(self.samples, run.rng(FRESH)))
+        x = run.tensor(source.fresh(self.samples, run.rng(FRESH)))
         decoder, kind = self._decoder(source, slopes, run, x.dtype)
         found, gap = self.read(x, decoder, latent, slopes, run)
         rising = sorted(slopes)
@@ -250,14 +251,13 @@ class AnnealedImportance(Method):
     ) -> tuple[Decoder, str]:
         """What is annealed towards, and what it is called."""
         if not self.hidden:
-            fitted = tensor(source.sample(self.fit, run.rng(8)))
+            fitted = run.tensor(source.sample(self.fit, run.rng(8)))
             return linear_decoder(fitted, self.latent), "linear decoder"
         middle = math.sqrt(min(slopes) * max(slopes))
         settings = SandwichUpper(
             "factorised", self.hidden, self.latent, self.steps, self.batch, self.learning_rate
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
+        with run.seeded():
             model = train_autoencoder(source, middle, settings, run, "ais, decoder")
         return model.decoder_of_noise(precision), f"decoder of a β-VAE at λ = {middle:.4g}"
 
@@ -269,16 +269,16 @@ class AnnealedImportance(Method):
         Parameters
         ----------
         x
-            Fresh samples (m, d).
+            Fresh samples (m, d), on the run's device.
         decoder
             z (…, latent) with independent standard Gaussian components → (…, d), in the type of
-            ``x``; its gradient is taken.
+            ``x`` and on its device; its gradient is taken.
         latent
             Length of z.
         slopes
             In nats per squared error, all different.
         run
-            Seed and progress.
+            Seed, progress and device.
 
         Returns
         -------
@@ -286,7 +286,7 @@ class AnnealedImportance(Method):
             ln Ẑ and distortions at the slopes in rising order, and the gap in nats.
         """
         steps = schedule(slopes, self.temperatures)
-        generator = torch.Generator().manual_seed(run.seed)
+        generator = run.generator()
 
         def round_of(
             x: Tensor, sizes: list[Tensor] | None, what: str, start: Tensor | None = None
@@ -310,8 +310,9 @@ class AnnealedImportance(Method):
             found = round_of(x, sizes, "frozen")
             # Simulated: z ~ p, x ~ e^{−λ‖x − f(z)‖²}; that z is an exact draw from the posterior.
             last = max(slopes)
-            z = torch.randn((1, len(x), latent), generator=generator, dtype=x.dtype)
-            noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+            drawn: dict[str, Any] = {"generator": generator, "dtype": x.dtype, "device": x.device}
+            z = torch.randn((1, len(x), latent), **drawn)
+            noise = torch.randn(x.shape, **drawn)
             simulated = decoder(z[0]) + noise * math.sqrt(0.5 / last)
             ahead_sizes = round_of(simulated, None, "adapting, simulated").step_sizes
             ahead = round_of(simulated, ahead_sizes, "forward, simulated")

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from waterfill.data.sources import Source
 from waterfill.estimators.curve import Status
-from waterfill.estimators.method import FRESH, Finding, Interval, Run, mean_interval, tensor
+from waterfill.estimators.method import FRESH, Finding, Interval, Run, mean_interval
 from waterfill.estimators.softmax import means
 
 __all__ = ["score"]
@@ -34,17 +34,17 @@ def score(
     source
         Draws what it is scored on.
     atoms, log_weights
-        (n, d) and ln w (n), normalised.
+        (n, d) and ln w (n), normalised; on the run's device.
     slope
         Nats per squared error.
     run
-        Seed.
+        Seed and device.
     samples
         How many to draw; a source that is stored may have fewer.
     certificate
         Of the finite problem that the atoms came from.
     """
-    x = tensor(source.fresh(samples, run.rng(FRESH))).to(atoms.dtype)
+    x = run.tensor(source.fresh(samples, run.rng(FRESH))).to(atoms.dtype)
     log_sum, _, errors = means(x, atoms, slope, log_weights)
     lagrangian, interval = mean_interval(-log_sum)
     return Finding(

@@ -15,7 +15,7 @@ from waterfill.data.sources import Source
 from waterfill.errors import WaterfillError
 from waterfill.estimators.atoms import score
 from waterfill.estimators.curve import Status
-from waterfill.estimators.method import Finding, Run, SlopeBySlope, tensor
+from waterfill.estimators.method import Finding, Run, SlopeBySlope
 from waterfill.theory.blahut_arimoto import BlahutArimoto, Kernel, solve_kernel
 
 __all__ = ["BlahutArimotoGrid"]
@@ -38,6 +38,9 @@ class BlahutArimotoGrid(SlopeBySlope):
     source's letters; the law of reproductions that is best for them is then scored on fresh
     samples, which makes it an upper bound for the source itself. The certificate is the finite
     problem's.
+
+    It is solved on the processor, whatever the run's device: kernels are sparse matrices of SciPy.
+    The score alone is read on the device.
 
     Attributes
     ----------
@@ -87,12 +90,12 @@ class BlahutArimotoGrid(SlopeBySlope):
         certificate = (found.lagrangian_bits[0] * _LN2, found.lagrangian_bits[1] * _LN2)
         keep = found.reproduction > 1e-12
         weights = torch.from_numpy(found.reproduction[keep] / found.reproduction[keep].sum())
-        atoms = tensor(y[keep])
+        atoms = run.tensor(y[keep])
         return [
             score(
                 source,
                 atoms,
-                weights.to(atoms.dtype).log(),
+                weights.to(atoms).log(),
                 slope,
                 run,
                 samples=self.samples,

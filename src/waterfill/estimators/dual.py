@@ -18,7 +18,6 @@ from waterfill.estimators.method import (
     SlopeBySlope,
     continuous,
     mean_interval,
-    tensor,
 )
 from waterfill.estimators.softmax import log_partition, means
 
@@ -81,10 +80,10 @@ def _merged(y: Tensor, value: Tensor, distance: float) -> tuple[Tensor, Tensor]:
     """One climber, the first, of those in the same cell of a fine lattice."""
     cells = (y / distance).round()
     _, group = torch.unique(cells, dim=0, return_inverse=True)
-    order = torch.arange(len(y) - 1, -1, -1)
-    first = torch.empty(int(group.max()) + 1, dtype=torch.long)
-    first[group[order]] = order
-    first = first.sort().values
+    # By sorting, not by assignment: of several for one place a GPU keeps any.
+    order = group.argsort(stable=True)
+    begins = group[order].diff(prepend=group.new_full((1,), -1)) > 0
+    first = order[begins].sort().values
     return y[first], value[first]
 
 
@@ -131,9 +130,10 @@ class SandwichLower(SlopeBySlope):
         """One line."""
         continuous(source, self.name)
         rng = run.rng(4)
-        first = tensor(source.sample(self.k, rng))
+        first = run.tensor(source.sample(self.k, rng))
         centre, scale = first.mean(0), first.std(0).clamp_min(1e-12)
-        net = _log_u(source.dimension, self.hidden).to(first.dtype)
+        with run.device:
+            net = _log_u(source.dimension, self.hidden).to(first.dtype)
 
         def log_u(x: Tensor) -> Tensor:
             out: Tensor = net((x - centre) / scale).squeeze(1)
@@ -143,7 +143,7 @@ class SandwichLower(SlopeBySlope):
 
         draws = run.rng(5)
         size = min(2 * self.repeats * self.k, source.stored or 1 << 62)
-        pool = tensor(source.fresh(size, draws))
+        pool = run.tensor(source.fresh(size, draws))
         repeats = len(pool) // (2 * self.k)
         if repeats < 2:
             raise WaterfillError(f"sandwich: too few samples held back for k = {self.k}")
@@ -164,6 +164,7 @@ class SandwichLower(SlopeBySlope):
                 for log, value in zip(logs[repeats:], values[repeats:], strict=True)
             ],
             dtype=torch.float64,
+            device=run.device,
         )
         intercept, interval = mean_interval(xi)
         distortion = sum(spreads) / len(spreads)
@@ -194,7 +195,7 @@ class SandwichLower(SlopeBySlope):
         schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, drops, 0.2)
         log_alpha: float | None = None
         for step in range(self.steps):
-            x = tensor(source.sample(self.k, rng))
+            x = run.tensor(source.sample(self.k, rng))
             u = log_u(x)
             with torch.no_grad():
                 fixed = u.detach()

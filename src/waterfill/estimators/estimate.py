@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from waterfill.data.source_names import open_source
 from waterfill.data.sources import Source, from_array
+from waterfill.devices import check_device, device_name
 from waterfill.errors import WaterfillError
 from waterfill.estimators.ais import AnnealedImportance
 from waterfill.estimators.blahut_arimoto import BlahutArimotoGrid
@@ -53,6 +54,7 @@ def bounds(
     rate_unit: str = "bits",
     distortion: str | None = None,
     seed: int = 0,
+    device: str | torch.device = "cpu",
     shards: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
     **settings: Any,
@@ -74,7 +76,10 @@ def bounds(
     distortion
         ``mse``, ``sse`` or ``half-sse``; ``hamming`` for discrete sources, which have no other.
     seed
-        Same seed, same result.
+        Same seed, same result; a GPU draws numbers of its own.
+    device
+        Where it is computed: ``cpu``, ``cuda``, ``cuda:1``. Samples are drawn on the processor, and
+        ``ba`` solves its convex problem there.
     shards
         As for :func:`all_bounds`.
     progress
@@ -99,6 +104,7 @@ def bounds(
         rate_unit=rate_unit,
         distortion=distortion,
         seed=seed,
+        device=device,
         shards=shards,
         progress=progress,
     )
@@ -113,6 +119,7 @@ def all_bounds(
     rate_unit: str = "bits",
     distortion: str | None = None,
     seed: int = 0,
+    device: str | torch.device = "cpu",
     shards: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> tuple[RDCurve, ...]:
@@ -120,7 +127,7 @@ def all_bounds(
 
     Parameters
     ----------
-    source, slopes, rate_unit, distortion, seed, progress
+    source, slopes, rate_unit, distortion, seed, device, progress
         As for :func:`bounds`.
     methods
         With their settings.
@@ -143,7 +150,7 @@ def all_bounds(
         raise WaterfillError("hamming goes with discrete sources, and they with nothing else")
     units = Units(rate_unit, distortion, source.dimension)
     inner = tuple(units.inner_slope(s) for s in check_slopes(slopes))
-    run = Run(check_seed(seed), progress)
+    run = Run(check_seed(seed), progress, check_device(device))
     parts = [
         (number, part)
         for number, method in enumerate(methods)
@@ -153,7 +160,7 @@ def all_bounds(
     drawn = np.geomspace(min(inner) / _BEYOND, max(inner) * _BEYOND, _DRAWN)
     truth = tuple(_known([source.truth(s) for s in drawn], units))
     shannon = tuple(_known([source.shannon_bound(s) for s in drawn], units))
-    about = environment(run.seed)
+    about = environment(run.seed) | {"device": device_name(run.device)}
     curves = []
     for number, method in enumerate(methods):
         points = tuple(
@@ -200,7 +207,7 @@ def _found(
         method, slopes = parts[index]
         return record_of(method.name, _sound(method, source, slopes, units, run))
 
-    about = {} if shards is None else decides(source, run.seed)
+    about = {} if shards is None else decides(source, run)
     # One by one: a method draws from torch's own generator, and fits on all threads.
     return [findings_of(record) for record in rows.each("bounds", about, names, one, in_turn=True)]
 

@@ -17,7 +17,6 @@ from waterfill.estimators.method import (
     SlopeBySlope,
     continuous,
     mean_interval,
-    tensor,
 )
 
 __all__ = ["TransformLimits"]
@@ -47,13 +46,13 @@ class TransformLimits(SlopeBySlope):
     def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
         """The upper bound, the oracle, and the lower bound of sources that have one."""
         continuous(source, self.name)
-        fitted = tensor(source.sample(self.fit, run.rng(9)))
+        fitted = run.tensor(source.sample(self.fit, run.rng(9)))
         centre = fitted.mean(0)
         covariance = torch.cov((fitted - centre).T).reshape(source.dimension, source.dimension)
         values, vectors = torch.linalg.eigh(covariance)
         count = min(self.samples, max(2000, 20_000_000 // source.dimension))
-        y = (tensor(source.fresh(count, run.rng(FRESH))).to(fitted.dtype) - centre) @ vectors
-        noise = torch.randn(y.shape, dtype=y.dtype)
+        y = (run.tensor(source.fresh(count, run.rng(FRESH))).to(fitted.dtype) - centre) @ vectors
+        noise = torch.randn(y.shape, dtype=y.dtype, device=y.device)
         level = 0.5 / slope
         predicted = self._predicted(y, values, noise, level)
         oracle = self._oracle(y, noise, level)

@@ -6,6 +6,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -30,11 +31,11 @@ __all__ = [
     "continuous",
     "mean_interval",
     "precision_for",
-    "tensor",
 ]
 
 Interval = tuple[float, float]
 _NEAR = NEAR_CEILING_BITS * math.log(2.0)
+_PROCESSOR = torch.device("cpu")
 #: Longest vectors that are computed with in double precision.
 _DOUBLE = 64
 #: Stream of a seed that upper bounds are scored on: the same samples for every method.
@@ -96,14 +97,41 @@ class Run:
         Of everything that is drawn.
     progress
         Called with steps done, steps in all and what is at hand.
+    device
+        Where tensors and networks live: samples are brought there by :meth:`tensor`, and what a
+        method makes itself it makes there.
     """
 
     seed: int = 0
     progress: Callable[[int, int, str], None] = field(default=lambda done, total, what: None)
+    device: torch.device = _PROCESSOR
 
     def rng(self, *stream: int) -> np.random.Generator:
-        """An independent generator for each stream."""
+        """An independent generator of samples for each stream, whatever the device."""
         return np.random.default_rng([self.seed, *stream])
+
+    def generator(self) -> torch.Generator:
+        """A generator of the device, at the seed."""
+        return torch.Generator(self.device).manual_seed(self.seed)
+
+    @contextmanager
+    def seeded(self) -> Iterator[None]:
+        """Torch's own generators at the seed, the processor's and the device's; then as before.
+
+        Those of other devices are not touched.
+        """
+        others = [] if self.device.type == "cpu" else [self.device]
+        with torch.random.fork_rng(others, device_type=self.device.type):
+            torch.default_generator.manual_seed(self.seed)
+            for device in others:
+                state = self.generator().get_state()
+                torch.get_device_module(device).set_rng_state(state, device)
+            yield
+
+    def tensor(self, array: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Tensor:
+        """An array on the device, in the precision for vectors of its last dimension."""
+        wanted = precision_for(array.shape[-1])
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, wanted)
 
 
 class Method(ABC):
@@ -130,8 +158,7 @@ class SlopeBySlope(Method):
         """What it finds at all of them."""
         for slope in slopes:
             start = time.perf_counter()
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(run.seed)
+            with run.seeded():
                 found = self.at(source, slope, run)
             spent = (time.perf_counter() - start) / max(1, len(found))
             for one in found:
@@ -155,8 +182,7 @@ class FitThenScore(SlopeBySlope):
 
     def on(self, source: Source, judges: Sequence[Source], slope: float, run: Run) -> list[Finding]:
         """Fitted once, and read on the fresh samples of each of several sources."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
+        with run.seeded():
             scorer = self.fit(source, slope, run)
             return [scorer(judge) for judge in judges]
 
@@ -169,13 +195,8 @@ def continuous(source: Source, method: str) -> None:
         )
 
 
-def tensor(array: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Tensor:
-    """Double precision where it costs little, single where vectors are long."""
-    return torch.from_numpy(np.ascontiguousarray(array)).to(precision_for(array.shape[-1]))
-
-
 def precision_for(dimension: int) -> torch.dtype:
-    """Of the tensors that :func:`tensor` gives."""
+    """Double precision where it costs little, single where vectors are long."""
     return torch.float64 if dimension <= _DOUBLE else torch.float32
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from waterfill.data.sources import Source
 from waterfill.errors import WaterfillError
 from waterfill.estimators.atoms import score
-from waterfill.estimators.method import FitThenScore, Run, Scorer, continuous, tensor
+from waterfill.estimators.method import FitThenScore, Run, Scorer, continuous
 from waterfill.estimators.softmax import assign
 
 __all__ = ["Generator", "Nerd"]
@@ -46,7 +46,7 @@ class Generator(nn.Module):
         values, vectors = torch.linalg.eigh(torch.cov((samples - centre).T).reshape(d, d))
         kept = min(latent, d)
         scale = (values - floor).clamp_min(0.0).sqrt()
-        weight = torch.zeros(d, latent)
+        weight = centre.new_zeros(d, latent, dtype=torch.float32)
         weight[:, :kept] = (vectors * scale).flip(1)[:, :kept].float()
         self.affine = nn.Linear(latent, d)
         self.bend = nn.Sequential(
@@ -103,14 +103,15 @@ class Nerd(FitThenScore):
         """Atoms of a trained generator."""
         continuous(source, self.name)
         rng = run.rng(3)
-        start = tensor(source.sample(20_000, rng))
+        start = run.tensor(source.sample(20_000, rng))
         latent = min(self.latent, source.dimension)
-        model = Generator(start, latent, self.hidden, 0.5 / slope)
+        with run.device:
+            model = Generator(start, latent, self.hidden, 0.5 / slope)
         optimiser = torch.optim.Adam(model.parameters(), self.learning_rate, betas=(0.5, 0.999))
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, self.steps)
         for step in range(self.steps):
-            x = tensor(source.sample(self.batch, rng))
-            z = torch.randn(self.training_atoms, latent)
+            x = run.tensor(source.sample(self.batch, rng))
+            z = torch.randn(self.training_atoms, latent, device=run.device)
             optimiser.zero_grad()
             loss = self._backward(model, x, z, slope)
             if not math.isfinite(loss):
@@ -119,15 +120,15 @@ class Nerd(FitThenScore):
             schedule.step()
             run.progress(step + 1, self.steps, f"nerd, λ = {slope:.4g}")
         with torch.no_grad():
-            y = _atoms(model, torch.randn(self.atoms, latent)).to(start.dtype)
-        uniform = torch.full((self.atoms,), -math.log(self.atoms), dtype=y.dtype)
+            y = _atoms(model, torch.randn(self.atoms, latent, device=run.device)).to(start.dtype)
+        uniform = y.new_full((self.atoms,), -math.log(self.atoms))
         return lambda judge: score(judge, y, uniform, slope, run, samples=self.samples)
 
     def _backward(self, model: Generator, x: Tensor, z: Tensor, slope: float) -> float:
         """The loss; its gradient goes into the generator's parameters."""
         with torch.no_grad():
             y = _atoms(model, z).to(x.dtype)
-            log_weights = torch.full((len(z),), -math.log(len(z)), dtype=x.dtype)
+            log_weights = x.new_full((len(z),), -math.log(len(z)))
             share = assign(x, y, slope, log_weights)
             pull = (2.0 * slope * (share.mass[:, None] * y - share.moment)).float()
         for start in range(0, len(z), _CHUNK):

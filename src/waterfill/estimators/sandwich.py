@@ -22,7 +22,6 @@ from waterfill.estimators.method import (
     SlopeBySlope,
     continuous,
     mean_interval,
-    tensor,
 )
 from waterfill.estimators.priors import PRIORS, Factorised, Posterior, Prior, network
 
@@ -119,7 +118,8 @@ def _covariance(centred: Tensor) -> Tensor:
     deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
     noise = 5.0 / len(centred) ** 0.5
     correlated = (covariance / deviation[:, None] / deviation).abs() > noise
-    kept: Tensor = covariance * (correlated | torch.eye(len(covariance), dtype=torch.bool))
+    own = torch.eye(len(covariance), dtype=torch.bool, device=covariance.device)
+    kept: Tensor = covariance * (correlated | own)
     return kept
 
 
@@ -134,12 +134,13 @@ def train_autoencoder(
         If the loss becomes infinite or not a number.
     """
     rng = run.rng(7)
-    start = tensor(source.sample(max(20_000, 4 * source.dimension), rng))
-    model = Autoencoder(start, slope, settings.prior, settings.hidden, settings.latent)
+    start = run.tensor(source.sample(max(20_000, 4 * source.dimension), rng))
+    with run.device:
+        model = Autoencoder(start, slope, settings.prior, settings.hidden, settings.latent)
     optimiser = torch.optim.Adam(model.parameters(), settings.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
     for step in range(settings.steps):
-        x = torch.from_numpy(source.sample(settings.batch, rng)).float()
+        x = run.tensor(source.sample(settings.batch, rng)).float()
         kl, error = model(x)
         loss = kl.mean() + slope * error.mean()
         if not bool(torch.isfinite(loss)):
@@ -198,7 +199,7 @@ class SandwichUpper(FitThenScore):
 
         def scorer(judge: Source) -> Finding:
             with torch.no_grad():
-                x = torch.from_numpy(judge.fresh(count, run.rng(FRESH))).float()
+                x = run.tensor(judge.fresh(count, run.rng(FRESH))).float()
                 read = [model(part) for part in torch.split(x, _CHUNK)]
             kl, error = (torch.cat(part).double() for part in zip(*read, strict=True))
             lagrangian, interval = mean_interval(kl + slope * error)

@@ -12,7 +12,7 @@ import torch
 
 from waterfill.data.sources import Source
 from waterfill.estimators.curve import Status
-from waterfill.estimators.method import Finding, Interval
+from waterfill.estimators.method import Finding, Interval, Run
 from waterfill.row_shards import Record
 
 __all__ = ["decides", "findings_of", "record_of"]
@@ -24,11 +24,11 @@ _PAIRS = ("interval", "certificate")
 _DRAWS = 64
 
 
-def decides(source: Source, seed: int) -> dict[str, Any]:
+def decides(source: Source, run: Run) -> dict[str, Any]:
     """All that findings depend on beside method, slopes and program.
 
     Sums on several threads differ in their last bits from sums on one, and fits carry that on: the
-    number of threads is part of it.
+    number of threads is part of it. So is the kind of device, which draws numbers of its own too.
     """
     digest = hashlib.sha256()
     for draw in (source.sample, source.fresh):
@@ -38,7 +38,8 @@ def decides(source: Source, seed: int) -> dict[str, Any]:
     return {
         "source": [source.name, source.dimension, source.digest and source.digest()],
         "draws": digest.hexdigest(),
-        "seed": seed,
+        "seed": run.seed,
+        "device": run.device.type,
         "threads": torch.get_num_threads(),
     }
 

@@ -8,7 +8,7 @@ import torch
 
 from waterfill.data.sources import Source
 from waterfill.estimators.atoms import score
-from waterfill.estimators.method import FitThenScore, Run, Scorer, continuous, tensor
+from waterfill.estimators.method import FitThenScore, Run, Scorer, continuous
 from waterfill.estimators.softmax import assign
 
 __all__ = ["WassersteinDescent"]
@@ -48,13 +48,13 @@ class WassersteinDescent(FitThenScore):
         """Particles that have found their places, and their weights."""
         continuous(source, self.name)
         rng = run.rng(1)
-        y = tensor(source.sample(self.particles, rng))
-        mass = torch.full((self.particles,), 1.0 / self.particles, dtype=y.dtype)
+        y = run.tensor(source.sample(self.particles, rng))
+        mass = y.new_full((self.particles,), 1.0 / self.particles)
         moment = y * mass[:, None]
         # A batch that is small beside the particles says nothing of most of them.
         seen = min(1.0, self.batch / (_ENOUGH * self.particles))
         for step in range(self.steps):
-            x = tensor(source.sample(self.batch, rng))
+            x = run.tensor(source.sample(self.batch, rng))
             share = assign(x, y, slope, mass.log())
             # Full steps while the particles find their places, then a mean over the steps.
             gain = (1.0 + max(0.0, step - 0.1 * self.steps)) ** -0.7 * seen
