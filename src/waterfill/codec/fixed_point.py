@@ -86,15 +86,19 @@ def shifted_sums(
     Tensor
         (O, length), float64.
     """
-    sums = bias[:, None].repeat(1, length)
-    for weight, planes, start in products:
+    (weight, planes, start), *others = products
+    sums = torch.addmm(bias[:, None], weight, planes.narrow(1, start, length))
+    for weight, planes, start in others:
         sums.addmm_(weight, planes.narrow(1, start, length))
     return sums
 
 
 def leaky(x: Tensor, slope: float) -> Tensor:
-    """Leaky ReLU of integers: one correctly rounded product per element, no order to depend on."""
-    return torch.where(x < 0, torch.round(x * slope), x)
+    """Leaky ReLU of integers: one correctly rounded product per element, no order to depend on.
+
+    A slope lies in 0 … 1.
+    """
+    return (x * slope).round_().maximum(x)
 
 
 class FixedPointNetwork:
@@ -151,6 +155,11 @@ def _convolution(layer: nn.Conv2d) -> Callable[[Tensor], Tensor]:
     if stride != (1, 1) or isinstance(padding, str):
         return lambda x: settled(F.conv2d(x, weight, bias, stride, padding))
     rows, columns = weight.shape[2:]
+    if (rows, columns, *padding) == (1, 1, 0, 0):
+        across = weight.flatten(1)
+        return lambda x: settled(
+            torch.stack([torch.addmm(bias[:, None], across, one.flatten(1)) for one in x])
+        ).view(len(x), -1, *x.shape[2:])
     taps = weight.permute(2, 3, 0, 1).contiguous()
     down, right = padding
 

@@ -99,21 +99,31 @@ def _similarity(x: Tensor, x_mean: Tensor, x_variance: Tensor, y: Tensor, scale:
     return similarity
 
 
-def _similarity_of_plane(original: NDArray[np.uint8], copy: NDArray[np.uint8]) -> float:
-    """MS-SSIM of one plane, strip by strip: windows reach from one into the next."""
-    x, y = (torch.from_numpy(plane.astype(np.float32))[None] for plane in (original, copy))
-    product = 1.0
-    for scale, weight in enumerate(_SCALE_WEIGHTS):
-        total, count = 0.0, 0
-        for top in range(0, x.shape[1] - _WINDOW + 1, _STRIP):
-            piece, other = (z[:, top : top + _STRIP + _WINDOW - 1] for z in (x, y))
-            mean = _blur(piece)
-            found = _similarity(piece, mean, _blur(piece * piece) - mean * mean, other, scale)
-            total += float(found.double().sum())
-            count += found.numel()
-        product *= max(total / count, 0.0) ** weight
-        x, y = _halve(x), _halve(y)
-    return product
+def _mean_similarity(x: Tensor, kept: tuple[Tensor, Tensor] | None, y: Tensor, scale: int) -> float:
+    """Mean over a plane, strip by strip, which stay in the cache: windows reach into the next.
+
+    ``kept`` are mean and variance of ``x`` under each window; None where there was no room.
+    """
+    total, count = 0.0, 0
+    for top in range(0, len(x) - _WINDOW + 1, _STRIP):
+        piece, other = (z[top : top + _STRIP + _WINDOW - 1] for z in (x, y))
+        mean, variance = (
+            _statistics(piece) if kept is None else (z[top : top + _STRIP] for z in kept)
+        )
+        found = _similarity(piece, mean, variance, other, scale)
+        total += float(found.sum(dtype=torch.float64))
+        count += found.numel()
+    return total / count
+
+
+def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance under each window."""
+    mean = _blur(x)
+    return mean, _blur(x * x) - mean * mean
+
+
+def _plane(pixels: NDArray[np.uint8], number: int) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels[..., number], np.float32))
 
 
 class SimilarityTo:
@@ -132,41 +142,41 @@ class SimilarityTo:
 
     def __init__(self, original: NDArray[np.uint8]) -> None:
         self.original = original
-        self._scales: list[tuple[Tensor, Tensor, Tensor]] = []
-        if self._in_strips:
-            return
-        if min(original.shape[:2]) >= MS_SSIM_MIN_SIDE:
-            x = self._planes(original)
-            for _ in _SCALE_WEIGHTS:
-                mean = _blur(x)
-                self._scales.append((x, mean, _blur(x * x) - mean * mean))
-                x = _halve(x)
+        #: Of each plane and scale the plane, and its mean and variance under each window.
+        self._kept: list[list[tuple[Tensor, tuple[Tensor, Tensor]]]] = []
+        height, width = original.shape[:2]
+        if self._large_enough and height * width <= _LARGE:
+            for number in range(original.shape[2]):
+                x, scales = _plane(original, number), []
+                for _ in _SCALE_WEIGHTS:
+                    scales.append((x, _statistics(x)))
+                    x = _halve(x)
+                self._kept.append(scales)
 
     @property
-    def _in_strips(self) -> bool:
-        """Whether the original is so large that nothing of it is kept."""
-        height, width = self.original.shape[:2]
-        return bool(height * width > _LARGE and min(height, width) >= MS_SSIM_MIN_SIDE)
-
-    @staticmethod
-    def _planes(pixels: NDArray[np.uint8]) -> Tensor:
-        return torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1).contiguous()
+    def _large_enough(self) -> bool:
+        return bool(min(self.original.shape[:2]) >= MS_SSIM_MIN_SIDE)
 
     def __call__(self, copy: NDArray[np.uint8]) -> float:
         """MS-SSIM of a copy, uint8 of the original's shape; NaN below 161 pixels."""
         _same_shape(self.original, copy)
-        if self._in_strips:
-            planes = zip(self.original.transpose(2, 0, 1), copy.transpose(2, 0, 1), strict=True)
-            return float(np.mean([_similarity_of_plane(*pair) for pair in planes]))
-        if not self._scales:
+        if not self._large_enough:
             return math.nan
-        y = self._planes(copy)
-        product = torch.ones(y.shape[0])
-        for scale, (x, x_mean, x_variance) in enumerate(self._scales):
-            similarity = _similarity(x, x_mean, x_variance, y, scale)
-            product *= similarity.mean((1, 2)).relu() ** _SCALE_WEIGHTS[scale]
+        return float(np.mean([self._of_plane(copy, k) for k in range(copy.shape[2])]))
+
+    def _of_plane(self, copy: NDArray[np.uint8], number: int) -> float:
+        y = _plane(copy, number)
+        x = None if self._kept else _plane(self.original, number)
+        product = 1.0
+        for scale, weight in enumerate(_SCALE_WEIGHTS):
+            if x is None:
+                similarity = _mean_similarity(*self._kept[number][scale], y, scale)
+            else:
+                similarity = _mean_similarity(x, None, y, scale)
+                x = _halve(x)
+            product *= max(similarity, 0.0) ** weight
             y = _halve(y)
-        return float(product.mean())
+        return product
 
 
 def ms_ssim(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:

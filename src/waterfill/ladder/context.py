@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -74,6 +75,24 @@ class Posterior:
         """The variance of what arrives, if that of the residual is as predicted."""
         return self.alpha.square() * variance + self.level
 
+    @cached_property
+    def features(self) -> Tensor:
+        """log E₁, log E₂ and the estimates to the left and above of each latent, (4, M, h, w)."""
+        # What is hardly above the water says little about anything.
+        weight = torch.where(self.sent, 1.0 - self.level / self.variance, 0.0)
+        energy = weight * self.received.square() / self.variance
+        sums = torch.zeros(2, *energy.shape)
+        for total, plane in zip(sums, (energy, weight), strict=True):
+            for row, column in _CAUSAL:
+                _add_shifted(total, plane, row, column)
+        before = [F.pad(plane.cumsum(0)[:-1], (0, 0, 0, 0, 1, 0)) for plane in (energy, weight)]
+        near = torch.log((sums[0] + _PRIOR_WEIGHT) / (sums[1] + _PRIOR_WEIGHT))
+        across = torch.log((before[0] + _PRIOR_WEIGHT) / (before[1] + _PRIOR_WEIGHT))
+        estimates = torch.zeros(2, *energy.shape)
+        for total, (row, column) in zip(estimates, ((0, -1), (-1, 0)), strict=True):
+            _add_shifted(total, self.received * self.alpha, row, column)
+        return torch.stack([near, across, *estimates])
+
     def charge(self, mean: Tensor, variance: Tensor) -> Tensor:
         """KL(N(αr, θ) ‖ N(α·mean, α²·variance + θ)) of each latent, bits.
 
@@ -104,27 +123,12 @@ class Posterior:
         return torch.where(self.sent, mean + gain * (self.received - self.alpha * mean), 0.0)
 
 
-def _shifted(x: Tensor, row: int, column: int) -> Tensor:
-    """What lies at an offset before each place of (M, h, w); zero beyond the border."""
+def _add_shifted(total: Tensor, x: Tensor, row: int, column: int) -> None:
+    """Add what lies at an offset, no row below, before each place of (M, h, w), if anything."""
     height, width = x.shape[1:]
-    padded = F.pad(x, (2, 2, 2, 0))
-    return padded[:, 2 + row : 2 + row + height, 2 + column : 2 + column + width]
-
-
-def _features(tile: Posterior) -> Tensor:
-    """log E₁, log E₂ and the estimates to the left and above of each latent, (4, M, h, w)."""
-    # What is hardly above the water says little about anything.
-    weight = torch.where(tile.sent, 1.0 - tile.level / tile.variance, 0.0)
-    energy = weight * tile.received.square() / tile.variance
-    sums = torch.zeros(2, *energy.shape)
-    for row, column in _CAUSAL:
-        sums[0] += _shifted(energy, row, column)
-        sums[1] += _shifted(weight, row, column)
-    before = [F.pad(plane.cumsum(0)[:-1], (0, 0, 0, 0, 1, 0)) for plane in (energy, weight)]
-    near = torch.log((sums[0] + _PRIOR_WEIGHT) / (sums[1] + _PRIOR_WEIGHT))
-    across = torch.log((before[0] + _PRIOR_WEIGHT) / (before[1] + _PRIOR_WEIGHT))
-    estimate = tile.received * tile.alpha
-    return torch.stack([near, across, _shifted(estimate, 0, -1), _shifted(estimate, -1, 0)])
+    left, right = max(0, -column), width - max(0, column)
+    if -row < height and left < right:
+        total[:, -row:, left:right] += x[:, : height + row, left + column : right + column]
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ class FittedContext:
 
     def predict(self, tile: Posterior) -> tuple[Tensor, Tensor]:
         """Mean and variance of the residual of each latent."""
-        return _predicted(torch.tensor(self.parameters), _features(tile), tile.variance)
+        return _predicted(torch.tensor(self.parameters), tile.features, tile.variance)
 
 
 def _predicted(parameters: Tensor, features: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -164,7 +168,8 @@ def fit_context(tiles: Sequence[Posterior]) -> FittedContext:
     for tile in tiles:
         chosen = tile.sent
         # A slice that is not copied would keep all that it was cut from.
-        features.append(_features(tile)[:, chosen][:, ::skip].clone())
+        seen = tile.features if len(tiles) == 1 else replace(tile).features
+        features.append(seen[:, chosen][:, ::skip].clone())
         planes = (tile.residual, tile.received, tile.variance, tile.level.expand_as(tile.residual))
         pieces.append([plane[chosen][::skip].clone() for plane in planes])
     known = torch.cat(features, 1)

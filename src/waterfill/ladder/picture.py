@@ -66,12 +66,12 @@ class _Viewer:
     without its price. Synthesis and MS-SSIM are the dearest parts of a ladder.
     """
 
-    def __init__(self, picture: Picture, sitting: Sitting, similarity: SimilarityTo) -> None:
+    def __init__(self, picture: Picture, sitting: Sitting, similarity: SimilarityTo | None) -> None:
         self.picture, self.sitting, self.similarity = picture, sitting, similarity
         self._known: dict[bytes, tuple[float, float]] = {}
 
     def __call__(self, y_hats: Sequence[Tensor]) -> tuple[float, float]:
-        """MSE and MS-SSIM."""
+        """MSE and MS-SSIM, NaN where nobody asks for it."""
         digest = hashlib.sha256()
         for y_hat in y_hats:
             digest.update(y_hat.numpy().tobytes())
@@ -79,7 +79,8 @@ class _Viewer:
         if key not in self._known:
             pixels = self.sitting.pixels(y_hats)
             mse = mean_squared_error(self.picture.pixels, pixels)
-            self._known[key] = (mse, self.similarity(pixels))
+            similar = math.nan if self.similarity is None else self.similarity(pixels)
+            self._known[key] = (mse, similar)
         return self._known[key]
 
 
@@ -135,7 +136,8 @@ class MeasurePicture:
         exhibit = None
         for index, (setting, known) in enumerate(zip(self.settings, self.known, strict=True)):
             sitting = self.subject.sit(picture, setting)
-            view = _Viewer(picture, sitting, similarity)
+            # Settings beside those asked for are there to compare rates at equal PSNR.
+            view = _Viewer(picture, sitting, None if setting.beside else similarity)
             at_main = index == self.main
             traces: dict[str, _Traces] = {}
             channel, coded = 0, None

@@ -274,7 +274,9 @@ class WithContext(Rung):
         context = fit_context([tile for tile, _, _ in fitted.values()])
         y_hats, spent, told, unknown = [], [], 0.0, []
         for k, view in enumerate(_one_by_one(views)):
-            tile, mu, _ = fitted.get(k) or _posterior(view, known, seed, k)
+            whole, mu, _ = fitted.get(k) or _posterior(view, known, seed, k)
+            # What is derived of one tile is kept; of many it would not fit into memory either.
+            tile = whole if len(views) == 1 else replace(whole)
             mean, variance = context.predict(tile)
             y_hats.append(mu + tile.estimate(mean, variance))
             spent.append(Spent.on(tile.charge(mean, variance)))
