@@ -67,6 +67,15 @@ def test_every_module_lies_on_a_floor() -> None:
     assert parts - {"__init__", "__main__"} == set(FLOORS)
 
 
+def test_nothing_is_decided_in_an_assert() -> None:
+    """``python -O`` leaves asserts out: a checksum that is compared in one is compared no more."""
+    for file in sorted(ROOT.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Assert):
+                called = {ast.unparse(n.func) for n in ast.walk(node) if isinstance(n, ast.Call)}
+                assert called <= {"isinstance"}, f"{file.relative_to(ROOT)}:{node.lineno}"
+
+
 def test_theory_needs_no_torch() -> None:
     code = "import sys, waterfill; waterfill.theory.genie_gain(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -690,6 +691,8 @@ def test_presets_are_listed(capsys):
     said = capsys.readouterr().out
     assert "paper2-hyperprior-regularised" in said
     assert max(len(line) for line in said.splitlines()) <= 100
+    # Whole where nobody can make the window wider.
+    assert re.search(r"paper1-oracle-test-channel-context-ms-ssim-q…  .* 200 k +100×256²", said)
 
 
 @pytest.mark.parametrize(
@@ -742,13 +745,16 @@ def test_ctrl_c_while_training_leaves_a_checkpoint_and_no_traceback(tmp_path, pi
     assert (tmp_path / "run" / "checkpoint.safetensors").is_file()
 
 
-def test_ctrl_c_elsewhere_is_one_line(tmp_path, picture, weights):
-    code = """if True:
+@pytest.mark.parametrize(
+    ("name", "returned", "said"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")]
+)
+def test_signals_elsewhere_are_one_line(tmp_path, picture, weights, name, returned, said):
+    code = f"""if True:
         import os, signal, sys
         from waterfill import cli
         from waterfill.codec import registry
         def load(*_):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.{name})
         registry.load_codec = load
         cli.main()
     """
@@ -757,9 +763,24 @@ def test_ctrl_c_elsewhere_is_one_line(tmp_path, picture, weights):
         [sys.executable, "-c", code, *map(str, command)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 130
-    assert done.stderr.strip() == "interrupted"
+    assert done.returncode == returned
+    assert done.stderr.strip() == said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_while_the_program_loads_is_one_line():
+    code = """if True:
+        import sys
+        from waterfill.__main__ import main
+        class Finder:
+            def find_spec(self, name, *_):
+                if name == "waterfill.cli":
+                    raise KeyboardInterrupt
+        sys.meta_path.insert(0, Finder())
+        main()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
 @pytest.mark.slow
@@ -837,14 +858,34 @@ def test_in_a_folder_the_good_files_are_done_and_the_bad_ones_named(tmp_path, we
     source.mkdir()
     Image.new("RGB", (20, 20), "red").save(source / "good.png")
     (source / "bad.png").write_text("not a picture")
-    assert run(["compress", str(source), str(coded), "--codec", weights]) == 2
+    report = tmp_path / "facts.json"
+    command = ["compress", str(source), str(coded), "--codec", weights, "--json", str(report)]
+    assert run(command) == 2
     said = capsys.readouterr()
+    facts = json.loads(report.read_text())
+    assert [Path(one["source"]).name for one in facts["files"]] == ["good.png"]
+    (failed,) = facts["failed"]
+    assert Path(failed["source"]).name == "bad.png"
+    assert failed["error"] in said.err
     assert "bad.png" in said.err
     assert "1 of 2 files" in said.err
     assert [p.name for p in coded.iterdir()] == ["good.wfl"]
     (coded / "good.wfl").write_bytes(b"WFL")
     assert run(["decompress", str(coded), str(tmp_path / "back"), "--codec", weights]) == 2
     assert "good.wfl" in capsys.readouterr().err
+
+
+def test_streams_among_their_originals_do_not_overwrite_them(tmp_path, weights, capsys):
+    Image.new("RGB", (20, 20), "red").save(tmp_path / "a.png")
+    original = (tmp_path / "a.png").read_bytes()
+    folder = str(tmp_path)
+    assert run(["compress", folder, folder, "--codec", weights]) == 0
+    said = refuse(capsys, "decompress", folder, tmp_path / ".", "--codec", weights, watch=tmp_path)
+    assert "a.png: is there already" in said
+    assert (tmp_path / "a.png").read_bytes() == original
+    (tmp_path / "a.png").unlink()
+    assert run(["decompress", folder, folder, "--codec", weights]) == 0
+    assert (tmp_path / "a.png").is_file()
 
 
 def test_folders_that_cannot_be_coded(tmp_path, weights, capsys):

@@ -181,3 +181,21 @@ def test_header_is_all_the_overhead_there_is(tiny: Codec) -> None:
     latents = tiny.latents(flat, 1)
     ideal = (latents.quantised.bits.sum() + latents.side_bits) / 8
     assert len(tiny.compress(flat, 1)) <= ideal + HEADER_BYTES + 16
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_weights_of_another_precision_are_refused_in_one_line(
+    kind: torch.dtype, photo: NDArray[np.uint8]
+) -> None:
+    codec = wf.load_codec("tiny", pretrained=False)
+    data = codec.compress(photo[:32, :32])
+    codec.to(kind)
+    for use in (lambda: codec.compress(photo), lambda: wf.decompress(data, codec=codec)):
+        with pytest.raises(wf.CodecError, match=r"float(16|64), not float32"):
+            use()
+
+
+def test_what_is_no_name_is_no_codec() -> None:
+    for item in (None, 3):
+        with pytest.raises(wf.CodecError, match="is neither a codec's name nor a path"):
+            wf.load_codec(item)  # type: ignore[arg-type]

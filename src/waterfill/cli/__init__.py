@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from typing import Any
 
 import click
 
@@ -19,12 +21,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from waterfill.cli import bounds, coding, evaluate, limits, reproduce, training
 
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM: what is under way ends as by Ctrl-C, and keeps what it has."""
+
+
+def _terminate(*_: Any) -> None:
+    raise _Terminated
+
+
 _NO_MEMORY = "not enough memory"
 
 
 def main() -> None:
     """Entry point: turns every expected failure into one line and exit code 2."""
     keep_large_blocks()
+    signal.signal(signal.SIGTERM, _terminate)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names hold what the terminal may not know
             stream.reconfigure(errors="backslashreplace")
@@ -56,9 +68,12 @@ def run(arguments: list[str]) -> int:
             f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         )
         message = where + (error.strerror or str(error))
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:  # click makes one of the other
+        if isinstance(error, _Terminated) or isinstance(error.__cause__, _Terminated):
+            print("terminated", file=sys.stderr)
+            return 128 + signal.SIGTERM
         print("interrupted", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
     except RuntimeError as error:
         if "allocate memory" not in str(error) and "out of memory" not in str(error):
             raise

@@ -119,6 +119,10 @@ def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -
         streams = sorted(path for path in source.rglob("*.wfl") if path.is_file())
         if not streams:
             raise WaterfillError(f"{source}: no streams (.wfl) in this folder")
+        if target.is_dir() and target.samefile(source):  # what lies there may be the originals
+            for path in streams:
+                if (there := path.with_suffix(".png")).exists():
+                    raise WaterfillError(f"{there}: is there already; name another folder")
         _in_folder(one, source, streams, target, ".png", json_file)
     else:
         _alone(one, source, target, json_file)
@@ -174,22 +178,22 @@ def _in_folder(
             return error
         check()
         write_whole(targets[index], done.data)
-        return done
+        return done._replace(data=b"")  # it may have to wait for its turn
 
-    facts, failures = [], 0
+    facts, failed = [], []
     with progress_bar() as bar:
         task = bar.add_task(folder.name, total=len(sources))
-        for done in side_by_side(one, len(sources)):
+        for path, done in zip(sources, side_by_side(one, len(sources)), strict=True):
             if isinstance(done, WaterfillError):
-                failures += 1
+                failed.append({"source": str(path), "error": str(done)})
                 bar.console.print(f"error: {done}", markup=False, highlight=False, soft_wrap=True)
             else:
                 facts.append(done.facts)
                 say(done.line)
             bar.advance(task)
-    write_json(json_file, {"files": facts})
-    if failures:
-        raise WaterfillError(f"{failures} of {len(sources)} files could not be used")
+    write_json(json_file, {"files": facts, "failed": failed})
+    if failed:
+        raise WaterfillError(f"{len(failed)} of {len(sources)} files could not be used")
 
 
 @contextmanager

@@ -120,7 +120,11 @@ def evaluate(
         if name.lower() in CONVENTIONAL:
             named.setdefault(("measured", name.lower()), name.lower())
         else:  # or it is unknown, and says so before the work
-            named.setdefault(("published", published_curve(name).name), name)
+            try:
+                curve = published_curve(name)
+            except WaterfillError as error:
+                raise WaterfillError(f"{error} (--list names all there is)") from None
+            named.setdefault(("published", curve.name), name)
     anchors = list(named.values())
     measured = [name for name in anchors if name in CONVENTIONAL]
     if is_first():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
@@ -212,6 +213,10 @@ def _show(bar: Progress, task: Any, last: dict[str, Any], report: Report) -> Non
         bar.console.print(report.note, markup=False, highlight=False)
 
 
+#: Columns of a table that goes to a file or to another program.
+_UNCUT = 120
+
+
 def _print_presets() -> None:
     from waterfill.training.presets import PRESETS, RECONSTRUCTED
 
@@ -235,7 +240,10 @@ def _print_presets() -> None:
             f"{steps // 1000:,} k" if steps < 10**6 else f"{steps // 10**6} M",
             f"{members[0].batch}×{members[0].crop}²",
         )
-    out_console.print(table)
+    if out_console.is_terminal:
+        out_console.print(table)
+    else:
+        Console(stderr=out_console.stderr, width=_UNCUT).print(table)
     out_console.print(
         "-q1 … -q8: a codec for each λ, .0018 … .18; others cover the range with one.",
         "mini- before a paper's: thin networks and few steps, minutes on two cores.",

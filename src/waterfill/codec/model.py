@@ -189,6 +189,7 @@ class Codec(nn.Module):
         return self._latents_of(picture, whole, self.check_quality(quality))
 
     def _accepted(self, image: ImageLike) -> Picture:
+        self._check_precision()
         picture = as_picture(image)
         if self.config.planes == 1 and not picture.grey:
             raise ImageError(f"{picture.name}: {self.name} codes grey pictures alone")
@@ -231,6 +232,12 @@ class Codec(nn.Module):
     def _device(self) -> torch.device:
         """Where the transforms are; all that decides a symbol's probability is on the processor."""
         return next(self.parameters()).device
+
+    def _check_precision(self) -> None:
+        kind = next(self.parameters()).dtype
+        if kind != torch.float32:
+            name = str(kind).removeprefix("torch.")
+            raise CodecError(f"{self.name}: its weights are {name}, not float32; load it anew")
 
     @property
     def reach(self) -> tuple[int, int]:
@@ -419,6 +426,7 @@ class Codec(nn.Module):
 
     def _quality_of(self, header: Header) -> float:
         """The quality of a stream that was made with these weights."""
+        self._check_precision()
         if header.weights_id != self.weights_id:
             raise BitstreamError(
                 f"the stream was made by the codec {header.weights_id.hex()}, "
@@ -455,7 +463,8 @@ class Codec(nn.Module):
         Parameters
         ----------
         tiles
-            ŷ (M, h, w) of tiles of ``side`` pixels, row by row; used up to its end.
+            ŷ (M, h, w) of tiles of ``side`` pixels, row by row; used up to its end, where that of a
+            stream says whether its checksum is right.
         quality
             Of all.
         height, width
@@ -473,8 +482,9 @@ class Codec(nn.Module):
         current: list[Tensor] = []
         for number, row in enumerate([*rows, []]):
             below = [next(latents) for _ in row]
-            if not row:  # a stream's checksum comes behind its last tile
-                assert next(latents, None) is None
+            # A stream's checksum comes behind its last tile.
+            if not row and next(latents, None) is not None:
+                raise ValueError(f"more than {len(places)} tiles for {height}×{width} pixels")
             if number:
                 canvas = Surroundings(above, current, below)
                 for place, tile in enumerate(rows[number - 1]):

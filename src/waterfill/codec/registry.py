@@ -238,7 +238,11 @@ def load_codec(
     QualityError
         If the quality doesn't lie in 1 … 8.
     """
-    name = os.fspath(name_or_path)
+    try:
+        name = os.fsdecode(name_or_path)
+    except TypeError:
+        kind = type(name_or_path).__name__
+        raise CodecError(f"{kind} is neither a codec's name nor a path") from None
     if name in PRESETS and not pretrained:
         codec = _seeded(PRESETS[name])
         codec.name = f"{name} (untrained)"
