@@ -97,6 +97,39 @@ def digits() -> str:
     return _table(found)
 
 
+def patches() -> str:
+    """Figure 5a's estimators, patch by patch."""
+    return _tables(lambda name: name == "fig5a")
+
+
+def domains() -> str:
+    """The bundled codec against conventional ones, folder by folder."""
+    stored = json.loads((RESULTS.parent / "domains.json").read_text(encoding="utf-8"))
+    facts = stored["environment"]
+    pictures = {one["domain"]: one["pictures"] for one in stored["curves"]}
+    cells = {
+        (cell["domain"], cell["anchor"], cell["test"]): cell["result"]
+        for cell in stored["bd_rates"]
+        if cell["metric"] == "psnr"
+    }
+    pairs = [("jpeg", "default"), ("webp", "default"), ("jpeg", "webp")]
+    rows = []
+    for domain, count in pictures.items():
+        said = [_with_interval(cells[domain, *pair]) for pair in pairs]
+        rows.append(f"| {domain or 'all'} | {count} | {' | '.join(said)} |")
+    head = f"`{facts['command']}`, seed {facts['seed']}, {facts['machine']}, {facts['date']}:"
+    names = " | ".join(f"`{test}` against `{anchor}`" for anchor, test in pairs)
+    return "\n".join([head, "", f"| folder | pictures | {names} |", "|---" * 5 + "|", *rows])
+
+
+def _with_interval(found: dict[str, Any]) -> str:
+    """A BD-rate in percent, with the ends of its interval where there is one."""
+    text = f"{found['rate_percent']:+.1f} %"
+    if found["interval"]:
+        text += " ({:+.1f} … {:+.1f})".format(*found["interval"])
+    return text.replace("-", "−")
+
+
 def regulariser() -> str:
     """Paper 2's tables, ours beside the paper's where it states numbers."""
     return _tables(lambda name: name.startswith("paper2-"))
