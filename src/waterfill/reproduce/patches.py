@@ -72,7 +72,7 @@ class PatchBound:
     bpp, psnr
         Means over the pictures, as of codecs; decoded values are not rounded to 8 bits.
     at_ceiling
-        Whether the estimator could hardly have said more.
+        Whether the estimator could hardly have said more, of one of the pictures at least.
     ceiling
         The most that it can say, in bits for a pixel; None if there is none.
     """
