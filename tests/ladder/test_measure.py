@@ -311,6 +311,13 @@ def test_no_pictures_and_bad_qualities_are_refused(tiny: Codec, photo: NDArray[n
         wf.limits(tiny, [], 4)
     with pytest.raises(ValueError, match="quality"):
         wf.limits(tiny, [photo], 9)
+    single = Codec(CodecConfig(n=4, m=8, hyper=4, qualities=(3.0, 3.0)))
+    for codec, none in ((tiny, []), (tiny, ()), (tiny, np.zeros(0)), (single, [])):
+        with pytest.raises(wf.QualityError, match="no qualities to measure at"):
+            wf.limits(codec, [photo], none)  # type: ignore[arg-type]
+    for quality in ("3", True, np.True_, ["3"], [4, True], object()):
+        with pytest.raises(wf.QualityError, match="quality must be a number, not"):
+            wf.limits(tiny, [photo], quality)  # type: ignore[arg-type]
 
 
 def test_progress_counts_every_rung_once(tiny: Codec, photo: NDArray[np.uint8]) -> None:

@@ -198,7 +198,7 @@ def limits(
     ImageError
         If there is no picture, or one can't be used.
     QualityError
-        If a quality is out of range.
+        If a quality is out of range or no number, or there is none.
     CodecError
         If there is no such codec, or one of other make breaks the protocol; with ``shards``, for
         all of those, and for weights that no file holds.
@@ -209,7 +209,7 @@ def limits(
     subject = _as_subject(codec)
     settings, main = subject.settings(quality)
     items = pictures_in(images)
-    if not items or not settings:
+    if not items:
         raise ImageError("no pictures to measure")
     rungs = [rung for rung in LADDER if subject.has_files or rung.name != BITSTREAM]
 
