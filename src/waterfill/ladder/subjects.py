@@ -119,6 +119,11 @@ class Subject(Protocol):
         """Whether it makes files, or can only be estimated."""
         ...
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether its pictures are measured one after the other, each with all threads."""
+        ...
+
     def identity(self) -> dict[str, Any]:
         """What the codec's rows are found again by; raises CodecError where nothing says so."""
         ...
@@ -203,6 +208,7 @@ class OwnCodec:
     """
 
     has_files = True
+    in_turn = False
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
