@@ -263,13 +263,18 @@ def test_what_a_codec_does_in_place_stays_its_own(photo: NDArray[np.uint8]) -> N
                 y_hat.zero_()
             return shown
 
-    class Pure(Checkerboard):
-        def predict(self, analysis: Analysis, y_hat: Tensor) -> tuple[Tensor, Tensor]:
-            assert float(analysis.y.abs().max()) > 1
-            return super().predict(analysis, y_hat)
-
-    expected, found = (wf.limits(codec(), [photo[:64, :64]]) for codec in (Pure, InPlace))
+    expected, found = (wf.limits(codec(), [photo[:64, :64]]) for codec in (Checkerboard, InPlace))
     assert repr(found.rows) == repr(expected.rows)
+
+
+def test_a_context_does_not_see_what_has_not_arrived(photo: NDArray[np.uint8]) -> None:
+    class Peeping(Checkerboard):
+        def predict(self, analysis: Analysis, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+            assert analysis.y.shape == y_hat.shape
+            return analysis.y, self.sigma
+
+    with pytest.raises(wf.CodecError, match="μ has values that are not finite"):
+        wf.limits(Peeping(), [photo[:64, :64]])
 
 
 class Network(nn.Module):

@@ -90,7 +90,10 @@ class ContextCodec(TransformCodec, Protocol):
         ...
 
     def predict(self, analysis: Analysis, y_hat: Tensor) -> tuple[Tensor, Tensor]:
-        """μ and σ (1, M, h, w), given what has arrived; what has not is zero in ``y_hat``."""
+        """μ and σ (1, M, h, w), given what has arrived; what has not is zero in ``y_hat``.
+
+        No decoder has the ``y`` of the analysis: it is NaN here.
+        """
         ...
 
 
@@ -272,12 +275,13 @@ class _AdaptedView:
         y = self._analysis.y
         arrival = Arrival(*(torch.zeros(self.y.shape) for _ in Arrival._fields))
         seen = torch.zeros_like(self.y, dtype=torch.bool)
+        told = replace(self._analysis, y=torch.full_like(y, math.nan))  # no decoder has it
         for now in self._masks(codec):
             if bool((seen & now).any()):
                 raise CodecError(f"{self._name}: order() has some latents arrive twice")
             seen |= now
             # Copies: what it did to them in place would be done to what is measured.
-            predicted = codec.predict(_copied(self._analysis), arrival.y_hat[None].clone())
+            predicted = codec.predict(_copied(told), arrival.y_hat[None].clone())
             if not isinstance(predicted, tuple | list) or len(predicted) != 2:
                 raise CodecError(
                     f"{self._name}: predict() must give μ and σ, not {_said(predicted)}"
