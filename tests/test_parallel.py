@@ -34,6 +34,7 @@ def test_results_come_in_order_from_threads_with_one_core_each() -> None:
     assert list(side_by_side(work, 0)) == []
     assert list(side_by_side(work, 1)) == [(0, 2)]
     assert list(side_by_side(work, 1, of=2)) == [(0, 1)]  # as it would among others
+    assert list(side_by_side(work, 3, in_turn=True)) == [(index, 2) for index in range(3)]
 
 
 def test_what_has_been_handed_out_is_not_held() -> None:

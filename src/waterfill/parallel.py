@@ -16,7 +16,11 @@ T = TypeVar("T")
 
 
 def side_by_side(
-    work: Callable[[int, Callable[[], None]], T], count: int, *, of: int | None = None
+    work: Callable[[int, Callable[[], None]], T],
+    count: int,
+    *,
+    of: int | None = None,
+    in_turn: bool = False,
 ) -> Iterator[T]:
     """Results of ``work`` for 0 … count − 1, in this order, on all of torch's threads.
 
@@ -30,6 +34,8 @@ def side_by_side(
     of
         How many there are with those that others do; None for ``count``. Only what is alone among
         these gets all threads: sums on several may differ in their last bits from sums on one.
+    in_turn
+        One after the other, each with all threads: for work that must not meet itself.
 
     Raises
     ------
@@ -37,7 +43,7 @@ def side_by_side(
         Whatever ``work`` raises, as soon as its turn comes.
     """
     threads = torch.get_num_threads()
-    if threads == 1 or (count == 1 and of in (None, 1)):
+    if in_turn or threads == 1 or (count == 1 and of in (None, 1)):
         for index in range(count):
             yield work(index, lambda: None)
         return

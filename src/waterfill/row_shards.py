@@ -128,9 +128,9 @@ def open_rows(folder: str | os.PathLike[str] | None) -> Rows:
 
 
 def _measured(work: Work, numbers: Sequence[int], of: int, in_turn: bool) -> Iterator[Record]:
-    if in_turn:
-        return (work(number, lambda: None) for number in numbers)
-    return side_by_side(lambda k, check: work(numbers[k], check), len(numbers), of=of)
+    return side_by_side(
+        lambda k, check: work(numbers[k], check), len(numbers), of=of, in_turn=in_turn
+    )
 
 
 class InMemory:

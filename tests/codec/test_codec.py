@@ -95,7 +95,7 @@ def test_quality_out_of_range_is_refused(
         tiny.compress(photo, quality)
 
 
-@pytest.mark.parametrize("quality", ["high", [4], object()])
+@pytest.mark.parametrize("quality", ["high", "4", True, np.True_, [4], object()])
 def test_what_is_no_quality_is_refused_in_one_line(
     tiny: Codec, photo: NDArray[np.uint8], quality: Any
 ) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 import waterfill as wf
 from waterfill.codec.model import Codec
-from waterfill.ladder import Analysis
+from waterfill.ladder import Analysis, measure
 from waterfill.ladder.adapters import _pieces
 from waterfill.ladder.rungs import BITSTREAM, LADDER
 from waterfill.ladder.subjects import STEPS
+from waterfill.row_shards import InMemory, Record
 
 
 class BlockTransform:
@@ -138,6 +140,187 @@ def test_the_protocol_says_all_that_the_ladder_needs(tiny: Codec, photo: NDArray
         assert other.psnr == pytest.approx(rung.psnr, abs=1e-3), rung.name
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+class Stateful(BlockTransform):
+    """It keeps the mean of the picture that it saw last, and notes who asks."""
+
+    price = 0.01
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: set[tuple[threading.Thread, int]] = set()
+
+    def analyse(self, x: Tensor) -> Analysis:
+        self.asked.add((threading.current_thread(), torch.get_num_threads()))
+        self.mean = x.mean()
+        return super().analyse(x - self.mean + 0.5)
+
+    def synthesise(self, y_hat: Tensor) -> Tensor:
+        self.asked.add((threading.current_thread(), torch.get_num_threads()))
+        return super().synthesise(y_hat) + self.mean - 0.5
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_users_codec_is_asked_about_one_picture_after_the_other(
+    photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: set[int] = set()
+
+    class Listening(InMemory):
+        def each(self, stage: str, about: Mapping[str, Any], *rest: Any, **options: Any) -> Any:
+            told.add(about["threads"])
+            return super().each(stage, about, *rest, **options)
+
+    monkeypatch.setattr(measure, "open_rows", lambda folder: Listening())
+    monkeypatch.setattr(measure, "_SAMPLE_SIDE", 32)
+    codec, pictures = Stateful(), [photo[:32, :32], photo[64:96, :32], photo[-32:, -32:]]
+    together = wf.limits(codec, pictures)
+    assert codec.asked == {(threading.main_thread(), 2)}
+    assert told == {2}
+    at = [("trellis", 1.0), ("test channel", 0.5**0.5)]  # of rungs without the data set's moments
+    for number, picture in enumerate(pictures):
+        apart = wf.limits(Stateful(), [picture])
+        one, other = (
+            [repr(r | {"image": ""}) for r in found.rows if (r["rung"], r["step"]) in at]
+            for found in (apart, replace(together, rows=together.rows[number * len(apart.rows) :]))
+        )
+        assert len(one) == len(at)
+        assert one == other[: len(at)]
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_codecs_of_our_own_measure_pictures_side_by_side(
+    tiny: Codec, photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[int, int]] = set()
+
+    class Listening(InMemory):
+        def each(
+            self,
+            stage: str,
+            about: Mapping[str, Any],
+            items: Sequence[str],
+            work: Callable[..., Record],
+            **options: Any,
+        ) -> Any:
+            def heard(index: int, check: Callable[[], None]) -> Record:
+                seen.add((about["threads"], torch.get_num_threads()))
+                return work(index, check)
+
+            return super().each(stage, about, items, heard, **options)
+
+    monkeypatch.setattr(measure, "open_rows", lambda folder: Listening())
+    wf.limits(tiny, [photo[:32, :32], photo[32:64, :32]], 4)
+    assert seen == {(1, 1)}
+
+
+def test_without_a_price_no_other_picture_is_looked_at(photo: NDArray[np.uint8]) -> None:
+    class Looking(BlockTransform):
+        def __init__(self, price: float | None) -> None:
+            super().__init__()
+            self.price, self.sizes = price, set[tuple[int, ...]]()
+
+        def analyse(self, x: Tensor) -> Analysis:
+            self.sizes.add(tuple(x.shape[2:]))
+            return super().analyse(x)
+
+    for price, sizes in (
+        (None, {(64, 64)}),
+        (torch.nan, {(64, 64)}),
+        (0.01, {(64, 64), (256, 256)}),
+    ):
+        codec = Looking(price)
+        wf.limits(codec, [photo[:64, :64]])
+        assert codec.sizes == sizes
+
+
+def test_what_a_codec_does_in_place_stays_its_own(photo: NDArray[np.uint8]) -> None:
+    class InPlace(Checkerboard):
+        def analyse(self, x: Tensor) -> Analysis:
+            found = super().analyse(x)
+            x.zero_()
+            self.kept = found
+            return found
+
+        def predict(self, analysis: Analysis, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+            for tensor in (self.kept.y, self.kept.mu):
+                tensor.zero_()
+            given = super().predict(analysis, y_hat)
+            for tensor in (y_hat, analysis.y, analysis.mu, analysis.sigma):
+                tensor.zero_()
+            return given
+
+        def synthesise(self, y_hat: Tensor) -> Tensor:
+            shown = super().synthesise(y_hat)
+            if not y_hat.requires_grad:
+                y_hat.zero_()
+            return shown
+
+    expected, found = (wf.limits(codec(), [photo[:64, :64]]) for codec in (Checkerboard, InPlace))
+    assert repr(found.rows) == repr(expected.rows)
+
+
+def test_a_context_does_not_see_what_has_not_arrived(photo: NDArray[np.uint8]) -> None:
+    class Peeping(Checkerboard):
+        def predict(self, analysis: Analysis, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+            assert analysis.y.shape == y_hat.shape
+            return analysis.y, self.sigma
+
+    with pytest.raises(wf.CodecError, match="μ has values that are not finite"):
+        wf.limits(Peeping(), [photo[:64, :64]])
+
+
+class Network(nn.Module):
+    """A user's codec that is a network itself: noise in training, none in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.codec, self.frozen = BlockTransform(), nn.Dropout()
+        self.noise = nn.Dropout(0.5)
+        self.modes: list[bool] = []
+
+    def analyse(self, x: Tensor) -> Analysis:
+        self.modes.append(self.training)
+        analysis = self.codec.analyse(x)
+        return replace(analysis, y=self.noise(analysis.y))
+
+    def synthesise(self, y_hat: Tensor) -> Tensor:
+        self.modes.append(self.training)
+        return self.noise(self.codec.synthesise(y_hat))
+
+
+class ContextNetwork(Network):
+    def order(self, shape: Sequence[int]) -> Iterator[Tensor]:
+        self.modes.append(self.training)
+        yield torch.ones(1, dtype=torch.bool)
+
+    def predict(self, analysis: Analysis, y_hat: Tensor) -> tuple[Tensor, Tensor]:
+        self.modes.append(self.training)
+        return analysis.mu, self.noise(analysis.sigma)
+
+
+def test_a_network_is_measured_in_evaluation_mode_and_put_back(photo: NDArray[np.uint8]) -> None:
+    expected = wf.limits(BlockTransform(), [photo[:64, :64]])
+    for network in (Network(), ContextNetwork()):  # without a name, for which the class will do
+        network.frozen.eval()
+        found = wf.limits(network, [photo[:64, :64]])
+        assert found.codec == type(network).__name__
+        assert set(network.modes) == {False}
+        assert network.training
+        assert network.noise.training
+        assert not network.frozen.training
+        for one, other in zip(found.rungs, expected.rungs, strict=True):
+            if one.name != "dithered" or not isinstance(network, ContextNetwork):
+                assert one.bpp == pytest.approx(other.bpp, rel=1e-6)
+
+
 def broken(**changes: Any) -> BlockTransform:
     class Broken(BlockTransform):
         def analyse(self, x: Tensor) -> Analysis:
@@ -157,8 +340,16 @@ def broken(**changes: Any) -> BlockTransform:
         (broken(sigma=torch.zeros(1)), "σ must be positive"),
         (broken(sigma=torch.full((1,), torch.inf)), "σ has values that are not finite"),
         (broken(side_bits=-1.0), "side_bits can't be -1.0"),
-        (broken(side_bits=float("nan")), "side_bits"),
+        (broken(side_bits=float("nan")), "side_bits can't be nan"),
+        (broken(side_bits=None), "side_bits must be a number, not NoneType"),
+        (broken(side_bits="16"), "side_bits must be a number, not str"),
+        (broken(side_bits=True), "side_bits must be a number, not bool"),
+        (broken(side_bits=torch.ones(3)), r"side_bits must be a number, not \(3,\)"),
+        (broken(y=torch.ones(1, 192, 8, 8) * 1j), "y must be real, not torch.complex64"),
+        (broken(mu=torch.ones(1) * 1j), "μ must be real, not torch.complex64"),
         (object(), "object is no codec that can be measured: it has no method analyse"),
+        (BlockTransform, "BlockTransform is a class; what it makes can be measured"),
+        (nn.Conv2d, "Conv2d is a class"),
     ],
 )
 def test_who_breaks_the_protocol_is_told_where(
@@ -168,6 +359,41 @@ def test_who_breaks_the_protocol_is_told_where(
         wf.limits(codec, [photo[:64, :64]])
 
 
+@pytest.mark.parametrize("side_bits", [np.float32(16), np.array([16]), torch.tensor(16.0), 16])
+def test_a_number_of_any_kind_is_one(side_bits: Any, photo: NDArray[np.uint8]) -> None:
+    row = wf.limits(broken(side_bits=side_bits), [photo[:16, :16]]).rows[0]
+    assert row["parts"]["side information"] == 16 / 256
+
+
+@pytest.mark.parametrize(
+    ("price", "problem"),
+    [
+        ("0.01", "price must be a number, not str"),
+        (-0.01, "price can't be -0.01"),
+        (0, "price can't be 0"),
+        (torch.inf, "price can't be inf"),
+        (torch.ones(2), r"price must be a number, not \(2,\)"),
+    ],
+)
+def test_a_price_is_a_positive_number(price: Any, problem: str, photo: NDArray[np.uint8]) -> None:
+    codec = BlockTransform()
+    codec.price = price  # type: ignore[attr-defined]
+    with pytest.raises(wf.CodecError, match=f"8×8 DCT: {problem}"):
+        wf.limits(codec, [photo[:16, :16]])
+
+
+def test_latents_have_as_many_channels_in_every_picture(photo: NDArray[np.uint8]) -> None:
+    class Broken(BlockTransform):
+        def analyse(self, x: Tensor) -> Analysis:
+            found = super().analyse(x)
+            return (
+                found if x.shape[2] == 16 else replace(found, y=found.y[:, :5], sigma=found.mu + 1)
+            )
+
+    with pytest.raises(wf.CodecError, match="y has 5 channels, and had 192 before"):
+        wf.limits(Broken(), [photo[:16, :16], photo[:24, :16]])
+
+
 @pytest.mark.parametrize(
     ("shown", "problem"),
     [
@@ -175,6 +401,7 @@ def test_who_breaks_the_protocol_is_told_where(
         (lambda x: x[..., :32], r"gave \(3, 64, 32\) for a picture of 64×64"),
         (lambda x: x * torch.nan, "not finite"),
         (lambda x: x.numpy(), "not ndarray"),
+        (lambda x: x * 1j, r"what synthesise\(\) gives must be real"),
     ],
 )
 def test_a_picture_that_is_none_is_refused(
@@ -201,6 +428,46 @@ def test_an_order_covers_every_latent_once(
 
     with pytest.raises(wf.CodecError, match=problem):
         wf.limits(Broken(), [photo[:64, :64]])
+
+
+@pytest.mark.parametrize(
+    ("method", "gives", "problem"),
+    [
+        ("order", None, r"order\(\) must give masks, not NoneType"),
+        ("order", [None], r"masks of order\(\) must be bool tensors, not NoneType"),
+        ("order", [torch.ones(1)], "bool tensors, not torch.float32"),
+        ("order", [torch.ones(3, 3) > 0], r"a mask of order\(\) has the shape \(3, 3\), and y"),
+        ("order", [torch.ones(2, 1, 1, 1, 1) > 0], "a mask of order"),
+        ("predict", torch.ones(2, 192, 8, 8), r"predict\(\) must give μ and σ, not \(2, 192"),
+        ("predict", None, r"predict\(\) must give μ and σ, not NoneType"),
+        ("predict", (torch.zeros(1),), r"predict\(\) must give μ and σ, not tuple"),
+        ("predict", (torch.zeros(1), 1.0), "σ must be a tensor, not float"),
+    ],
+)
+def test_a_context_that_breaks_the_protocol_is_told_where(
+    method: str, gives: Any, problem: str, photo: NDArray[np.uint8]
+) -> None:
+    codec = Checkerboard()
+    setattr(codec, method, lambda *given: gives)
+    with pytest.raises(wf.CodecError, match=f"8×8 DCT: .*{problem}"):
+        wf.limits(codec, [photo[:64, :64]])
+
+
+def test_half_a_context_is_none(photo: NDArray[np.uint8]) -> None:
+    class Half(BlockTransform):
+        order = Checkerboard.order
+
+    with pytest.raises(wf.CodecError, match=r"Half has no method predict\(\)"):
+        wf.limits(Half(), [photo[:64, :64]])
+
+
+def test_a_context_needs_no_name(photo: NDArray[np.uint8]) -> None:
+    class Nameless(Checkerboard):
+        name = property()  # type: ignore[assignment]
+
+    found, expected = (wf.limits(c, [photo[:64, :64]]) for c in (Nameless(), Checkerboard()))
+    assert found.codec == "Nameless"
+    assert [r.bpp for r in found.rungs] == [r.bpp for r in expected.rungs]
 
 
 def test_a_codec_of_one_rate_has_no_quality(photo: NDArray[np.uint8]) -> None:

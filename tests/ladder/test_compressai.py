@@ -5,9 +5,7 @@ With CompressAI itself, ``peer/compare.py`` does the same.
 
 from __future__ import annotations
 
-import itertools
-import time
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import waterfill as wf
+from waterfill.ladder import Analysis
 from waterfill.ladder.compressai import as_protocol, is_like_compressai
 
 M = 6
@@ -92,21 +91,38 @@ def test_a_hyperprior_is_measured_by_its_own_parts(outputs: int, photo: NDArray[
     assert ideal.parts["latents"] == pytest.approx(-float(mass.log2().sum()) / 7000, rel=1e-4)
 
 
-def test_pictures_side_by_side_leave_each_other_in_evaluation_mode(
+def test_a_live_model_is_in_evaluation_mode_for_one_picture_after_the_other(
     photo: NDArray[np.uint8],
 ) -> None:
-    model, modes, waits = Hyperprior().train(), [], itertools.cycle((0.01, 0.03, 0.05))
+    model, modes = Hyperprior().train(), []
+    model.gaussian_conditional.eval()  # as frozen
 
     def look(module: nn.Module, inputs: Any, output: Any) -> None:
-        time.sleep(next(waits))  # another thread leaves meanwhile
-        modes.append(module.training)
+        modes.append((module.training, threading.current_thread(), torch.get_num_threads()))
 
     model.g_a.register_forward_hook(look)
-    protocol, x = as_protocol(model), torch.zeros(1, 3, 64, 64)
-    with ThreadPoolExecutor(3) as pool:
-        list(pool.map(lambda _: protocol.analyse(x), range(12)))
-    assert modes == [False] * 12
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        wf.limits(model, [photo[:64, :64], photo[64:128, :64]])
+    finally:
+        torch.set_num_threads(threads)
+    assert set(modes) == {(False, threading.main_thread(), 2)}
     assert model.training
+    assert model.g_a.training
+    assert not model.gaussian_conditional.training
+
+
+def test_a_model_that_keeps_the_protocol_is_measured_by_that(photo: NDArray[np.uint8]) -> None:
+    class Own(Hyperprior):  # without a name, for which the class will do
+        def analyse(self, x: Tensor) -> Analysis:
+            return Analysis(torch.zeros(1, 1, 2, 2), torch.zeros(1), torch.ones(1), 32.0)
+
+        def synthesise(self, y_hat: Tensor) -> Tensor:
+            return torch.zeros(1, 3, 16, 16)
+
+    ideal = wf.limits(Own(), [photo[:16, :16]]).rungs[0]
+    assert ideal.parts["side information"] == 32 / 256
 
 
 def test_a_context_is_walked_in_causal_order(photo: NDArray[np.uint8]) -> None:

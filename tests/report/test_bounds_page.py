@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,30 @@ def test_every_point_is_drawn_under_the_name_of_what_it_is() -> None:
     assert traces["limits (genie-aided)"]["line"]["dash"] == "dash"
     open_ones = [s.endswith("-open") for s in traces["wgd (upper bound)"]["marker"]["symbol"]]
     assert open_ones == [True, False, False, False]  # within half a bit of its ceiling
+
+
+def test_bars_reach_from_one_end_of_the_interval_to_the_other() -> None:
+    curve = made_up("ais", Status.ESTIMATE, 0.0, None)
+    clipped = replace(curve.points[0], rate=0.02, interval=(0.0, 0.12))
+    outside = replace(curve.points[1], rate=0.3, interval=(0.4, 0.5))  # as quantiles may be
+    exact = replace(curve.points[2], interval=None)
+    points = (clipped, outside, exact, curve.points[3])
+    (trace,) = (
+        t
+        for t in figure_of(render_bounds([replace(curve, points=points)]))["data"]
+        if t["name"] == "ais (estimate)"
+    )
+    drawn = dict(
+        zip(
+            trace["y"],
+            zip(trace["error_y"]["arrayminus"], trace["error_y"]["array"], strict=True),
+            strict=True,
+        )
+    )
+    assert drawn[0.02] == pytest.approx((0.02, 0.1))
+    assert drawn[0.3] == pytest.approx((0.0, 0.2))
+    assert drawn[exact.rate] == (0.0, 0.0)
+    assert drawn[curve.points[3].rate] == pytest.approx((0.05, 0.05))
 
 
 def test_rows_of_the_table_say_which_are_genie_aided() -> None:

@@ -218,11 +218,36 @@ def test_genie_rungs_are_named_so_everywhere(html: str) -> None:
         assert trace["name"].endswith("(genie-aided)") == genie
         assert (trace["line"]["dash"] == "dash") == genie
 
-    hatched = {t["name"]: t["marker"]["pattern"]["shape"] != "" for t in bars(html)}
+    hatched = {t["name"]: "pattern" in t["marker"] for t in bars(html)}
     assert {name for name, is_hatched in hatched.items() if is_hatched} == {"genie-aided"}
     for trace in bars(html):
         for label in trace["x"]:
             assert ("genie-aided" in label) == (trace["name"] == "genie-aided")
+
+
+def without_files() -> Ladder:
+    """As of a codec that makes none."""
+    ladder = make_ladder()
+    parts = replace(ladder.decomposition, coder_overhead_bpp=0.0)
+    return replace(ladder, rungs=ladder.rungs[1:], decomposition=parts)
+
+
+def test_a_codec_without_files_has_none_in_its_report(html: str) -> None:
+    other = render(without_files())
+    for page, first in ((html, "bitstream"), (other, "ideal coder")):
+        labels = figure_of(page, "waterfall")["layout"]["xaxis"]["categoryarray"]
+        assert labels[0].replace("<br>", " ") == first
+        assert bars(page)[0]["name"] == f"rate of the {first}"
+        assert f"Waterfall in bits per pixel: {first} " in page
+        assert f"From the {first} to the genie-aided limit" in page
+    text = Page(other).text
+    for word in ("the file", "waterfill compress", "bitstream", "every byte"):
+        assert word in Page(html).text
+        assert word not in text
+    assert '<span class="badge badge-achieved">' in html
+    assert '<span class="badge badge-achieved">' not in other
+    widths = [t["line"]["width"] for t in figure_of(other, "curves")["data"]]
+    assert widths[0] > max(widths[1:])
 
 
 def bars(html: str) -> list[dict[str, Any]]:
@@ -274,7 +299,10 @@ def test_channels_are_those_that_spend_most(html: str) -> None:
     assert rounding["y"] == sorted(rounding["y"], reverse=True)
     total = np.add(told["y"], unknown["y"])
     assert total == pytest.approx(ladder.channels["+ context"][order])
-    assert "genie-aided" in unknown["name"]
+    for bar in (told, unknown):
+        assert "genie-aided" in bar["name"]
+        assert bar["marker"]["pattern"]["shape"]
+    assert told["marker"]["pattern"]["shape"] != unknown["marker"]["pattern"]["shape"]
 
 
 def test_curves_hold_every_point_with_units(html: str) -> None:

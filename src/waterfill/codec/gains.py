@@ -44,10 +44,13 @@ _REFERENCE = 4  # the quality at which gains start at 1
 
 def check_quality(quality: float) -> float:
     """Return ``quality`` as a float, or raise :class:`QualityError` unless 1 ≤ quality ≤ 8."""
+    no_number = f"quality must be a number, not {quality!r}"
+    if isinstance(quality, str | bool | np.bool_):  # which float() would take
+        raise QualityError(no_number)
     try:
         value = float(quality)
     except (TypeError, ValueError):
-        raise QualityError(f"quality must be a number, not {quality!r}") from None
+        raise QualityError(no_number) from None
     if not QUALITIES[0] <= value <= QUALITIES[-1]:
         raise QualityError(f"quality must lie in {QUALITIES[0]} … {QUALITIES[-1]}, not {quality}")
     return value

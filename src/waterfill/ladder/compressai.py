@@ -7,7 +7,6 @@ Recognised by their parts, not by their class: ``g_a``, ``g_s``, ``h_a``, ``h_s`
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from waterfill.errors import CodecError
-from waterfill.ladder.adapters import Analysis, TransformCodec
+from waterfill.ladder.adapters import Analysis, TransformCodec, evaluating
 
 __all__ = ["as_protocol", "is_like_compressai"]
 
@@ -53,37 +52,11 @@ def as_protocol(model: nn.Module) -> TransformCodec:
     return _Hyperprior(model)
 
 
-class _Evaluating:
-    """The model in evaluation mode while any thread is in here, and back when the last has left.
-
-    Pictures are measured side by side: one that put the mode back by itself would change it under
-    another.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model, self._lock = model, threading.Lock()
-        self._inside, self._training = 0, False
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._training = self._model.training
-                self._model.eval()
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._model.train(self._training)
-
-
 class _Hyperprior:
     """Scale and mean-scale hyperpriors."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model: Any = model
-        self._evaluating = _Evaluating(model)
         self.name = type(model).__name__
 
     def analyse(self, x: Tensor) -> Analysis:
@@ -91,7 +64,7 @@ class _Hyperprior:
         model = self._model
         height, width = (-side % _ALIGNMENT for side in x.shape[2:])
         device = next(model.parameters()).device
-        with self._evaluating:
+        with evaluating(self._model):
             y = model.g_a(F.pad(x, (0, width, 0, height), mode="replicate").to(device))
             z_hat, likelihoods = model.entropy_bottleneck(model.h_a(self._seen(y)))
             side_bits = -float(torch.log2(likelihoods.double()).sum())
@@ -122,7 +95,7 @@ class _Hyperprior:
 
     def synthesise(self, y_hat: Tensor) -> Tensor:
         """By the model's g_s."""
-        with self._evaluating:
+        with evaluating(self._model):
             x_hat: Tensor = self._model.g_s(y_hat.to(next(self._model.parameters()).device))
             return x_hat
 
@@ -148,7 +121,7 @@ class _WithContext(_Hyperprior):
     def predict(self, analysis: Analysis, y_hat: Tensor) -> tuple[Tensor, Tensor]:
         """By context_prediction and entropy_parameters."""
         model, features = self._model, analysis.mu
-        with self._evaluating:
+        with evaluating(self._model):
             near = model.context_prediction(y_hat.to(features.device))
             scales, means = model.entropy_parameters(torch.cat([features, near], 1)).chunk(2, 1)
         return means, self._bounded(scales)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -128,6 +129,11 @@ def decompose(curves: Curves, main: Mapping[str, Point]) -> Decomposition:
     curves, main
         As for :func:`rates_at_equal_psnr`.
     """
+    return replace(_split(curves, main), bd_rates=_bd_rates(curves))
+
+
+def _split(curves: Curves, main: Mapping[str, Point]) -> Decomposition:
+    """The terms alone, which is all that a resample is asked for."""
     at = rates_at_equal_psnr(curves, main)
     psnr = main[IDEAL].psnr
     achieved = at.get(BITSTREAM, at[IDEAL])
@@ -158,7 +164,6 @@ def decompose(curves: Curves, main: Mapping[str, Point]) -> Decomposition:
         tightest_group=group,
         tightest_group_bpp=math.nan if group is None else at[group],
         method=_METHODS[len(curves[IDEAL]) > 1],
-        bd_rates=_bd_rates(curves),
     )
 
 
@@ -245,7 +250,7 @@ def intervals(
             for name in names
             if name in main_of[0]
         }
-        found = decompose(curves, main)
+        found = _split(curves, main)
         terms.append([getattr(found, f"{term}_bpp") for term in TERMS])
     tail = 50.0 * (1.0 - _COVERAGE)
     whole = {t: column for t, column in zip(TERMS, np.array(terms).T, strict=True)}

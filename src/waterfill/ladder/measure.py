@@ -24,7 +24,7 @@ from waterfill.data.images import ImageLike, Picture, as_picture, pictures_in, s
 from waterfill.errors import ImageError
 from waterfill.evaluation.cache import fingerprint
 from waterfill.evaluation.metrics import mean_squared_error
-from waterfill.ladder.adapters import Adapted, TransformCodec
+from waterfill.ladder.adapters import Adapted, TransformCodec, keeps_protocol
 from waterfill.ladder.assemble import assemble
 from waterfill.ladder.compressai import as_protocol, is_like_compressai
 from waterfill.ladder.levels import STRENGTHS, activity_of, levels_of
@@ -55,12 +55,15 @@ _MAX_EXHIBITS = 4
 _SAMPLE_SIDE = 256
 
 
-def _levels(subject: Subject, setting: Setting, seed: int) -> Tensor:
+def _levels(subject: Subject, setting: Setting, channels: int, seed: int) -> Tensor:
     """Noise that each channel should bear: what costs least on a built-in photograph.
 
     A property of the decoder, known to both ends. Where the price of distortion is not known, all
     channels bear the same.
     """
+    flat = torch.full((channels,), WATER_LEVEL)
+    if not math.isfinite(setting.price):
+        return flat
     (sample,) = sample_pictures(["astronaut"])
     left = (sample.width - _SAMPLE_SIDE) // 2
     pixels = np.ascontiguousarray(sample.pixels[:_SAMPLE_SIDE, left : left + _SAMPLE_SIDE])
@@ -71,9 +74,6 @@ def _levels(subject: Subject, setting: Setting, seed: int) -> Tensor:
         picture = as_picture(pixels.mean(2).round().astype(np.uint8))
         sitting = subject.sit(picture, setting)
     (view,) = sitting.views
-    flat = torch.full((len(view.y),), WATER_LEVEL)
-    if not math.isfinite(setting.price):
-        return flat
     weights = sensitivity(sitting.reconstruct, view.rounded().y_hat, seed=seed)
     best, least = flat, math.inf
     for strength in STRENGTHS:
@@ -113,6 +113,7 @@ class _Shared:
     rows: Rows
     about: Mapping[str, Any]
     steps: _Progress
+    in_turn: bool
 
     def each(
         self, stage: str, steps_each: int, about: Any, items: Sequence[str], work: Work
@@ -125,7 +126,8 @@ class _Shared:
             if count < share:
                 self.steps.advance("measured before", (share - count) * steps_each)
 
-        return self.rows.each(stage, {**self.about, "from": about}, items, work, begin=begin)
+        told = {**self.about, "from": about}
+        return self.rows.each(stage, told, items, work, begin=begin, in_turn=self.in_turn)
 
 
 def _survey(subject: Subject, settings: Sequence[Setting], shared: _Shared) -> list[Moments]:
@@ -154,7 +156,7 @@ _Codecs = Codec | TransformCodec | nn.Module | str | os.PathLike[str]
 def _as_subject(codec: _Codecs) -> Subject:
     if isinstance(codec, Codec | str | os.PathLike):
         return OwnCodec(as_codec(codec))
-    if not isinstance(codec, TransformCodec) and is_like_compressai(codec):
+    if not keeps_protocol(codec) and is_like_compressai(codec):
         assert isinstance(codec, nn.Module)
         return Adapted(as_protocol(codec))
     return Adapted(cast(TransformCodec, codec))
@@ -198,7 +200,7 @@ def limits(
     ImageError
         If there is no picture, or one can't be used.
     QualityError
-        If a quality is out of range.
+        If a quality is out of range or no number, or there is none.
     CodecError
         If there is no such codec, or one of other make breaks the protocol; with ``shards``, for
         all of those, and for weights that no file holds.
@@ -209,7 +211,7 @@ def limits(
     subject = _as_subject(codec)
     settings, main = subject.settings(quality)
     items = pictures_in(images)
-    if not items or not settings:
+    if not items:
         raise ImageError("no pictures to measure")
     rungs = [rung for rung in LADDER if subject.has_files or rung.name != BITSTREAM]
 
@@ -219,20 +221,23 @@ def limits(
         "settings": [asdict(setting) for setting in settings],
         "seed": seed,
     }
+    all_threads = subject.in_turn or len(items) == 1
     per_picture = len(settings) * len(rungs)
     mine = len(range(rows.processes.rank, len(items), rows.processes.world))
     shared = _Shared(
         items,
         rows.identify(len(items), lambda index: _identity_of(_picture_of(items, index))),
         rows,
-        about | {"threads": torch.get_num_threads() if len(items) == 1 else 1},
+        about | {"threads": torch.get_num_threads() if all_threads else 1},
         _Progress(mine * (1 + per_picture), progress),
+        subject.in_turn,
     )
     moments = _survey(subject, settings, shared)
     levels = side_by_side(
-        lambda index, check: _levels(subject, settings[index], seed),
+        lambda index, check: _levels(subject, settings[index], len(moments[index].power), seed),
         len(settings),
         of=max(2, len(settings)),  # the same levels on any number of threads
+        in_turn=subject.in_turn,
     )
     known = [Known(m, level) for m, level in zip(moments, levels, strict=True)]
     measure = MeasurePicture(subject, settings, main, rungs, known, seed)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -19,7 +18,7 @@ from waterfill.codec.latents import Arrival, Latents
 from waterfill.codec.model import Codec, finish
 from waterfill.codec.noise import Noise
 from waterfill.data.images import Picture
-from waterfill.errors import CodecError
+from waterfill.errors import CodecError, QualityError
 
 __all__ = [
     "STEPS",
@@ -120,6 +119,11 @@ class Subject(Protocol):
         """Whether it makes files, or can only be estimated."""
         ...
 
+    @property
+    def in_turn(self) -> bool:
+        """Whether its pictures are measured one after the other, each with all threads."""
+        ...
+
     def identity(self) -> dict[str, Any]:
         """What the codec's rows are found again by; raises CodecError where nothing says so."""
         ...
@@ -204,6 +208,7 @@ class OwnCodec:
     """
 
     has_files = True
+    in_turn = False
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
@@ -233,10 +238,13 @@ class OwnCodec:
         if quality is None:
             chosen = [float(q) for q in QUALITIES if low <= q <= high] or [low]
         else:
-            # numpy's numbers are no float, and are taken wherever a quality is.
-            alone = isinstance(quality, Real) or getattr(quality, "ndim", 1) == 0
+            # Text, and an array or a tensor of one number, would be walked through.
+            several = isinstance(quality, Iterable) and not isinstance(quality, str)
+            alone = not several or getattr(quality, "ndim", 1) == 0
             asked = cast("Sequence[float]", [quality] if alone else quality)
             chosen = sorted({codec.check_quality(q) for q in asked})
+            if not chosen:
+                raise QualityError("no qualities to measure at")
         if low == high:
             return steps_around(low, lambda_of_quality(low))
         found = [Setting(q, 1.0, lambda_of_quality(q)) for q in chosen]

@@ -81,11 +81,19 @@ def _series(
     full = figures.symbol_of(index).removesuffix("-open")
     ordered = sorted(points, key=lambda p: p.distortion)
     name = f"{escape(curve.method)} ({status.value})"
-    reach = [p.interval[1] - p.rate if p.interval else 0.0 for p in ordered]
+    spans = [p.interval or (p.rate, p.rate) for p in ordered]
     figure.add_scatter(
         x=[p.distortion for p in ordered],
         y=[p.rate for p in ordered],
-        error_y={"type": "data", "array": [max(0.0, r) for r in reach], "color": colour},
+        error_y={
+            "type": "data",
+            "array": [max(0.0, high - p.rate) for p, (_, high) in zip(ordered, spans, strict=True)],
+            # An interval need not be symmetric: no rate is below 0.
+            "arrayminus": [
+                max(0.0, p.rate - low) for p, (low, _) in zip(ordered, spans, strict=True)
+            ],
+            "color": colour,
+        },
         name=name,
         legendgroup=name,
         mode="markers" if status is Status.LOWER or len(ordered) == 1 else "lines+markers",

@@ -9,8 +9,8 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from waterfill.ladder.result import Decomposition, Ladder
-from waterfill.ladder.rungs import BITSTREAM, CONTEXT, IDEAL, UNKNOWN_VARIANCE, Status
+from waterfill.ladder.result import Ladder
+from waterfill.ladder.rungs import CONTEXT, IDEAL, UNKNOWN_VARIANCE, Status
 from waterfill.report.text import number
 
 __all__ = [
@@ -166,7 +166,6 @@ def rate_distortion(ladder: Ladder) -> go.Figure:
     highest = ladder.decomposition.achieved_bpp
     for index, rung in enumerate(ladder.rungs):
         genie = rung.status == GENIE
-        achieved = rung.name == BITSTREAM
         colour = colour_of(index)
         name = escape(rung.name)
         figure.add_scatter(
@@ -179,7 +178,7 @@ def rate_distortion(ladder: Ladder) -> go.Figure:
             visible="legendonly" if rung.bpp_at_equal_psnr > _FAR * highest else True,
             line={
                 "color": colour,
-                "width": 4 if achieved else 2,
+                "width": 2 if index else 4,
                 "dash": "dash" if genie else "solid",
             },
             marker={"symbol": symbol_of(index), "size": 8, "color": colour},
@@ -239,8 +238,12 @@ class Step:
     genie: bool
 
 
-def steps(parts: Decomposition) -> tuple[Step, ...]:
-    """The way from the file to the genie-aided limit, column by column, signs as measured."""
+def steps(ladder: Ladder) -> tuple[Step, ...]:
+    """The way from the first rung to the genie-aided limit, column by column, signs as measured.
+
+    The first rung is the file, and the ideal coder of a codec that makes none.
+    """
+    parts = ladder.decomposition
     losses = (
         ("coder overhead", parts.coder_overhead_bpp, False),
         ("quantisation", parts.quantisation_bpp, False),
@@ -248,7 +251,7 @@ def steps(parts: Decomposition) -> tuple[Step, ...]:
         ("side information", parts.side_information_bpp, False),
         (f"variance ({GENIE})", parts.variance_bpp, True),
     )
-    columns = [Step("the file", 0.0, parts.achieved_bpp, False)]
+    columns = [Step(ladder.rungs[0].name, 0.0, parts.achieved_bpp, False)]
     level = parts.achieved_bpp
     for label, loss, genie in losses:
         columns.append(Step(label, level, -loss, genie))
@@ -257,8 +260,8 @@ def steps(parts: Decomposition) -> tuple[Step, ...]:
     return tuple(columns)
 
 
-def decomposition(parts: Decomposition) -> go.Figure:
-    """Waterfall from the file to the genie-aided limit at equal PSNR.
+def decomposition(ladder: Ladder) -> go.Figure:
+    """Waterfall from the first rung to the genie-aided limit at equal PSNR.
 
     Floating bars instead of plotly's own waterfall trace, which can't hatch single columns: what
     is genie-aided must not look like what is measured.
@@ -269,11 +272,11 @@ def decomposition(parts: Decomposition) -> go.Figure:
         Rate in bpp. A negative loss goes up. The line is the lowest rate that is achievable.
     """
     figure = blank("", "rate (bpp)", height=520)
-    columns = steps(parts)
+    parts, columns = ladder.decomposition, steps(ladder)
     labels = [_broken(column.label) for column in columns]
     last = len(columns) - 1
     groups = (
-        ("rate of the file", _INK, [0]),
+        (f"rate of the {escape(columns[0].label)}", _INK, [0]),
         ("loss of the codec", _LOSS, [i for i in range(1, last) if not columns[i].genie]),
         (GENIE, _GENIE_DARK, [i for i in range(1, last + 1) if columns[i].genie]),
     )
@@ -291,16 +294,9 @@ def decomposition(parts: Decomposition) -> go.Figure:
             ],
             textposition="outside",
             cliponaxis=False,
-            marker={
-                "color": _GENIE_LIGHT if genie else colour,
-                "line": {"color": colour, "width": 1.5},
-                "pattern": {
-                    "shape": "/" if genie else "",
-                    "fgcolor": colour,
-                    "bgcolor": _GENIE_LIGHT if genie else colour,
-                    "solidity": 0.25,
-                },
-            },
+            marker=_hatched("/")
+            if genie
+            else {"color": colour, "line": {"color": colour, "width": 1.5}},
             hovertemplate="%{x}<br>%{text} bpp<extra></extra>",
         )
     level = columns[0].change_bpp
@@ -329,6 +325,20 @@ def decomposition(parts: Decomposition) -> go.Figure:
     return figure
 
 
+def _hatched(shape: str) -> dict[str, Any]:
+    """How bars are filled that are genie-aided, in one of plotly's patterns."""
+    return {
+        "color": _GENIE_LIGHT,
+        "line": {"color": _GENIE_DARK, "width": 1.5},
+        "pattern": {
+            "shape": shape,
+            "fgcolor": _GENIE_DARK,
+            "bgcolor": _GENIE_LIGHT,
+            "solidity": 0.25,
+        },
+    }
+
+
 #: Channels that the figure has room for, those that spend most.
 _MOST_CHANNELS = 64
 
@@ -340,7 +350,7 @@ def channels(ladder: Ladder) -> go.Figure:
     -------
     go.Figure
         In bpp: what rounding spends, and in stacked bars what the test channel with a context
-        spends, of which the hatched part is for variances not known (genie-aided).
+        spends. Its split by whether variances are told is genie-aided, and hatched.
     """
     figure = blank("channel of the latents", "rate (bpp)", height=420)
     rounding = ladder.channels[IDEAL]
@@ -352,18 +362,14 @@ def channels(ladder: Ladder) -> go.Figure:
         x=labels,
         y=told.tolist(),
         name="context, variances told (genie-aided)",
-        marker={"color": _LOSS},
+        marker=_hatched("/"),
         hovertemplate="channel %{x}<br>%{y:.5f} bpp<extra></extra>",
     )
     figure.add_bar(
         x=labels,
         y=unknown.tolist(),
         name="variances not known (genie-aided)",
-        marker={
-            "color": _GENIE_LIGHT,
-            "line": {"color": _GENIE_DARK, "width": 1},
-            "pattern": {"shape": "/", "fgcolor": _GENIE_DARK, "bgcolor": _GENIE_LIGHT},
-        },
+        marker=_hatched("x"),
         hovertemplate="channel %{x}<br>%{y:.5f} bpp<extra></extra>",
     )
     figure.add_scatter(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from waterfill.ladder.result import Decomposition, Exhibit, Ladder, RungResult
-from waterfill.ladder.rungs import BITSTREAM, IDEAL
+from waterfill.ladder.rungs import BITSTREAM, IDEAL, Status
 from waterfill.report import figures
 from waterfill.report.figures import GENIE
 from waterfill.report.maps import ColourScale, crop_for_show, data_uri, diverging, sequential
@@ -43,12 +43,14 @@ def render(ladder: Ladder) -> str:
         doubts=_by_reason(rows),
         without_ms_ssim=_without_ms_ssim(ladder),
         settings=[point.label for point in ladder.rungs[-1].curve],
-        terms=_terms(ladder.decomposition),
+        first=ladder.rungs[0].name,
+        statuses=_statuses(ladder),
+        terms=_terms(ladder),
         term_names=TERM_NAMES,
-        steps=figures.steps(ladder.decomposition),
+        steps=figures.steps(ladder),
         figures={
             "curves": figures.plain(figures.rate_distortion(ladder)),
-            "waterfall": figures.plain(figures.decomposition(ladder.decomposition)),
+            "waterfall": figures.plain(figures.decomposition(ladder)),
             "channels": figures.plain(figures.channels(ladder)),
         },
         exhibits=[_exhibit(exhibit, genies) for exhibit in ladder.exhibits],
@@ -61,6 +63,22 @@ def _part_names(ladder: Ladder) -> list[str]:
     return list(dict.fromkeys(name for rung in ladder.rungs for name in rung.parts))
 
 
+#: What a rung's number is, in words.
+_STATUSES: dict[Status, str] = {
+    Status.ACHIEVED: "measured on the file, every byte counted.",
+    Status.ACHIEVED_IDEAL: "the symbols that the codec sends, at their ideal code length.",
+    Status.ACHIEVABLE: "a rate that some real coder reaches on average, at whatever complexity.",
+    Status.GENIE: "the decoder is told something for free that no real decoder can know; "
+    "it bounds R(D) in neither direction.",
+}
+
+
+def _statuses(ladder: Ladder) -> dict[str, str]:
+    """Of the rungs that there are, in the order of what they prove."""
+    there = {rung.status for rung in ladder.rungs}
+    return {status.value: text for status, text in _STATUSES.items() if status.value in there}
+
+
 #: Terms of the decomposition in words.
 TERM_NAMES: dict[str, str] = {
     "coder_overhead": "coder overhead",
@@ -71,13 +89,19 @@ TERM_NAMES: dict[str, str] = {
 }
 
 
-#: What gets some of a term back.
+#: What gets some of a term back in a codec of this package.
 _REMEDIES: dict[str, str] = {
     "coder_overhead": "nothing worth having: headers, and the last word of each tile",
     "quantisation": "better symbols for the same networks: waterfill compress --trellis --effort 8",
     "context": "a context in the codec's prior: architectures autoregressive, space-channel",
     "side_information": "a smaller hyper-latent, or a context that needs less of it",
     "variance": "a better prior, in part; what is left no decoder can know",
+}
+#: In one of other make, which has neither files nor this package's options.
+_REMEDIES_ELSEWHERE: dict[str, str] = _REMEDIES | {
+    "coder_overhead": "none is counted: the codec was measured without files",
+    "quantisation": "better symbols for the same networks: a trellis, or a search by their cost",
+    "context": "a context in the codec's prior",
 }
 
 
@@ -93,11 +117,13 @@ class _Term:
     interval: tuple[float, float] | None
 
 
-def _terms(parts: Decomposition) -> list[_Term]:
+def _terms(ladder: Ladder) -> list[_Term]:
+    parts = ladder.decomposition
+    remedies = _REMEDIES if ladder.rungs[0].name == BITSTREAM else _REMEDIES_ELSEWHERE
     return [
         _Term(
             name,
-            _REMEDIES[key] + (_by_trellis(parts) if key == "quantisation" else ""),
+            remedies[key] + (_by_trellis(parts) if key == "quantisation" else ""),
             key == "variance",
             bpp := getattr(parts, f"{key}_bpp"),
             100.0 * bpp / parts.achieved_bpp if parts.achieved_bpp else math.nan,
