@@ -225,6 +225,42 @@ def test_resuming_a_finished_run_changes_nothing_but_can_make_it_longer(
     assert steps == [4, 5]
 
 
+def test_resuming_without_a_step_leaves_the_weights_alone(photographs, tmp_path):
+    out = tmp_path / "run"
+    run(photographs, out, CONFIG, steps=2)
+    written = (out / WEIGHTS).read_bytes()
+    (out / WEIGHTS).write_bytes(b"whose they are")
+    for options in ({}, {"max_minutes": 0.0}):
+        run(photographs, out, dataclasses.replace(CONFIG, steps=2), resume=True, **options)
+        assert (out / WEIGHTS).read_bytes() == b"whose they are"
+    (out / WEIGHTS).unlink()
+    run(photographs, out, CONFIG, steps=2, resume=True)
+    tensors, again = (safetensors.torch.load(b) for b in (written, (out / WEIGHTS).read_bytes()))
+    assert all(torch.equal(tensors[name], again[name]) for name in tensors)
+
+
+def test_fewer_steps_than_are_done_are_refused(photographs, tmp_path):
+    out = tmp_path / "run"
+    run(photographs, out, CONFIG, steps=3)
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(TrainingError, match="has done 3 steps; 2 are fewer") as caught:
+        run(photographs, out, CONFIG, steps=2, resume=True)
+    assert "\n" not in str(caught.value)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_an_oracle_that_needs_no_bit_is_no_division_by_zero(photographs, tmp_path):
+    notes = []
+    run(
+        photographs, tmp_path / "run", CONFIG, objective="oracle-test-channel",
+        oracle_mode="paper", budget=1e9, steps=2, validate_every=1,
+        progress=lambda report: notes.append(report.note),
+    )  # fmt: skip
+    rate = _COLUMNS.index("validation_bpp") - 2  # of the columns, rows() leaves out two
+    assert [float(row[rate]) for row in rows(tmp_path / "run")] == [0.0, 0.0]
+    assert not any(note and "drifts" in note for note in notes)
+
+
 def test_metrics_keep_what_the_checkpoint_has_behind_it(photographs, tmp_path):
     out = tmp_path / "run"
     killed_at(5, photographs, out)  # rows: 3; checkpoint: 4

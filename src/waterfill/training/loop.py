@@ -234,6 +234,10 @@ class _Run:
             if facts["data"] != self.fingerprint:
                 raise TrainingError(f"{checkpoint}: made with other pictures than these")
             self.step, self._seconds_before = int(facts["step"]), float(facts["seconds"])
+            if self.step > self.config.steps:
+                raise TrainingError(
+                    f"{checkpoint}: has done {self.step} steps; {self.config.steps} are fewer"
+                )
             self._waited_before = float(facts["waited_seconds"])
             recent, self.shown, self.first = facts["recent"], facts["shown"], facts["first"]
             self.least_cost = facts["least_cost"]
@@ -249,6 +253,8 @@ class _Run:
             restore(tensors, self.objective, self.average, self.learner.adam)
         except ValueError as error:
             raise TrainingError(f"{checkpoint}: does not fit this config ({error})") from None
+        if self.folder.weights.exists():  # who holds them should not find others without a step
+            self._saved = self.step
         self._tell(note=f"resumed at step {self.step}")
 
     def begin(self) -> None:
@@ -432,6 +438,8 @@ class _Run:
         said = self._said_of_regulariser()
         if said:
             self._tell(note=said)
+        if min(first["bpp"], first["prior_bpp"], fresh["bpp"]) <= 0:  # no shares of nothing
+            return
         fell = 1.0 - fresh["bpp"] / first["bpp"]
         rose = fresh["prior_bpp"] / first["prior_bpp"] - 1.0
         if fell > 0 and rose > _DRIFT:
