@@ -204,12 +204,30 @@ def _show(bar: Progress, task: Any, last: dict[str, Any], report: Report) -> Non
     state = f"loss {report.loss:.4f}  {report.bpp:.3f} bpp  {report.psnr:.2f} dB"
     bar.update(task, completed=report.step, total=report.steps, state=state)
     last.update(step=report.step, loss=report.loss, bpp=report.bpp, psnr=report.psnr)
+    lines = []
     if report.validation:
         last["validation"] = report.validation
-        held_back = "  ".join(f"{k} {v:.3f}" for k, v in report.validation.items())
-        bar.console.print(f"step {report.step}: held back  {held_back}", highlight=False)
+        lines.append(f"step {report.step}: held back  {_held_back(report.validation)}")
     if report.note:
-        bar.console.print(report.note, markup=False, highlight=False)
+        lines.append(report.note)
+    for line in lines:
+        bar.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def _held_back(measured: dict[str, float]) -> str:
+    """What was measured of held-back pictures, with units: means, then each quality."""
+    parts = [
+        f"loss {measured['loss']:.4f}",
+        f"{measured['bpp']:.3f} bpp",
+        f"{measured['psnr']:.2f} dB",
+        f"prior {measured['prior_bpp']:.3f} bpp",
+    ]
+    for name, bpp in measured.items():
+        stem, _, quality = name.partition("@")
+        if stem == "bpp" and quality:
+            psnr = measured[f"psnr@{quality}"]
+            parts.append(f"quality {quality}: {bpp:.3f} bpp {psnr:.2f} dB")
+    return "  ".join(parts)
 
 
 def _print_presets() -> None:
