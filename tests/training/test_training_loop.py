@@ -20,7 +20,7 @@ from PIL import Image
 
 import waterfill as wf
 from waterfill.codec.config import CodecConfig
-from waterfill.errors import TrainingError, WaterfillError
+from waterfill.errors import Interrupted, TrainingError, WaterfillError
 from waterfill.files import held
 from waterfill.training import learner, loop
 from waterfill.training.config import TrainConfig
@@ -185,12 +185,26 @@ def test_a_signal_finishes_the_step_and_checkpoints(whole, photographs, tmp_path
         if report.step == 3:
             os.kill(os.getpid(), number)
 
-    path = run(photographs, out, CONFIG, progress=ask)
-    assert path == out / WEIGHTS
+    with pytest.raises(Interrupted) as caught:
+        run(photographs, out, CONFIG, progress=ask)
+    assert (caught.value.number, caught.value.finished) == (number, False)
+    assert caught.value.exit_code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     assert facts(out)["step"] == 3
+    assert wf.load_codec(out / WEIGHTS).config == TINY
     assert signal.getsignal(number) == before
     run(photographs, out, resume=True)
     assert_same_run(whole, out)
+
+
+def test_a_signal_at_the_last_step_finds_the_run_finished(photographs, tmp_path):
+    def ask(report):
+        if report.step == CONFIG.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted) as caught:
+        run(photographs, tmp_path / "run", CONFIG, progress=ask)
+    assert caught.value.finished
+    assert facts(tmp_path / "run")["step"] == CONFIG.steps
 
 
 def test_a_second_interrupt_does_not_wait(photographs, tmp_path):

@@ -9,7 +9,7 @@ import click
 
 from waterfill import __version__
 from waterfill.allocator import keep_large_blocks
-from waterfill.errors import WaterfillError
+from waterfill.errors import Interrupted, WaterfillError
 
 __all__ = ["app", "main"]
 
@@ -56,9 +56,10 @@ def run(arguments: list[str]) -> int:
             f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         )
         message = where + (error.strerror or str(error))
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:
         print("interrupted", file=sys.stderr)
-        return 130
+        cause = error.__cause__  # of click's own, what it made it of
+        return cause.exit_code if isinstance(cause, Interrupted) else 130
     except RuntimeError as error:
         if "allocate memory" not in str(error) and "out of memory" not in str(error):
             raise

@@ -24,7 +24,7 @@ from waterfill.cli.shared import (
     say,
     write_json,
 )
-from waterfill.errors import TrainingError, WaterfillError
+from waterfill.errors import Interrupted, TrainingError, WaterfillError
 from waterfill.files import check_writable
 
 if TYPE_CHECKING:
@@ -150,21 +150,29 @@ def train(
     if not config.data:
         raise TrainingError("on what? name photographs, a folder of them, or tar shards")
 
+    from waterfill.training.folder import RunFolder
     from waterfill.training.loop import train as run_training
 
     last: dict[str, Any] = {}
+    interrupted: Interrupted | None = None
     with progress_bar(TextColumn("{task.fields[state]}")) as bar:
         task = bar.add_task("training", total=config.steps, state="")
-        weights = run_training(
-            config,
-            out,
-            resume=resume,
-            max_minutes=max_minutes,
-            progress=lambda report: _show(bar, task, last, report),
-        )
+        try:
+            run_training(
+                config,
+                out,
+                resume=resume,
+                max_minutes=max_minutes,
+                progress=lambda report: _show(bar, task, last, report),
+            )
+        except Interrupted as stop:
+            interrupted = stop
     if last:  # empty in all processes but the first
+        weights = RunFolder(out).weights
         say(f"{weights}: step {last['step']} of {config.steps}")
         write_json(json_file, {"weights": str(weights), **last})
+    if interrupted is not None and not interrupted.finished:
+        raise interrupted
 
 
 def _base(preset: str | None, config_file: Path | None, out: Path, *, resume: bool) -> TrainConfig:
@@ -299,6 +307,9 @@ def _work_through(
         for path in copy_back(out, hand_back):
             say(str(path))
     write_json(json_file, {"experiments": [outcome.__dict__ for outcome in outcomes]})
+    stops = [outcome.stopped_by for outcome in outcomes if outcome.stopped_by is not None]
+    if stops and not all(outcome.finished for outcome in outcomes):
+        raise Interrupted(stops[0])
     failed = [outcome.name for outcome in outcomes if outcome.note.startswith("failed")]
     if failed:
         raise TrainingError(f"failed: {', '.join(failed)}")
