@@ -6,6 +6,7 @@ __all__ = [
     "BitstreamError",
     "CodecError",
     "ImageError",
+    "Interrupted",
     "QualityError",
     "TrainingError",
     "WaterfillError",
@@ -37,6 +38,28 @@ class QualityError(WaterfillError, ValueError):
 
 class TrainingError(WaterfillError):
     """A training run that can't start or go on."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, after what was done has been kept, or where there is nothing to keep.
+
+    Parameters
+    ----------
+    number
+        Of the signal.
+    finished
+        Whether nothing was left to do when it came.
+    """
+
+    def __init__(self, number: int, *, finished: bool = False) -> None:
+        super().__init__(number)
+        self.number = number
+        self.finished = finished
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell gives a program that ended so: 130 for Ctrl-C, 143 for SIGTERM."""
+        return 128 + self.number
 
 
 class DivergedError(TrainingError):

@@ -721,34 +721,74 @@ def test_train_says_what_it_misses(tmp_path, capsys, arguments, what):
     assert error.count("\n") == 1
 
 
-def test_ctrl_c_while_training_leaves_a_checkpoint_and_no_traceback(tmp_path, picture):
-    # The program interrupts itself at its third step: nothing here waits or guesses.
-    code = """if True:
-        import os, signal, sys
-        from waterfill.cli import main, training
-        plain = training._show
-        def show(bar, task, last, report):
-            plain(bar, task, last, report)
-            if report.step == 3:
-                os.kill(os.getpid(), signal.SIGINT)
-        training._show = show
-        main()
-    """
-    command = ["train", picture, "--out", tmp_path / "run", "--codec", "tiny", "--crop", "64"]
+# The program interrupts itself at its third step: nothing here waits or guesses.
+SELF_INTERRUPTED = """if True:
+    import os, sys
+    from waterfill.cli import main, training
+    plain = training._show
+    def show(bar, task, last, report):
+        plain(bar, task, last, report)
+        if report.step == 3:
+            os.kill(os.getpid(), number)
+    training._show = show
+    number = int(sys.argv.pop(1))
+    main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("queued", [False, True])
+def test_a_signal_while_training_leaves_a_checkpoint_and_says_so(tmp_path, picture, number, queued):
+    facts = tmp_path / "facts.json"
+    command = ["train", picture, "--out", tmp_path / "runs", "--json", facts]
+    run_folder = tmp_path / "runs"
+    if queued:
+        (tmp_path / "queue").mkdir()
+        for name in ("a", "b"):
+            (tmp_path / "queue" / f"{name}.toml").write_text(
+                "steps = 9\nbatch = 1\ncrop = 64\n[codec]\nn = 4\nm = 6\nhyper = 4"
+            )
+        command += ["--queue", tmp_path / "queue"]
+        run_folder /= "a"
+    else:
+        command += ["--codec", "tiny", "--crop", "64", "--batch", "1", "--steps", "9"]
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, command), "--batch", "1"],
+        [sys.executable, "-c", SELF_INTERRUPTED, str(int(number)), *map(str, command)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "step 3 of" in done.stdout
+    assert done.returncode == 128 + number, done.stderr
+    assert "step 3 of 9" in done.stdout
+    assert done.stderr.splitlines()[-1] == "interrupted"
     assert "Traceback" not in done.stderr
-    assert (tmp_path / "run" / "checkpoint.safetensors").is_file()
+    assert (run_folder / "checkpoint.safetensors").is_file()
+    told = json.loads(facts.read_text())
+    if queued:
+        assert "b: step 0 of 9  stopped before its turn" in done.stdout
+        assert [e["stopped_by"] for e in told["experiments"]] == [number, None]
+    else:
+        assert told["step"] == 3
 
 
-@pytest.mark.parametrize(
-    ("name", "returned", "said"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")]
-)
-def test_signals_elsewhere_are_one_line(tmp_path, picture, weights, name, returned, said):
+def test_time_that_is_up_is_no_interrupt(tmp_path, picture, capsys):
+    command = ["train", picture, "--out", tmp_path / "run", "--codec", "tiny", "--crop", "64"]
+    assert run([*map(str, command), "--batch", "1", "--max-minutes", "0"]) == 0
+    assert "step 0 of" in capsys.readouterr().out
+
+
+def test_what_is_held_back_is_told_in_one_line_with_units(tmp_path, picture, capsys):
+    command = ["train", picture, "--out", tmp_path / "run", "--codec", "tiny", "--crop", "64"]
+    assert run([*map(str, command), "--batch", "1", "--steps", "1"]) == 0
+    (line,) = (s for s in capsys.readouterr().err.splitlines() if s.startswith("step 1:"))
+    number = r"\d+\.\d+"
+    assert re.fullmatch(
+        rf"step 1: held back  loss {number}  {number} bpp  {number} dB  prior {number} bpp"
+        rf"(  quality (1|4\.5|8): {number} bpp {number} dB){{3}}",
+        line,
+    )
+
+
+@pytest.mark.parametrize(("name", "returned"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_signals_elsewhere_are_one_line(tmp_path, picture, weights, name, returned):
     code = f"""if True:
         import os, signal, sys
         from waterfill import cli
@@ -764,7 +804,7 @@ def test_signals_elsewhere_are_one_line(tmp_path, picture, weights, name, return
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == returned
-    assert done.stderr.strip() == said
+    assert done.stderr.strip() == "interrupted"
     assert list(tmp_path.iterdir()) == []
 
 

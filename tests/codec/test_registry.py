@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 import waterfill as wf
 from waterfill.codec import registry
+from waterfill.codec.config import CodecConfig
+from waterfill.codec.identity import identity
 from waterfill.codec.model import Codec
 from waterfill.codec.registry import PRESETS, save_codec
 
@@ -29,6 +32,59 @@ def test_a_saved_codec_codes_like_another_load_of_it(
     data = first.compress(photo, 4)
     assert data == second.compress(photo, 4)
     wf.decompress(data, codec=second)
+
+
+def test_saving_again_makes_the_same_file_and_other_facts_the_same_identity(
+    tiny: Codec, tmp_path: Path, photo: NDArray[np.uint8]
+) -> None:
+    facts = {f"fact {k}": str(k) for k in range(8)}
+    turned = dict(reversed(facts.items()))
+    paths = [tmp_path / f"{k}.safetensors" for k in range(3)]
+    for path, told in zip(paths, (facts, turned, {"seconds": "7 ½"}), strict=True):
+        save_codec(tiny, path, told)
+    one, again, other = (path.read_bytes() for path in paths)
+    assert one == again != other
+    assert [registry.read_codec(data, "")[1] for data in (one, other)] == [
+        facts,
+        {"seconds": "7 ½"},
+    ]
+    data = wf.load_codec(paths[0]).compress(photo[:24, :24])
+    assert wf.decompress(data, codec=paths[2]) == wf.decompress(data, codec=paths[0])
+    for path in paths:  # the library reads what we wrote
+        assert safetensors.torch.load_file(path).keys() >= tiny.state_dict().keys()
+
+
+def test_identity_is_of_the_architecture_and_of_every_tensor(tiny: Codec, tmp_path: Path) -> None:
+    path = tmp_path / "codec.safetensors"
+    save_codec(tiny, path, {})
+    tensors = safetensors.torch.load_file(path)
+    expected = identity(tiny.config, tensors)
+    assert wf.load_codec(path).weights_id == expected
+    assert identity(tiny.config, dict(reversed(tensors.items()))) == expected
+    assert identity(CodecConfig(**tiny.config.to_dict()), tensors) == expected
+    found = {expected, identity(replace(tiny.config, centred=False), tensors)}
+    for name, tensor in tensors.items():  # probability tables among them
+        changed = tensor.clone()
+        changed.view(-1)[-1] += 1
+        found.add(identity(tiny.config, tensors | {name: changed}))
+    bias = tensors.pop("g_a.0.bias")
+    for name, tensor in (
+        ("g_a.0.bias", bias.float()),
+        ("g_a.0.bias", bias.view(torch.int16)),
+        ("g_a.0.bias", bias[None]),
+        ("g_a.0.Bias", bias),
+    ):
+        found.add(identity(tiny.config, tensors | {name: tensor}))
+    assert len(found) == 2 + len(tensors) + 1 + 4
+
+
+def test_identity_is_the_same_on_a_machine_that_stores_high_bytes_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = torch.tensor([1, 2], dtype=torch.int16)
+    expected = identity(CodecConfig(), {"a": values})
+    monkeypatch.setattr("sys.byteorder", "big")
+    assert identity(CodecConfig(), {"a": 256 * values}) == expected
 
 
 def test_a_stream_is_bytes_or_a_file_and_its_codec_may_be_named(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from PIL import Image
 from waterfill.cli import run
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.registry import load_codec
-from waterfill.errors import WaterfillError
+from waterfill.errors import Interrupted, WaterfillError
 from waterfill.report.reproduction import render_reproduction
 from waterfill.reproduce import REPRODUCTIONS, Reproduction, Request, trained
 from waterfill.reproduce.architectures import layers_of
@@ -143,6 +145,20 @@ def test_without_photographs_nothing_is_trained(request_: Request) -> None:
         REPRODUCTIONS["fig4a"](replace(request_, photographs=[]))
     with pytest.raises(WaterfillError, match="scale"):
         Request(scale="huge")
+
+
+def test_a_signal_ends_the_training_and_is_passed_on(request_: Request) -> None:
+    signals = [signal.SIGTERM]
+
+    def ask(*_: object) -> None:
+        if signals:
+            os.kill(os.getpid(), signals.pop())
+
+    told = replace(request_, progress=ask)
+    with pytest.raises(Interrupted) as caught:
+        REPRODUCTIONS["fig4a"](told)
+    assert caught.value.exit_code == 143
+    assert len(list(request_.runs.glob("*/checkpoint.safetensors"))) == 1
 
 
 def test_full_scale_is_the_papers_settings() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from waterfill.training.experiments import (
     work_through,
 )
 from waterfill.training.folder import RunFolder
+from waterfill.training.loop import Report
 from waterfill.training.presets import PRESETS
 
 SMALL = """
@@ -127,21 +131,86 @@ def test_one_that_fails_does_not_stop_the_others(
     assert good.finished
 
 
+@pytest.mark.parametrize("error", [MemoryError, ZeroDivisionError, AssertionError, KeyError])
 def test_whatever_befalls_one_the_next_begins(
-    tmp_path: Path, photographs: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    photographs: str,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[Exception],
 ) -> None:
     folder = queue(tmp_path, big="priority = 1", good="")
     real = loop.train
 
     def train(config: TrainConfig, out: Path, **options: Any) -> Path:
         if out.name == "big":
-            raise MemoryError
+            raise error
         return real(config, out, **options)
 
     monkeypatch.setattr(experiments, "train", train)
     big, good = work_through(load_experiments(folder), tmp_path / "runs", data=[photographs])
-    assert big.note == "failed: MemoryError"
+    assert big.note == f"failed: {error.__name__}"
     assert good.finished
+
+
+def test_a_signal_ends_the_queue_with_a_checkpoint(tmp_path: Path, photographs: str) -> None:
+    folder, out = queue(tmp_path, a="", b=""), tmp_path / "runs"
+
+    def ask(name: str, report: Report) -> None:
+        if report.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    a, b = work_through(load_experiments(folder), out, data=[photographs], progress=ask)
+    assert (a.step, a.stopped_by) == (1, signal.SIGTERM)
+    assert (b.step, b.stopped_by, b.note) == (0, None, "stopped before its turn")
+    assert RunFolder(out / "a").checkpoint.exists()
+    again = work_through(load_experiments(folder), out, data=[photographs])
+    assert [(o.finished, o.stopped_by) for o in again] == [(True, None), (True, None)]
+
+
+def test_an_interrupt_that_insists_ends_the_queue_at_once(tmp_path: Path, photographs: str) -> None:
+    def insist(name: str, report: Report) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    found = load_experiments(queue(tmp_path, a="", b=""))
+    with pytest.raises(KeyboardInterrupt):
+        work_through(found, tmp_path / "runs", data=[photographs], progress=insist)
+
+
+def test_one_that_began_with_what_is_no_more_says_so(tmp_path: Path, photographs: str) -> None:
+    folder = queue(tmp_path, base="", fine='after = "base"', own='after = "base"\nstart = "START"')
+    out = tmp_path / "runs"
+    (folder / "own.toml").write_text(
+        (folder / "own.toml").read_text().replace("START", str(tmp_path / "start.safetensors"))
+    )
+
+    def outcomes() -> list[tuple[str, int, str]]:
+        return names(work_through(load_experiments(folder), out, data=[photographs]))
+
+    shutil.copy(_trained(tmp_path, photographs), tmp_path / "start.safetensors")
+    assert outcomes() == [("base", 2, ""), ("fine", 2, ""), ("own", 2, "")]
+    assert {note for *_, note in outcomes()} == {"finished before"}
+    weights = RunFolder(out / "fine").weights.read_bytes()
+    base = folder / "base.toml"
+    base.write_text(base.read_text().replace("steps = 2", "steps = 3"))
+    # What somebody names to start from, they may replace.
+    shutil.copy(RunFolder(out / "base").weights, tmp_path / "start.safetensors")
+    stale = "began with other weights than base has now"
+    for said in ("", "finished before"):
+        assert outcomes() == [
+            ("base", 3, said),
+            ("fine", 2, f"finished before; {stale}"),
+            ("own", 2, "finished before"),
+        ]
+    assert RunFolder(out / "fine").weights.read_bytes() == weights
+
+
+def _trained(tmp_path: Path, photographs: str) -> Path:
+    """Weights of the same architecture from elsewhere."""
+    (folder := tmp_path / "elsewhere").mkdir()
+    (folder / "other.toml").write_text("seed = 9" + SMALL)
+    work_through(load_experiments(folder), tmp_path / "others", data=[photographs])
+    return RunFolder(tmp_path / "others" / "other").weights
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,38 @@ def test_processes_train_what_leaves_a_prior_without_gradient(
 ) -> None:
     said = train(settings, tmp_path / "run", "--objective", "oracle-test-channel", processes=2)
     assert "step 6 of 6" in said
+
+
+def test_a_signal_to_one_process_stops_all_with_its_code(settings: Path, tmp_path: Path) -> None:
+    code = """if True:
+        import os, signal
+        from waterfill.cli import main, training
+        plain = training._show
+        def show(bar, task, last, report):
+            plain(bar, task, last, report)
+            if report.step == 2 and report.note is None:
+                os.kill(os.getpid(), signal.SIGTERM)
+        training._show = show  # of the first process, which alone reports
+        main()
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    command = [sys.executable, "-c", code, "train", "--config", str(settings)]
+    both = [
+        subprocess.Popen(
+            [*command, "--out", str(tmp_path / "run")],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, **environment, "MASTER_PORT": str(port), "RANK": rank,
+                 "LOCAL_RANK": rank},
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [143, 143], said
+    assert "step 2 of 6" in said[0][0]
+    assert (tmp_path / "run" / "checkpoint.safetensors").is_file()
 
 
 def test_a_queue_is_no_work_for_several_processes(settings: Path) -> None:

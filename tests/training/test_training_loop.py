@@ -20,7 +20,7 @@ from PIL import Image
 
 import waterfill as wf
 from waterfill.codec.config import CodecConfig
-from waterfill.errors import TrainingError, WaterfillError
+from waterfill.errors import Interrupted, TrainingError, WaterfillError
 from waterfill.files import held
 from waterfill.training import learner, loop
 from waterfill.training.config import TrainConfig
@@ -185,12 +185,26 @@ def test_a_signal_finishes_the_step_and_checkpoints(whole, photographs, tmp_path
         if report.step == 3:
             os.kill(os.getpid(), number)
 
-    path = run(photographs, out, CONFIG, progress=ask)
-    assert path == out / WEIGHTS
+    with pytest.raises(Interrupted) as caught:
+        run(photographs, out, CONFIG, progress=ask)
+    assert (caught.value.number, caught.value.finished) == (number, False)
+    assert caught.value.exit_code == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
     assert facts(out)["step"] == 3
+    assert wf.load_codec(out / WEIGHTS).config == TINY
     assert signal.getsignal(number) == before
     run(photographs, out, resume=True)
     assert_same_run(whole, out)
+
+
+def test_a_signal_at_the_last_step_finds_the_run_finished(photographs, tmp_path):
+    def ask(report):
+        if report.step == CONFIG.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted) as caught:
+        run(photographs, tmp_path / "run", CONFIG, progress=ask)
+    assert caught.value.finished
+    assert facts(tmp_path / "run")["step"] == CONFIG.steps
 
 
 def test_a_second_interrupt_does_not_wait(photographs, tmp_path):
@@ -223,6 +237,42 @@ def test_resuming_a_finished_run_changes_nothing_but_can_make_it_longer(
     longer = dataclasses.replace(CONFIG, steps=5)
     run(photographs, out, longer, resume=True, progress=lambda r: steps.append(r.step))
     assert steps == [4, 5]
+
+
+def test_resuming_without_a_step_leaves_the_weights_alone(photographs, tmp_path):
+    out = tmp_path / "run"
+    run(photographs, out, CONFIG, steps=2)
+    written = (out / WEIGHTS).read_bytes()
+    (out / WEIGHTS).write_bytes(b"whose they are")
+    for options in ({}, {"max_minutes": 0.0}):
+        run(photographs, out, dataclasses.replace(CONFIG, steps=2), resume=True, **options)
+        assert (out / WEIGHTS).read_bytes() == b"whose they are"
+    (out / WEIGHTS).unlink()
+    run(photographs, out, CONFIG, steps=2, resume=True)
+    tensors, again = (safetensors.torch.load(b) for b in (written, (out / WEIGHTS).read_bytes()))
+    assert all(torch.equal(tensors[name], again[name]) for name in tensors)
+
+
+def test_fewer_steps_than_are_done_are_refused(photographs, tmp_path):
+    out = tmp_path / "run"
+    run(photographs, out, CONFIG, steps=3)
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    with pytest.raises(TrainingError, match="has done 3 steps; 2 are fewer") as caught:
+        run(photographs, out, CONFIG, steps=2, resume=True)
+    assert "\n" not in str(caught.value)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_an_oracle_that_needs_no_bit_is_no_division_by_zero(photographs, tmp_path):
+    notes = []
+    run(
+        photographs, tmp_path / "run", CONFIG, objective="oracle-test-channel",
+        oracle_mode="paper", budget=1e9, steps=2, validate_every=1,
+        progress=lambda report: notes.append(report.note),
+    )  # fmt: skip
+    rate = _COLUMNS.index("validation_bpp") - 2  # of the columns, rows() leaves out two
+    assert [float(row[rate]) for row in rows(tmp_path / "run")] == [0.0, 0.0]
+    assert not any(note and "drifts" in note for note in notes)
 
 
 def test_metrics_keep_what_the_checkpoint_has_behind_it(photographs, tmp_path):

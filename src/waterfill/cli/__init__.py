@@ -11,7 +11,7 @@ import click
 
 from waterfill import __version__
 from waterfill.allocator import keep_large_blocks
-from waterfill.errors import WaterfillError
+from waterfill.errors import Interrupted, WaterfillError
 
 __all__ = ["app", "main"]
 
@@ -22,12 +22,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from waterfill.cli import bounds, coding, evaluate, limits, reproduce, training
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM: what is under way ends as by Ctrl-C, and keeps what it has."""
-
-
-def _terminate(*_: Any) -> None:
-    raise _Terminated
+def _terminate(number: int, _: Any) -> None:
+    """What is under way ends as by Ctrl-C, and keeps what it has."""
+    raise Interrupted(number)
 
 
 _NO_MEMORY = "not enough memory"
@@ -68,12 +65,10 @@ def run(arguments: list[str]) -> int:
             f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         )
         message = where + (error.strerror or str(error))
-    except (KeyboardInterrupt, click.Abort) as error:  # click makes one of the other
-        if isinstance(error, _Terminated) or isinstance(error.__cause__, _Terminated):
-            print("terminated", file=sys.stderr)
-            return 128 + signal.SIGTERM
+    except (KeyboardInterrupt, click.Abort) as error:
         print("interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        cause = error.__cause__  # of click's own, what it made it of
+        return cause.exit_code if isinstance(cause, Interrupted) else 130
     except RuntimeError as error:
         if "allocate memory" not in str(error) and "out of memory" not in str(error):
             raise

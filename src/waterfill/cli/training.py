@@ -25,7 +25,7 @@ from waterfill.cli.shared import (
     say,
     write_json,
 )
-from waterfill.errors import TrainingError, WaterfillError
+from waterfill.errors import Interrupted, TrainingError, WaterfillError
 from waterfill.files import check_writable
 
 if TYPE_CHECKING:
@@ -151,21 +151,29 @@ def train(
     if not config.data:
         raise TrainingError("on what? name photographs, a folder of them, or tar shards")
 
+    from waterfill.training.folder import RunFolder
     from waterfill.training.loop import train as run_training
 
     last: dict[str, Any] = {}
+    interrupted: Interrupted | None = None
     with progress_bar(TextColumn("{task.fields[state]}")) as bar:
         task = bar.add_task("training", total=config.steps, state="")
-        weights = run_training(
-            config,
-            out,
-            resume=resume,
-            max_minutes=max_minutes,
-            progress=lambda report: _show(bar, task, last, report),
-        )
+        try:
+            run_training(
+                config,
+                out,
+                resume=resume,
+                max_minutes=max_minutes,
+                progress=lambda report: _show(bar, task, last, report),
+            )
+        except Interrupted as stop:
+            interrupted = stop
     if last:  # empty in all processes but the first
+        weights = RunFolder(out).weights
         say(f"{weights}: step {last['step']} of {config.steps}")
         write_json(json_file, {"weights": str(weights), **last})
+    if interrupted is not None and not interrupted.finished:
+        raise interrupted
 
 
 def _base(preset: str | None, config_file: Path | None, out: Path, *, resume: bool) -> TrainConfig:
@@ -205,12 +213,30 @@ def _show(bar: Progress, task: Any, last: dict[str, Any], report: Report) -> Non
     state = f"loss {report.loss:.4f}  {report.bpp:.3f} bpp  {report.psnr:.2f} dB"
     bar.update(task, completed=report.step, total=report.steps, state=state)
     last.update(step=report.step, loss=report.loss, bpp=report.bpp, psnr=report.psnr)
+    lines = []
     if report.validation:
         last["validation"] = report.validation
-        held_back = "  ".join(f"{k} {v:.3f}" for k, v in report.validation.items())
-        bar.console.print(f"step {report.step}: held back  {held_back}", highlight=False)
+        lines.append(f"step {report.step}: held back  {_held_back(report.validation)}")
     if report.note:
-        bar.console.print(report.note, markup=False, highlight=False)
+        lines.append(report.note)
+    for line in lines:
+        bar.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def _held_back(measured: dict[str, float]) -> str:
+    """What was measured of held-back pictures, with units: means, then each quality."""
+    parts = [
+        f"loss {measured['loss']:.4f}",
+        f"{measured['bpp']:.3f} bpp",
+        f"{measured['psnr']:.2f} dB",
+        f"prior {measured['prior_bpp']:.3f} bpp",
+    ]
+    for name, bpp in measured.items():
+        stem, _, quality = name.partition("@")
+        if stem == "bpp" and quality:
+            psnr = measured[f"psnr@{quality}"]
+            parts.append(f"quality {quality}: {bpp:.3f} bpp {psnr:.2f} dB")
+    return "  ".join(parts)
 
 
 #: Columns of a table that goes to a file or to another program.
@@ -289,6 +315,9 @@ def _work_through(
         for path in copy_back(out, hand_back):
             say(str(path))
     write_json(json_file, {"experiments": [outcome.__dict__ for outcome in outcomes]})
+    stops = [outcome.stopped_by for outcome in outcomes if outcome.stopped_by is not None]
+    if stops and not all(outcome.finished for outcome in outcomes):
+        raise Interrupted(stops[0])
     failed = [outcome.name for outcome in outcomes if outcome.note.startswith("failed")]
     if failed:
         raise TrainingError(f"failed: {', '.join(failed)}")

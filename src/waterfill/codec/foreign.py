@@ -11,7 +11,6 @@ the weights:
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import re
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 from waterfill.bitstream.container import QUALITY_STEPS
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.gains import check_quality
+from waterfill.codec.identity import identity
 from waterfill.codec.model import Codec
 from waterfill.codec.priors import DeepFactorized, HyperLatent, MaskedContext, Prior
 from waterfill.codec.transforms import GDN
@@ -173,8 +173,7 @@ def from_compressai(
     Returns
     -------
     Codec
-        With its ``weights_id`` from names and values of its tensors: the same for the same weights,
-        however they were stored.
+        With the same ``weights_id`` for the same weights and quality, however they were stored.
 
     Raises
     ------
@@ -221,7 +220,7 @@ def from_compressai(
         raise CodecError(f"{label}: {next(iter(left.values()))[0]} is not part of such a codec")
 
     codec.load_state_dict(tensors, assign=True)
-    codec.weights_id = _identity(codec)
+    codec.weights_id = identity(config, tensors)
     codec.name = label
     return codec.eval()
 
@@ -348,12 +347,3 @@ def _converted(
     if convert is not None:
         found = convert(found.double()).float()
     return found.contiguous()
-
-
-def _identity(codec: Codec) -> bytes:
-    """Eight bytes that only these weights have."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(codec.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.numpy().astype("<f4").tobytes())
-    return digest.digest()[:8]

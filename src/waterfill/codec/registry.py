@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from waterfill.codec.foreign import (
     is_compressai,
     read_checkpoint,
 )
+from waterfill.codec.identity import identity
 from waterfill.codec.model import Codec
 from waterfill.data.images import MAX_PIXELS, bytes_in
 from waterfill.errors import BitstreamError, CodecError
@@ -102,7 +102,8 @@ def save_codec(codec: Codec, path: str | os.PathLike[str], facts: Mapping[str, s
     """Write a codec's weights as float16 safetensors, whole or not at all.
 
     Beside the weights lie the probability tables that are made of them by exponentials: whoever
-    loads the file codes with these, to the last bit.
+    loads the file codes with these, to the last bit. The same codec and facts make the same bytes,
+    and the codec has the same ``weights_id`` whatever the facts are.
 
     Parameters
     ----------
@@ -120,7 +121,20 @@ def save_codec(codec: Codec, path: str | os.PathLike[str], facts: Mapping[str, s
     for name in prior.table_names():
         for part, values in zip(_TABLE_PARTS, prior.tables(name).flat(), strict=True):
             tensors[f"{_TABLES}{name}.{part}"] = torch.from_numpy(values).int()
-    write_whole(path, safetensors.torch.save(tensors, metadata))
+    write_whole(path, _file_of(tensors, metadata))
+
+
+def _file_of(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file, the same bytes for the same content.
+
+    The library sorts tensors, but leaves metadata in an order that differs from call to call.
+    """
+    data = safetensors.torch.save(tensors)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8:end])}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # what follows is aligned
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def _seeded(config: CodecConfig, seed: int = 0) -> Codec:
@@ -164,6 +178,7 @@ def read_codec(
         if metadata.get(_FORMAT_KEY) != _FORMAT:
             raise CodecError(f"{label}: not the weights of a waterfill codec")
         config = CodecConfig(**json.loads(metadata["config"]))
+        weights_id = identity(config, tensors)
         tables = _stored_tables(tensors)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CodecError(f"{label}: not the weights of a waterfill codec ({error})") from None
@@ -181,7 +196,7 @@ def read_codec(
         len(table) != widths.get(name, config.hyper) for name, table in tables.items()
     ):
         raise CodecError(f"{label}: the probability tables don't fit the codec")
-    codec.weights_id = hashlib.sha256(data).digest()[:8]
+    codec.weights_id = weights_id
     codec.name = label
     facts = {k: v for k, v in metadata.items() if k not in (_FORMAT_KEY, "config")}
     return codec.eval(), facts

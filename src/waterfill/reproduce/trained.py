@@ -11,7 +11,7 @@ from typing import Any
 from waterfill.codec.channels import ChargedByPrior, GaussianTest, OracleGaussian, Rounding
 from waterfill.codec.registry import load_codec
 from waterfill.data.images import sample_pictures
-from waterfill.errors import WaterfillError
+from waterfill.errors import Interrupted, WaterfillError
 from waterfill.evaluation.curves import bd_rate
 from waterfill.evaluation.metrics import in_decibels
 from waterfill.ladder.decompose import efficient, mean_point
@@ -188,6 +188,8 @@ def train_all(request: Request, experiments: Sequence[Experiment]) -> None:
     ------
     WaterfillError
         If there is nothing to train on, or a training stops.
+    Interrupted
+        If Ctrl-C or SIGTERM stopped it; what was trained until then is kept.
     """
     steps = sum(e.config.steps for e in experiments)
     before = {e.name: 0 for e in experiments}
@@ -205,6 +207,8 @@ def train_all(request: Request, experiments: Sequence[Experiment]) -> None:
         experiments, request.runs, data=list(request.photographs), progress=advance
     )
     for outcome in outcomes:
+        if outcome.stopped_by is not None:
+            raise Interrupted(outcome.stopped_by)
         if not outcome.finished:
             raise WaterfillError(
                 f"{outcome.name}: step {outcome.step} of {outcome.steps} {outcome.note}".rstrip()

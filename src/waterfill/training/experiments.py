@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from waterfill.errors import TrainingError, WaterfillError
+from waterfill.codec.registry import load_codec
+from waterfill.errors import Interrupted, TrainingError
 from waterfill.files import write_whole
 from waterfill.training.checkpoint import load_facts
 from waterfill.training.config import TrainConfig, parse_toml
@@ -62,12 +63,13 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Where an experiment stands when time is up."""
+    """Where an experiment stands when time is up; ``stopped_by`` is the number of a signal."""
 
     name: str
     step: int
     steps: int
     note: str
+    stopped_by: int | None = None
 
     @property
     def finished(self) -> bool:
@@ -122,6 +124,14 @@ def _stands_at(folder: RunFolder) -> int:
     return step
 
 
+def _began_with_others(folder: RunFolder, start: str | None) -> bool:
+    """Whether a run is known to have begun with other weights than those of a file."""
+    began_with = folder.began_with
+    if began_with is None or start is None or not Path(start).exists():
+        return False
+    return load_codec(start).weights_id.hex() != began_with
+
+
 def work_through(
     experiments: Sequence[Experiment],
     out: str | Path,
@@ -132,8 +142,9 @@ def work_through(
 ) -> list[Outcome]:
     """Run what is unfinished until time is up.
 
-    An experiment that fails is reported, and the next one begins; Ctrl-C leaves a checkpoint and
-    ends the queue.
+    An experiment that fails is reported, and the next one begins; Ctrl-C or SIGTERM leaves a
+    checkpoint and ends the queue. One that began with other weights of another than are there now
+    is not trained again, but its note says so.
 
     Parameters
     ----------
@@ -152,7 +163,7 @@ def work_through(
     steps_of = {e.name: e.config.steps for e in experiments}
     waiting = list(experiments)
     outcomes: dict[str, Outcome] = {}
-    stopped = False
+    stopped_by: int | None = None
 
     def ready(experiment: Experiment) -> bool:
         before = experiment.after
@@ -173,12 +184,15 @@ def work_through(
         if experiment.after is not None and not config.start:
             start = RunFolder(Path(out) / experiment.after).weights
             config = config.with_values({"start": str(start)})
+        number: int | None = None
         try:
             step = _stands_at(folder)
             minutes = (ends - time.monotonic()) / 60
             if step >= steps_of[experiment.name]:
                 note = "finished before"
-            elif stopped or minutes < _LEAST_MINUTES:
+            elif stopped_by is not None:
+                note = "stopped before its turn"
+            elif minutes < _LEAST_MINUTES:
                 note = "no time left"
             else:
                 train(
@@ -189,14 +203,18 @@ def work_through(
                     progress=partial(progress, experiment.name),
                 )
                 step = _stands_at(folder)
-                # Ended early with time left: somebody asked for it.
-                stopped = step < config.steps and time.monotonic() < ends
-        except (WaterfillError, OSError, MemoryError, RuntimeError) as error:
+            if not experiment.config.start and _began_with_others(folder, config.start):
+                said = f"began with other weights than {experiment.after} has now"
+                note = f"{note}; {said}" if note else said
+        except Interrupted as stop:
+            number = stopped_by = stop.number
+            step = _stands_at(folder)
+        except Exception as error:
             # Whatever befell this one, the next has its own data, start and size.
             reason = " ".join(str(error).split()) or type(error).__name__
             note = f"failed: {reason}"
             torch.cuda.empty_cache()
-        outcomes[experiment.name] = Outcome(experiment.name, step, config.steps, note)
+        outcomes[experiment.name] = Outcome(experiment.name, step, config.steps, note, number)
     return [outcomes[e.name] for e in experiments]
 
 

@@ -63,6 +63,14 @@ class RunFolder:
         self._rows: list[str] = []
         self._board: Any = None
 
+    @property
+    def began_with(self) -> str | None:
+        """Identity of the weights that the run started from; None if of none, or unknown."""
+        try:
+            return str(self._starts()[0]["start"]["weights"])
+        except (IndexError, KeyError, TypeError):
+            return None
+
     @contextmanager
     def claimed(self, *, resume: bool) -> Iterator[None]:
         """Have the folder for oneself, if it holds a run that is to go on, or none otherwise.

@@ -23,7 +23,7 @@ from waterfill.codec.registry import save_codec
 from waterfill.codec.transforms import FilteredAnalysis, FilteredSynthesis
 from waterfill.data.crops import CropSource
 from waterfill.data.sets import PictureSet, open_pictures
-from waterfill.errors import DivergedError, TrainingError
+from waterfill.errors import DivergedError, Interrupted, TrainingError
 from waterfill.provenance import environment
 from waterfill.training.checkpoint import capture, load_checkpoint, restore, save_checkpoint
 from waterfill.training.config import TrainConfig
@@ -45,6 +45,9 @@ _MAX_SKIPPED_IN_A_ROW = 100
 _WATCHED = ("loss", "bpp", "psnr", "prior_bpp")
 #: What is recorded of training alone besides.
 _RECORDED = (*_WATCHED, *Objective.ASIDE)
+
+#: What stops a run with a checkpoint.
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 #: A held-back loss so many times above the last has left for good.
 _RUNAWAY = 10.0
@@ -71,18 +74,21 @@ class Report:
 
 
 @contextmanager
-def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a flag, so that a step and a checkpoint complete."""
-    asked = False
+def _deferred_interrupt() -> Iterator[Callable[[], int]]:
+    """Only note the first Ctrl-C or SIGTERM, so that a step and a checkpoint complete.
 
-    def ask(*_: object) -> None:
+    What it yields returns the signal's number, 0 before.
+    """
+    asked = 0
+
+    def ask(number: int, *_: object) -> None:
         nonlocal asked
         if asked:
             raise KeyboardInterrupt
-        asked = True
+        asked = number
 
     try:
-        old = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        old = {number: signal.signal(number, ask) for number in _SIGNALS}
     except ValueError:  # not the main thread: the caller deals with signals
         old = {}
     try:
@@ -113,7 +119,7 @@ def train(
     resume
         Go on from the checkpoint in ``out``.
     max_minutes
-        Stop, with a checkpoint, after this time. So does Ctrl-C.
+        Stop, with a checkpoint, after this time.
     progress
         Called after every step, in the first process.
 
@@ -126,6 +132,9 @@ def train(
         If a file can't be written; the last checkpoint survives.
     ImageError
         If there is nothing to train on.
+    Interrupted
+        After Ctrl-C or SIGTERM, in any of the processes, once the step is done and the checkpoint
+        written.
     """
     until = time.monotonic() + 60 * max_minutes
     folder = RunFolder(Path(out))
@@ -140,8 +149,11 @@ def train(
             run.begin()
             with _deferred_interrupt() as interrupted:
                 run.steps_while(lambda: not interrupted() and time.monotonic() < until)
+                number = run.agreed(interrupted())
         finally:
             folder.close()
+    if number:
+        raise Interrupted(number, finished=run.step >= config.steps)
     return folder.weights
 
 
@@ -234,6 +246,10 @@ class _Run:
             if facts["data"] != self.fingerprint:
                 raise TrainingError(f"{checkpoint}: made with other pictures than these")
             self.step, self._seconds_before = int(facts["step"]), float(facts["seconds"])
+            if self.step > self.config.steps:
+                raise TrainingError(
+                    f"{checkpoint}: has done {self.step} steps; {self.config.steps} are fewer"
+                )
             self._waited_before = float(facts["waited_seconds"])
             recent, self.shown, self.first = facts["recent"], facts["shown"], facts["first"]
             self.least_cost = facts["least_cost"]
@@ -249,6 +265,8 @@ class _Run:
             restore(tensors, self.objective, self.average, self.learner.adam)
         except ValueError as error:
             raise TrainingError(f"{checkpoint}: does not fit this config ({error})") from None
+        if self.folder.weights.exists():  # who holds them should not find others without a step
+            self._saved = self.step
         self._tell(note=f"resumed at step {self.step}")
 
     def begin(self) -> None:
@@ -300,6 +318,10 @@ class _Run:
             notes.append(f"{self.skipped} steps were skipped: not finite")
         if notes or not self._told:
             self._tell(note="; ".join(notes) or None)
+
+    def agreed(self, number: int) -> int:
+        """The signal that any of the processes has met, SIGTERM before Ctrl-C, or 0."""
+        return max(each * (self._sum(number == each) > 0) for each in _SIGNALS)
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
@@ -432,6 +454,8 @@ class _Run:
         said = self._said_of_regulariser()
         if said:
             self._tell(note=said)
+        if min(first["bpp"], first["prior_bpp"], fresh["bpp"]) <= 0:  # no shares of nothing
+            return
         fell = 1.0 - fresh["bpp"] / first["bpp"]
         rose = fresh["prior_bpp"] / first["prior_bpp"] - 1.0
         if fell > 0 and rose > _DRIFT:
