@@ -107,7 +107,7 @@ def _print(found: Reproduction) -> None:
     for table in found.tables:
         grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
         for index, column in enumerate(table.columns):
-            grid.add_column(column, min_width=None if index else _FIRST)
+            grid.add_column(column, min_width=None if index else _FIRST, overflow="fold")
         for row in table.rows:
             grid.add_row(*map(str, row), style="magenta" if "genie-aided" in row else None)
         if table.title != found.title:
