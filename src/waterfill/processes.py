@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -72,7 +73,18 @@ def connect(
         precision=precision,  # type: ignore[arg-type]
     )
     fabric.launch()
+    if world > 1:
+        atexit.register(_part)
     return fabric
+
+
+def _part() -> None:
+    """Leave the others: what still listens for them as the interpreter ends would abort it."""
+    from torch import distributed
+
+    # Fabric does so itself where GPUs are connected.
+    if distributed.is_initialized() and distributed.get_backend() == "gloo":
+        distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)
