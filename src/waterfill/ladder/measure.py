@@ -232,10 +232,9 @@ def limits(
         _Progress(mine * (1 + per_picture), progress),
         subject.in_turn,
     )
-    surveyed = iter(_survey(subject, [s for s in settings if not s.beside], shared))
-    first = next(surveyed)
-    # Rungs that are measured beside ask for no moments, only for how many channels there are.
-    moments = [first if s.beside or not k else next(surveyed) for k, s in enumerate(settings)]
+    moments = _survey(subject, [s for s in settings if not s.beside], shared)
+    # Settings beside come last; their rungs ask for no moments, only how many channels there are.
+    moments += moments[:1] * (len(settings) - len(moments))
     levels = side_by_side(
         lambda index, check: _levels(subject, settings[index], len(moments[index].power), seed),
         len(settings),

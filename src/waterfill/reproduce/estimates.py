@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from waterfill.data.sources import Source
-from waterfill.estimators.curve import NEAR_CEILING_BITS
-from waterfill.estimators.method import FitThenScore, Run
+from waterfill.estimators.curve import Status
+from waterfill.estimators.method import Finding, FitThenScore, Run
 from waterfill.evaluation.cache import Cache
 from waterfill.reproduce.result import Request
 
@@ -80,11 +80,15 @@ def estimates(
             row = {"findings": [dataclasses.asdict(one) for one in read]}
             cache.put(key, row)
         for which, one in zip(judges, row["findings"], strict=True):
-            nats = max(0.0, one["lagrangian"] - one["slope"] * one["distortion"])
-            half = 0.5 * (one["interval"][1] - one["interval"][0])
-            ceiling = one["ceiling"]
-            near = ceiling is not None and nats > ceiling - NEAR_CEILING_BITS * math.log(2.0)
+            found = Finding(**one | {"status": Status(one["status"])})
+            low, high = found.interval or (math.nan, math.nan)
+            ceiling = found.ceiling
             points[which].append(
-                Reading(one["distortion"], nats / math.log(2.0), half / math.log(2.0), near)
+                Reading(
+                    found.distortion,
+                    found.rate / math.log(2.0),
+                    0.5 * (high - low) / math.log(2.0),
+                    found.near_ceiling,
+                )
             )
     return Estimates(points, ceiling and ceiling / math.log(2.0))

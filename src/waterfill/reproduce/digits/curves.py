@@ -137,7 +137,7 @@ ESTIMATORS: Mapping[str, Mapping[str, tuple[FitThenScore, Sequence[int]]]] = {
     "mini": {
         "sandwich": (
             SandwichUpper(hidden=200, latent=64, steps=600, batch=128),
-            (1, 2, 3, 4, 5, 7),
+            READ_AT,
         ),
         "NERD": (
             Nerd(steps=80, training_atoms=2048, batch=256, hidden=128, samples=_READ),
@@ -151,7 +151,7 @@ ESTIMATORS: Mapping[str, Mapping[str, tuple[FitThenScore, Sequence[int]]]] = {
     "night": {
         "sandwich": (
             SandwichUpper(hidden=400, latent=64, steps=4000, batch=128),
-            (1, 2, 3, 4, 5, 7),
+            READ_AT,
         ),
         "NERD": (
             Nerd(steps=250, training_atoms=4096, batch=256, hidden=256, samples=_READ),
