@@ -81,6 +81,15 @@ def test_theory_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_loading_a_codec_loads_no_compiler() -> None:
+    """Some arithmetic on the meta device, where codecs are built, imports one: two seconds."""
+    code = (
+        "import sys; from waterfill.codec.registry import load_codec; load_codec('default'); "
+        "assert not {'torch._dynamo', 'torch.fx.experimental.symbolic_shapes'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_lazy_names_are_listed_and_no_listing_loads_torch() -> None:
     code = (
         "import sys, waterfill; names = dir(waterfill); "

@@ -8,6 +8,7 @@ and a fractional quality lies between two vectors.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -97,12 +98,9 @@ class Gains(nn.Module):
         self.log2_gain: nn.Parameter | None = None
         self.log2_inverse: nn.Parameter | None = None
         if not fixed:
-            start = torch.tensor(
-                [exponent * math.log2(lam / LAMBDAS[_REFERENCE - 1]) for lam in LAMBDAS]
-            )
-            table = start[:, None].repeat(1, channels)
-            self.log2_gain = nn.Parameter(table.clone())
-            self.log2_inverse = nn.Parameter(-table)
+            start = [exponent * math.log2(lam / LAMBDAS[_REFERENCE - 1]) for lam in LAMBDAS]
+            self.log2_gain = nn.Parameter(_rows(start, channels))
+            self.log2_inverse = nn.Parameter(_rows([-value for value in start], channels))
 
     def forward(self, quality: Tensor) -> tuple[Tensor, Tensor]:
         """log₂ gain and log₂ inverse gain, each (B, C, 1, 1), for qualities of shape (B,)."""
@@ -124,6 +122,10 @@ class Gains(nn.Module):
             _interpolated(self.log2_gain, quality, self.channels),
             _interpolated(self.log2_inverse, quality, self.channels),
         )
+
+
+def _rows(values: Sequence[float], channels: int) -> Tensor:
+    return torch.tensor(values)[:, None].expand(-1, channels).contiguous()
 
 
 def _interpolated(table: Tensor | None, quality: float, channels: int) -> NDArray[np.int64]:

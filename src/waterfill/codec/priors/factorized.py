@@ -65,7 +65,8 @@ class DeepFactorized(nn.Module):
             start = math.log(math.expm1(1.0 / scale / outputs))
             self.matrices.append(nn.Parameter(torch.full((channels, outputs, inputs), start)))
             # Distinct biases break the symmetry; drawn from the global generator like all else.
-            self.biases.append(nn.Parameter(torch.rand(channels, outputs, 1) - 0.5))
+            bias = nn.init.uniform_(torch.empty(channels, outputs, 1), -0.5, 0.5)
+            self.biases.append(nn.Parameter(bias))
         for outputs in self._WIDTHS[1:-1]:
             self.factors.append(nn.Parameter(torch.zeros(channels, outputs, 1)))
 
