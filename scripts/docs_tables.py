@@ -184,6 +184,23 @@ def anchors() -> str:
     return "\n".join([head, "", columns, "|---|---|---|---|---|---|", *rows])
 
 
+def times() -> str:
+    """What the whole ladder takes, from its start to its report."""
+    stored = json.loads((RESULTS.parent / "limits.json").read_text(encoding="utf-8"))
+    facts = stored["environment"]
+    rows = [
+        f"| {name} | {row['seconds']:.0f} s | {row['seconds_per_megapixel']:.1f} s "
+        f"| {row['peak_mib']:.0f} MiB |"
+        for name, row in stored["rows"].items()
+    ]
+    head = (
+        f"Quality {stored['quality']:g}, `benchmarks/limits.py`, "
+        f"seed {facts['seed']}, {facts['machine']}, {facts['date']}:"
+    )
+    columns = "| | from start to report | for a megapixel | peak memory |"
+    return "\n".join([head, "", columns, "|---|---|---|---|", *rows])
+
+
 def made(name: str) -> str:
     """What belongs between the marks of this name."""
     kind, _, rest = name.partition(" ")
