@@ -245,6 +245,8 @@ LOWER = {"k": 64, "steps": 2, "repeats": 4}
         ("gaussian", "ba", {"slopes": [1e300]}, "slopes must lie in"),
         ("gaussian", "ba", {"slopes": [1e-300]}, "slopes must lie in"),
         ("gaussian", "ba", {"slopes": [1e20], "cells": 400}, r"slope of 1e\+20.* smaller slopes"),
+        ("gaussian", "limits", {"fit": 1}, "2 samples"),
+        ("gaussian", "ais", {"fit": 1}, "2 samples"),
         ("gaussian", "ba", {"slopes": [1e17], "cells": 400}, "smaller slopes"),
         ("gaussian", "wgd", {"slopes": [1e25], "particles": 9, "steps": 2}, "smaller slopes"),
         ("gaussian:n=70", "wgd", {"slopes": [1e9], "particles": 9, "steps": 2}, "smaller slopes"),

@@ -216,6 +216,10 @@ class AnnealedImportance(Method):
     name = "ais"
     may_be_zero = ("hidden",)
 
+    def __post_init__(self) -> None:
+        if self.fit < 2:
+            raise WaterfillError("ais: a linear decoder takes 2 samples at least to fit")
+
     def curve(self, source: Source, slopes: Sequence[float], run: Run) -> Iterator[Finding]:
         """All slopes from one run."""
         continuous(source, self.name)
