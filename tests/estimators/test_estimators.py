@@ -279,6 +279,13 @@ def test_what_can_not_be_done_is_said_in_one_line(
     assert "\n" not in str(caught.value)
 
 
+def test_what_single_precision_cant_tell_apart_is_no_perfect_copy() -> None:
+    samples = 1e8 + np.random.default_rng(0).standard_normal((60, 2))
+    (point,) = wf.bounds(samples, "sandwich-upper", [1.0], steps=1, hidden=0, batch=16).points
+    # h(X) is that of two Gaussians: R ≥ log₂(1/D) for D the error of each.
+    assert point.rate > math.log2(1.0 / point.distortion) - 0.5
+
+
 def test_samples_and_slopes_come_as_lists_tensors_or_one_number() -> None:
     samples = np.random.default_rng(0).standard_normal((60, 2)).astype(np.float32)
     small = {"particles": 8, "steps": 5, "seed": 1}
