@@ -47,6 +47,23 @@ def test_files_cost_what_is_estimated_and_decode_to_the_encoders_pixels(
     assert np.array_equal(decoded, expected)
 
 
+def test_priors_look_at_parts_that_have_arrived_alone(
+    codec: Codec, photo: NDArray[np.uint8]
+) -> None:
+    latents = codec.latents(shown_to(codec, photo[:96, :96]))
+    found = latents.through(GaussianTest(), Noise(1))
+    parts = int(found.part.max()) + 1
+    assert (parts == 1) == (codec.config.context == "none")
+    assert found.part.unique().tolist() == list(range(parts))
+    for number in {0, parts // 2, parts - 1}:
+        now = found.part >= number
+        y = torch.where(now, latents.y + 9.0, latents.y)
+        other = dataclasses.replace(latents, y=y).through(GaussianTest(), Noise(1))
+        assert torch.equal(other.part, found.part)
+        for before, after in ((found.mu, other.mu), (found.sigma, other.sigma)):
+            assert torch.equal(before[found.part <= number], after[found.part <= number])
+
+
 def test_the_pipeline_of_training_estimates_the_files_bits(
     codec: Codec, photo: NDArray[np.uint8]
 ) -> None:

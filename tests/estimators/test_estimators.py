@@ -245,6 +245,9 @@ LOWER = {"k": 64, "steps": 2, "repeats": 4}
         ("gaussian", "ba", {"slopes": [1e300]}, "slopes must lie in"),
         ("gaussian", "ba", {"slopes": [1e-300]}, "slopes must lie in"),
         ("gaussian", "ba", {"slopes": [1e20], "cells": 400}, r"slope of 1e\+20.* smaller slopes"),
+        ("gaussian", "limits", {"fit": 1}, "2 samples"),
+        ("gaussian", "ais", {"fit": 1}, "2 samples"),
+        ("gaussian", "ba", {"slopes": [1e17], "cells": 400}, "smaller slopes"),
         ("gaussian", "wgd", {"slopes": [1e25], "particles": 9, "steps": 2}, "smaller slopes"),
         ("gaussian:n=70", "wgd", {"slopes": [1e9], "particles": 9, "steps": 2}, "smaller slopes"),
         ("gaussian", "sandwich-lower", {"slopes": [1e20], **LOWER}, "smaller slopes"),
@@ -274,6 +277,13 @@ def test_what_can_not_be_done_is_said_in_one_line(
     with pytest.raises(WaterfillError, match=message) as caught:
         wf.bounds(source, method, **more)
     assert "\n" not in str(caught.value)
+
+
+def test_what_single_precision_cant_tell_apart_is_no_perfect_copy() -> None:
+    samples = 1e8 + np.random.default_rng(0).standard_normal((60, 2))
+    (point,) = wf.bounds(samples, "sandwich-upper", [1.0], steps=1, hidden=0, batch=16).points
+    # h(X) is that of two Gaussians: R ≥ log₂(1/D) for D the error of each.
+    assert point.rate > math.log2(1.0 / point.distortion) - 0.5
 
 
 def test_samples_and_slopes_come_as_lists_tensors_or_one_number() -> None:

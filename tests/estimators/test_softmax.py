@@ -59,3 +59,13 @@ def test_far_away_nothing_overflows() -> None:
     x, y, log_w = data()
     found = means(x + 1e4, y, 100.0, log_w)
     assert all(torch.isfinite(part).all() for part in found)
+
+
+def test_what_all_vectors_have_in_common_costs_no_digits() -> None:
+    x, y, log_w = (part.float() for part in data(m=200, d=100))
+    near, centre, errors = means(x, y, 5.0, log_w)
+    far = means(x + 300.0, y + 300.0, 5.0, log_w)
+    # What is left is the rounding of the vectors themselves, 2e-5 of each number.
+    torch.testing.assert_close(far[0], near, rtol=0.0, atol=0.1)
+    torch.testing.assert_close(far[1], centre + 300.0, rtol=0.0, atol=0.02)
+    torch.testing.assert_close(far[2], errors, rtol=0.0, atol=0.02)

@@ -95,6 +95,14 @@ def test_both_conventions_of_psnr(result: Evaluation) -> None:
         assert point.ms_ssim == similar[0]
 
 
+def test_by_ms_ssim_rates_too_are_of_the_pictures_that_have_one(result: Evaluation) -> None:
+    rows = [r for r in result.rows if r.codec == "jpeg" and r.has_ms_ssim]
+    expected = np.array([(r.bpp, in_decibels(r.ms_ssim)) for r in rows])
+    assert result.points("jpeg", metric="ms_ssim") == pytest.approx(expected)
+    assert result.curve("jpeg", metric="ms_ssim")[0].pictures == 1
+    assert not len(result.points("jpeg", "drawings", "ms_ssim"))
+
+
 def test_domains_are_apart_and_together(result: Evaluation) -> None:
     assert set(result.domains) == {"photos", "drawings"}
     both = [result.points("jpeg", domain)[:, 0] for domain in ("photos", "drawings")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,11 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import waterfill as wf
+from waterfill.codec.channels import WATER_LEVEL
 from waterfill.codec.model import Codec
+from waterfill.data.images import as_picture
 from waterfill.ladder import Analysis, measure
-from waterfill.ladder.adapters import _pieces
-from waterfill.ladder.rungs import BITSTREAM, LADDER
-from waterfill.ladder.subjects import STEPS
+from waterfill.ladder.adapters import Adapted, _pieces
+from waterfill.ladder.context import FittedContext
+from waterfill.ladder.rungs import BITSTREAM, LADDER, Known, _posterior
+from waterfill.ladder.subjects import STEPS, Setting
+from waterfill.ladder.variances import Moments
 from waterfill.row_shards import InMemory, Record
 
 
@@ -499,3 +504,18 @@ def test_pieces_of_an_order_are_every_latent_once() -> None:
             found[channels, where] += 1
         assert len(pieces) == count
         assert torch.equal(found.reshape(now.shape), now.float())
+
+
+def test_with_a_context_no_latent_foretells_itself(photo: NDArray[np.uint8]) -> None:
+    # The second colour's prior hears of the first, which must not hear back through it.
+    (view,) = Adapted(Checkerboard()).sit(as_picture(photo[:64, :64]), Setting(math.nan)).views
+    known = Known(Moments(np.zeros(1), 1, 1), torch.full((len(view.y),), WATER_LEVEL))
+    context = FittedContext((0.1, 0.5, 0.25, 0.5, -0.25))
+    before = context.predict(_posterior(view, known, 1, 0)[0])
+    for at in [(0, 2, 2), (0, 2, 3)]:
+        kept = float(view.y[at])
+        view.y[at] += 20.0
+        after = context.predict(_posterior(view, known, 1, 0)[0])
+        view.y[at] = kept
+        assert not torch.equal(after[1], before[1])
+        assert [plane[at] for plane in after] == [plane[at] for plane in before]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,6 +123,33 @@ def test_only_what_has_arrived_is_looked_at() -> None:
             for c, i, j in differs
         )
         assert differs or (row, column, channel) == (6, 8, 2)
+
+
+def test_of_what_arrives_with_a_later_part_nothing_is_known() -> None:
+    # A checkerboard whose second colour comes last, and channels that come in reverse.
+    rows, columns = torch.arange(6)[:, None], torch.arange(8)[None, :]
+    colour = ((rows + columns) % 2).expand(3, 6, 8)
+    reverse = torch.tensor([2, 1, 0])[:, None, None].expand(3, 6, 8)
+    context = FittedContext((0.1, 0.5, 0.25, 0.5, -0.25))
+    tile = sent(gaussian_field(torch.full((3, 6, 8), 4.0)), torch.full((3, 6, 8), 4.0))
+    for part in (colour.int(), reverse.int()):
+        ordered = replace(tile, part=part)
+        for last in (1, 2):
+            late = part >= last
+            other = replace(
+                ordered,
+                received=torch.where(late, 100.0, tile.received),
+                variance=torch.where(late, 9.0, tile.variance),
+            )
+            for before, after in zip(context.predict(ordered), context.predict(other), strict=True):
+                assert torch.equal(before[~late], after[~late])
+    # Of parts that arrive in raster order, channels innermost, all is known as without any.
+    raster = torch.arange(144, dtype=torch.int32).reshape(6, 8, 3).permute(2, 0, 1)
+    for part in (raster, torch.zeros(3, 6, 8, dtype=torch.int32)):
+        for found, plain in zip(
+            context.predict(replace(tile, part=part)), context.predict(tile), strict=True
+        ):
+            assert torch.equal(found, plain)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e6])

@@ -69,15 +69,39 @@ def test_decomposition_adds_up_to_the_gap(learned: Ladder) -> None:
 
 def test_an_interval_of_every_term_holds_the_measured_value(learned: Ladder) -> None:
     d = learned.decomposition
-    assert d.intervals.keys() == set(TERMS)
-    for term, (low, high) in d.intervals.items():
+    curves, main = _of_pictures(learned)
+    found = decompose.intervals(4 * curves, 4 * main, seed=0)
+    assert found.keys() == set(TERMS)
+    for term, (low, high) in found.items():
         value = getattr(d, f"{term}_bpp")
         assert low - 1e-6 <= value <= high + 1e-6, term
+
+
+def test_of_few_pictures_no_interval_is_given(learned: Ladder) -> None:
+    assert learned.decomposition.intervals == {}
+    curves, main = _of_pictures(learned)
+    assert decompose.intervals((4 * curves)[:7], (4 * main)[:7], seed=0) == {}
 
 
 def test_resamples_are_not_asked_for_what_nobody_reads(
     learned: Ladder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    curves, main = _of_pictures(learned)
+    expected = decompose.intervals(4 * curves, 4 * main, seed=0)
+
+    def unasked(*curves: object) -> float:
+        raise AssertionError
+
+    monkeypatch.setattr(decompose, "bd_rate", unasked)
+    assert decompose.intervals(4 * curves, 4 * main, seed=0) == expected
+    monkeypatch.setattr(decompose, "bd_rate", lambda *curves: 1.0)
+    assert set(decompose.decompose(curves[0], main[0]).bd_rates.values()) == {1.0}
+
+
+def _of_pictures(
+    learned: Ladder,
+) -> tuple[list[dict[str, list[Point]]], list[dict[str, Point]]]:
+    """Curves of each picture, and its points at the ladder's quality."""
     curves, main = [], []
     for image in learned.images:
         rows = [row for row in learned.rows if row["image"] == image["name"]]
@@ -85,14 +109,7 @@ def test_resamples_are_not_asked_for_what_nobody_reads(
         of = {n: [_point(row) for row in rows if row["rung"] == n] for n in names}
         curves.append(of)
         main.append({n: p for n, ps in of.items() for p in ps if p.quality == learned.quality})
-
-    def unasked(*curves: object) -> float:
-        raise AssertionError
-
-    monkeypatch.setattr(decompose, "bd_rate", unasked)
-    assert decompose.intervals(curves, main, seed=0) == learned.decomposition.intervals
-    monkeypatch.setattr(decompose, "bd_rate", lambda *curves: 1.0)
-    assert set(decompose.decompose(curves[0], main[0]).bd_rates.values()) == {1.0}
+    return curves, main
 
 
 def _point(row: dict[str, Any]) -> Point:

@@ -206,7 +206,8 @@ class KnownVariances:
 
     def through(self, channel: Channel, noise: Noise) -> Arrival:
         mu, sigma = torch.zeros_like(self.y), self.sigma.expand_as(self.y)
-        return Arrival(*channel(self.y, Gaussian(mu, sigma), noise), mu, sigma)
+        at_once = torch.zeros(mu.shape, dtype=torch.int32)
+        return Arrival(*channel(self.y, Gaussian(mu, sigma), noise), mu, sigma, at_once)
 
     def rounded(self) -> Arrival:
         return self.through(Rounding(), Noise(0))

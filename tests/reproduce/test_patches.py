@@ -17,7 +17,7 @@ from waterfill.errors import WaterfillError
 from waterfill.estimators.nerd import Nerd
 from waterfill.estimators.sandwich import SandwichUpper
 from waterfill.estimators.wgd import WassersteinDescent
-from waterfill.reproduce import REPRODUCTIONS, Request, patches
+from waterfill.reproduce import REPRODUCTIONS, Request, estimates, patches
 from waterfill.reproduce.patches import PatchBound, bounds_on_patches, gap_at_equal_psnr
 
 _DEVIATION = 24.0
@@ -58,6 +58,22 @@ def test_white_noise_costs_what_theory_says(asked: Request) -> None:
         )
     assert bound.ceiling is None
     assert not any(bound.at_ceiling)
+
+
+def test_readings_of_another_program_are_made_anew(
+    asked: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patches, "QUALITIES_READ", (3,))
+    steps: list[str] = []
+    told = replace(asked, progress=lambda done, total, what: steps.append(what))
+    first = bounds_on_patches(told, [Picture("a", noise(7))])
+    assert steps
+    steps.clear()
+    assert bounds_on_patches(told, [Picture("a", noise(7))]) == first
+    assert not steps
+    monkeypatch.setattr(estimates, "identity", lambda: {"code": "another"})
+    assert bounds_on_patches(told, [Picture("a", noise(7))]) == first
+    assert steps
 
 
 def test_figure_5a_draws_bounds_on_patches_with_their_ceilings(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import signal
 from dataclasses import replace
@@ -22,6 +23,7 @@ from waterfill.errors import Interrupted, WaterfillError
 from waterfill.report.reproduction import render_reproduction
 from waterfill.reproduce import REPRODUCTIONS, Reproduction, Request, trained
 from waterfill.reproduce.architectures import layers_of
+from waterfill.reproduce.result import said
 from waterfill.training.config import TrainConfig
 
 
@@ -127,9 +129,14 @@ def test_figure_4b_has_codecs_of_its_own_for_ms_ssim(
 ) -> None:
     small = REPRODUCTIONS["fig4b-ms-ssim"](request_)
     assert all(np.isnan(line.y).all() for line in small.lines)
-    found = REPRODUCTIONS["fig4b-ms-ssim"](
-        replace(request_, pictures=[np.tile(photo, (2, 2, 1))[:176, :176]], photographs=[])
+    assert small.verdicts[0].verdict == "not resolved"
+    large = np.tile(photo, (2, 2, 1))[:176, :176]
+    found, mixed = (
+        REPRODUCTIONS["fig4b-ms-ssim"](replace(request_, pictures=pictures, photographs=[]))
+        for pictures in ([large], [photo[:64, :64], large])
     )
+    # Rates of a picture without MS-SSIM don't go with the others'.
+    assert mixed.lines == found.lines
     names = {path.name for path in request_.runs.iterdir()}
     assert names == {f"mini-{n}-ms-ssim" for n in ("baseline", "joint", "joint-context")}
     assert found.axes[1] == "MS-SSIM (dB)"
@@ -138,6 +145,12 @@ def test_figure_4b_has_codecs_of_its_own_for_ms_ssim(
     full = trained.experiments_of("full", ["joint-context"], trained.MS_SSIM)
     assert {one.config.distortion for one in full} == {"ms-ssim"}
     assert full[0].after == "full-baseline-ms-ssim-q1"
+
+
+def test_claims_that_rest_on_what_is_missing_are_not_resolved() -> None:
+    assert said(True, -1.0, -2.0) == "reproduced"
+    assert said(False, -1.0, 2.0) == "not reproduced"
+    assert said(False, -1.0, math.nan) == "not resolved"
 
 
 def test_without_photographs_nothing_is_trained(request_: Request) -> None:

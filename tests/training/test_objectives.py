@@ -18,6 +18,7 @@ from waterfill.training.objectives import (
     GenieAided,
     Objective,
     RateDistortion,
+    distortion_cost,
     objective_of,
     weighted_cost,
 )
@@ -149,6 +150,16 @@ def test_ms_ssim_is_charged_by_its_own_weight() -> None:
     cost = losses.bpp + torch.tensor([2.4, 220.0]) * (1.0 - similarity)
     expected = (relative_step(one.quality) * cost).mean()
     assert float(losses.loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-4)
+
+
+def test_ms_ssim_is_computed_in_single_precision_whatever_networks_are() -> None:
+    torch.manual_seed(0)
+    x = torch.rand(1, 3, 192, 192)
+    x_hat = 0.5 + 0.01 * torch.rand(1, 3, 192, 192)
+    quality = torch.full((1,), 3.0)
+    expected = distortion_cost("ms-ssim", x_hat, x, quality)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(distortion_cost("ms-ssim", x_hat, x, quality), expected)
 
 
 def ms_ssim_of(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -46,12 +47,21 @@ class Arrival(NamedTuple):
         Of each latent.
     mu, sigma
         Mean and deviation that the prior gave them, in steps.
+    part
+        Number of the part that each arrives with, int32: its prior looks at those before alone.
     """
 
     y_hat: Tensor
     bits: Tensor
     mu: Tensor
     sigma: Tensor
+    part: Tensor
+
+    @classmethod
+    def blank(cls, shape: Sequence[int]) -> Arrival:
+        """Planes (M, h, w) to fill in part by part."""
+        y_hat, bits, mu, sigma = (torch.zeros(shape) for _ in range(4))
+        return cls(y_hat, bits, mu, sigma, torch.zeros(shape, dtype=torch.int32))
 
 
 @dataclass(frozen=True)
@@ -167,12 +177,13 @@ class Latents:
         What the prior predicts, the channel takes for Gaussian: a density of another kind is stood
         for by the Gaussian with its mean and variance.
         """
-        arrival = Arrival(*(torch.zeros(self.y.shape) for _ in Arrival._fields))
+        arrival, numbers = Arrival.blank(self.y.shape), count()
 
         def exchange(part: Part, predicted: Prediction) -> Tensor:
             known = predicted.gaussian
             crossing = of_channels(channel, part.channels)(part.take(self.y), known, noise)
-            values = (crossing.y_hat, crossing.bits, known.mu, known.sigma)
+            number = torch.full(crossing.bits.shape, next(numbers), dtype=torch.int32)
+            values = (*crossing, known.mu, known.sigma, number)
             for plane, value in zip(arrival, values, strict=True):
                 part.put(plane, value)
             return crossing.y_hat.double() - predicted.centre
@@ -181,10 +192,10 @@ class Latents:
         return arrival
 
     def rounded(self) -> Arrival:
-        """Rounding, at the ideal code length of the symbols that are coded; no μ and σ."""
+        """Rounding, at the ideal code length of the symbols that are coded; no more is told."""
         coded = self.quantised
         nothing = torch.empty(0)
-        return Arrival(coded.y_hat, torch.from_numpy(coded.bits).float(), nothing, nothing)
+        return Arrival(coded.y_hat, torch.from_numpy(coded.bits).float(), nothing, nothing, nothing)
 
 
 def decoded_latents(

@@ -180,7 +180,7 @@ class AnnealedImportance(Method):
     −E ln Z_λ(X), which lies above the source's own. Chains go through all slopes in one run; E ln Ẑ
     ≤ ln Z, so F is over-estimated, but D is self-normalised and biased, so that R is an estimate.
     Round one adapts step sizes; round two keeps them and draws anew. On simulated data a backward
-    run bounds ln Z from the other side: the gap is in each point's note.
+    run bounds ln Z from the other side: the gap is in the note of the point at the largest slope.
 
     The decoder is linear, the Gaussian of the largest principal components; or, with ``hidden``
     units, that of a β-VAE with a Gaussian prior, trained at the middle of the slopes. For one of
@@ -215,6 +215,10 @@ class AnnealedImportance(Method):
 
     name = "ais"
     may_be_zero = ("hidden",)
+
+    def __post_init__(self) -> None:
+        if self.fit < 2:
+            raise WaterfillError("ais: a linear decoder takes 2 samples at least to fit")
 
     def curve(self, source: Source, slopes: Sequence[float], run: Run) -> Iterator[Finding]:
         """All slopes from one run."""

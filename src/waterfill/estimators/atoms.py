@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from waterfill.data.sources import Source
@@ -43,8 +44,17 @@ def score(
         How many to draw; a source that is stored may have fewer.
     certificate
         Of the finite problem that the atoms came from.
+
+    Raises
+    ------
+    OverflowError
+        If rounding could take a nat or more from λ‖x − y‖².
     """
     x = run.tensor(source.fresh(samples, run.rng(FRESH))).to(atoms.dtype)
+    # Distances are differences of squares, whose rounding λ makes larger.
+    farthest = float((x - atoms.mean(0)).square().sum(1).max())
+    if slope * farthest * torch.finfo(x.dtype).eps > 1.0:
+        raise OverflowError("λ‖x − y‖² is lost in rounding")
     log_sum, _, errors = means(x, atoms, slope, log_weights)
     lagrangian, interval = mean_interval(-log_sum)
     return Finding(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from waterfill.data.sources import Source
+from waterfill.errors import WaterfillError
 from waterfill.estimators.curve import Status
 from waterfill.estimators.method import (
     FRESH,
@@ -42,6 +43,10 @@ class TransformLimits(SlopeBySlope):
     samples: int = 50_000
 
     name = "limits"
+
+    def __post_init__(self) -> None:
+        if self.fit < 2:
+            raise WaterfillError("limits: components take 2 samples at least to fit")
 
     def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
         """The upper bound, the oracle, and the lower bound of sources that have one."""

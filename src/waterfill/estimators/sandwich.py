@@ -105,11 +105,15 @@ class Autoencoder(nn.Module):
         return lambda z: model.decode(mean + deviation * z)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """KL in nats and squared error of each sample, (m) each."""
-        q = self.posterior(x)
+        """KL in nats and squared error of each sample, (m) each.
+
+        Networks work in single precision. The error is that of the samples as they are: rounded
+        together, far from the origin, both could be the same.
+        """
+        q = self.posterior(x.float())
         z = q.sample()
         kl = cast(Prior, self.prior).divergence(q, z)
-        return kl, (self.decode(z) - x).square().sum(1)
+        return kl, (self.decode(z).to(x.dtype) - x).square().sum(1)
 
 
 def _covariance(centred: Tensor) -> Tensor:
@@ -199,7 +203,7 @@ class SandwichUpper(FitThenScore):
 
         def scorer(judge: Source) -> Finding:
             with torch.no_grad():
-                x = run.tensor(judge.fresh(count, run.rng(FRESH))).float()
+                x = run.tensor(judge.fresh(count, run.rng(FRESH)))
                 read = [model(part) for part in torch.split(x, _CHUNK)]
             kl, error = (torch.cat(part).double() for part in zip(*read, strict=True))
             lagrangian, interval = mean_interval(kl + slope * error)

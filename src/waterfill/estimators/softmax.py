@@ -38,12 +38,15 @@ def posteriors(
         Rows; ln Σ_j w_j exp(−λ‖x_i − y_j‖²) of each (r); and Q (r, n), whose memory the next block
         takes again.
     """
+    # Distances are differences of squares: far from the origin nothing would be left of them.
+    origin = y.mean(0)
+    y = y - origin
     bias = log_weights - slope * y.square().sum(1)
     y_t = y.T
     rows = max(1, min(len(x), block // len(y)))
     memory = x.new_empty(rows, len(y))
     for start in range(0, len(x), rows):
-        part = x[start : start + rows]
+        part = x[start : start + rows] - origin
         scores = memory[: len(part)]
         torch.addmm(bias, part, y_t, alpha=2.0 * slope, out=scores)
         top = scores.amax(1, keepdim=True)
@@ -67,14 +70,16 @@ def means(
     x: Tensor, y: Tensor, slope: float, log_weights: Tensor, *, block: int = BLOCK
 ) -> tuple[Tensor, Tensor, Tensor]:
     """ln Σ as in :func:`log_partition`, with Σ_j Q y_j (m, d) and Σ_j Q ‖x_i − y_j‖² (m)."""
+    origin = y.mean(0)
+    y = y - origin
     squares = y.square().sum(1)
     logs, centres, errors = [], [], []
-    for rows, log_sum, q in posteriors(x, y, slope, log_weights, block=block):
+    for rows, log_sum, q in posteriors(x - origin, y, slope, log_weights, block=block):
         centre = q @ y
         spread = q @ squares - centre.square().sum(1)
         logs.append(log_sum)
-        centres.append(centre)
-        errors.append(spread.clamp_min(0.0) + (x[rows] - centre).square().sum(1))
+        centres.append(centre + origin)
+        errors.append(spread.clamp_min(0.0) + (x[rows] - origin - centre).square().sum(1))
     return torch.cat(logs), torch.cat(centres), torch.cat(errors)
 
 

@@ -136,15 +136,24 @@ class Evaluation:
                 found[row.setting].append(row)
         return found
 
-    def curve(self, codec: str, domain: str | None = None) -> tuple[Summary, ...]:
-        """Mean curve of a codec, on all pictures or on those of a domain."""
-        return tuple(summarise(rows) for rows in self._rows(codec, domain).values())
+    def curve(
+        self, codec: str, domain: str | None = None, metric: Metric = "psnr"
+    ) -> tuple[Summary, ...]:
+        """Mean curve of a codec, on all pictures or on those of a domain.
+
+        By MS-SSIM its rates, too, are means over the pictures large enough to have one, if any is.
+        """
+        by_setting = list(self._rows(codec, domain).values())
+        if metric == "ms_ssim":
+            by_setting = [[r for r in rows if r.has_ms_ssim] or rows for rows in by_setting]
+        return tuple(summarise(rows) for rows in by_setting)
 
     def points(
         self, codec: str, domain: str | None = None, metric: Metric = "psnr"
     ) -> NDArray[np.float64]:
         """Its (bpp, dB) as (n, 2), without settings that lose nothing or have no MS-SSIM."""
-        pairs = [(point.bpp, point.quality(metric)) for point in self.curve(codec, domain)]
+        points = self.curve(codec, domain, metric)
+        pairs = [(point.bpp, point.quality(metric)) for point in points]
         return np.array([p for p in pairs if math.isfinite(p[1])], float).reshape(-1, 2)
 
     def _stack(self, codec: str, domain: str | None, metric: Metric) -> NDArray[np.float64]:

@@ -53,6 +53,11 @@ class Row:
     encode_seconds: float
     decode_seconds: float
 
+    @property
+    def has_ms_ssim(self) -> bool:
+        """Whether the picture is large enough for it."""
+        return not math.isnan(self.ms_ssim)
+
     def quality(self, metric: Metric) -> float:
         """PSNR, or MS-SSIM in dB."""
         return self.psnr if metric == "psnr" else in_decibels(self.ms_ssim)
@@ -103,7 +108,7 @@ def summarise(rows: Sequence[Row]) -> Summary:
     """
     if len({(row.codec, row.setting) for row in rows}) != 1:
         raise WaterfillError("means are of rows of one codec at one setting")
-    similar = [row.ms_ssim for row in rows if not math.isnan(row.ms_ssim)]
+    similar = [row.ms_ssim for row in rows if row.has_ms_ssim]
     ms_ssim = float(np.mean(similar)) if similar else math.nan
     mse = float(np.mean([row.mse for row in rows]))
     return Summary(

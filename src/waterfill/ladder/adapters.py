@@ -266,17 +266,18 @@ class _AdaptedView:
         if not _has_context(self._codec):
             mu, sigma = self._analysis.mu.expand_as(y)[0], self._analysis.sigma.expand_as(y)[0]
             crossing = channel(self.y, Gaussian(mu, sigma), noise)
-            return Arrival(crossing.y_hat, crossing.bits, mu, sigma)
+            at_once = torch.zeros((), dtype=torch.int32).expand(self.y.shape)
+            return Arrival(*crossing, mu, sigma, at_once)
         with evaluating(self._codec):
             return self._walk(self._codec, channel, noise)
 
     def _walk(self, codec: ContextCodec, channel: Channel, noise: Noise) -> Arrival:
         """In the codec's own order."""
         y = self._analysis.y
-        arrival = Arrival(*(torch.zeros(self.y.shape) for _ in Arrival._fields))
+        arrival = Arrival.blank(self.y.shape)
         seen = torch.zeros_like(self.y, dtype=torch.bool)
         told = replace(self._analysis, y=torch.full_like(y, math.nan))  # no decoder has it
-        for now in self._masks(codec):
+        for number, now in enumerate(self._masks(codec)):
             if bool((seen & now).any()):
                 raise CodecError(f"{self._name}: order() has some latents arrive twice")
             seen |= now
@@ -293,8 +294,9 @@ class _AdaptedView:
                     plane[channels].flatten(1)[:, places] for plane in (self.y, mu, sigma)
                 )
                 crossing = of_channels(channel, channels)(own, Gaussian(mean, deviation), noise)
-                for plane, value in zip(arrival, (*crossing, mean, deviation), strict=True):
-                    plane[channels].flatten(1)[:, places] = value
+                values = (*crossing, mean, deviation, torch.full_like(own, number))
+                for plane, value in zip(arrival, values, strict=True):
+                    plane[channels].flatten(1)[:, places] = value.to(plane.dtype)
         if not bool(seen.all()):
             raise CodecError(f"{self._name}: order() leaves some latents out")
         return arrival

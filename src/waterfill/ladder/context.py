@@ -8,8 +8,10 @@ that into a better mean and variance of the residual r = y − μ,
 
 with E₁ the mean energy, beside what was expected, of the 12 causal neighbours of a 5×5 window in
 the same channel, E₂ that of the channels before it at the same place, and r̂ the residuals of the
-left and upper neighbours. Everything on the right has arrived before in raster order, channels
-innermost, and the channel itself stays as it is, so the rate can be achieved.
+left and upper neighbours. Everything on the right has arrived before, and the channel itself stays
+as it is, so the rate can be achieved. Before means in the codec's own order, part by part, and in
+raster order, channels innermost, within a part: μ and σ of a later part may depend on the very
+latent that is to be predicted.
 """
 
 from __future__ import annotations
@@ -50,12 +52,15 @@ class Posterior:
         σ² of the prior.
     level
         Water level θ.
+    part
+        Number of the part that each arrives with, in the codec's order; None if all do at once.
     """
 
     residual: Tensor
     received: Tensor
     variance: Tensor
     level: Tensor
+    part: Tensor | None = None
 
     @property
     def sent(self) -> Tensor:
@@ -84,14 +89,21 @@ class Posterior:
         sums = torch.zeros(2, *energy.shape)
         for total, plane in zip(sums, (energy, weight), strict=True):
             for row, column in _CAUSAL:
-                _add_shifted(total, plane, row, column)
-        before = [F.pad(plane.cumsum(0)[:-1], (0, 0, 0, 0, 1, 0)) for plane in (energy, weight)]
+                _add_shifted(total, plane, row, column, self.part)
+        before = [self._of_channels_before(plane) for plane in (energy, weight)]
         near = torch.log((sums[0] + _PRIOR_WEIGHT) / (sums[1] + _PRIOR_WEIGHT))
         across = torch.log((before[0] + _PRIOR_WEIGHT) / (before[1] + _PRIOR_WEIGHT))
         estimates = torch.zeros(2, *energy.shape)
         for total, (row, column) in zip(estimates, ((0, -1), (-1, 0)), strict=True):
-            _add_shifted(total, self.received * self.alpha, row, column)
+            _add_shifted(total, self.received * self.alpha, row, column, self.part)
         return torch.stack([near, across, *estimates])
+
+    def _of_channels_before(self, plane: Tensor) -> Tensor:
+        """Sums over the channels before each, 0 where one of them arrives with a later part."""
+        sums = plane.cumsum(0)[:-1]
+        if self.part is not None:
+            sums = torch.where(self.part.cummax(0).values[:-1] <= self.part[1:], sums, 0.0)
+        return F.pad(sums, (0, 0, 0, 0, 1, 0))
 
     def charge(self, mean: Tensor, variance: Tensor) -> Tensor:
         """KL(N(αr, θ) ‖ N(α·mean, α²·variance + θ)) of each latent, bits.
@@ -123,12 +135,20 @@ class Posterior:
         return torch.where(self.sent, mean + gain * (self.received - self.alpha * mean), 0.0)
 
 
-def _add_shifted(total: Tensor, x: Tensor, row: int, column: int) -> None:
-    """Add what lies at an offset, no row below, before each place of (M, h, w), if anything."""
+def _add_shifted(total: Tensor, x: Tensor, row: int, column: int, part: Tensor | None) -> None:
+    """Add what lies at an offset, no row below, before each place of (M, h, w), if anything.
+
+    Of what arrives with a later part than that place, nothing is added.
+    """
     height, width = x.shape[1:]
     left, right = max(0, -column), width - max(0, column)
     if -row < height and left < right:
-        total[:, -row:, left:right] += x[:, : height + row, left + column : right + column]
+        here = (slice(None), slice(-row, None), slice(left, right))
+        there = (slice(None), slice(height + row), slice(left + column, right + column))
+        if part is None:
+            total[here] += x[there]
+        else:
+            total[here] += torch.where(part[there] <= part[here], x[there], 0.0)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from waterfill.evaluation.bd import LEAST_PICTURES
 from waterfill.evaluation.curves import bd_rate, rate_at_psnr
 from waterfill.ladder.result import TERMS, Decomposition, Point
 from waterfill.ladder.rungs import (
@@ -226,10 +227,12 @@ def intervals(
     Returns
     -------
     dict
-        (low, high) in bpp by the name of the term; empty for a single picture.
+        (low, high) in bpp by the name of the term; empty below
+        :data:`~waterfill.evaluation.bd.LEAST_PICTURES`: no mean of a resample leaves the range of
+        the pictures' own values, which of so few is no 95 %.
     """
     count = len(pictures)
-    if count < 2:
+    if count < LEAST_PICTURES:
         return {}
     names = [name for name in pictures[0] if name in (BITSTREAM, IDEAL, POSTERIOR, CONTEXT)]
     # Of the grouped ones, only a name is asked for.

@@ -241,7 +241,8 @@ def _posterior(view: View, known: Known, seed: int, tile: int) -> tuple[Posterio
     """The test channel with a level for each channel: what is sent, μ, and ŷ."""
     arrival = view.through(GaussianTest(known.levels), noise_of(seed, tile))
     level, variance = known.levels[:, None, None], arrival.sigma.square()
-    sent = Posterior(view.y - arrival.mu, torch.zeros_like(view.y), variance, level)
+    residual = view.y - arrival.mu
+    sent = Posterior(residual, torch.zeros_like(residual), variance, level, arrival.part)
     # The channel scaled what it received by α, the MMSE estimate.
     received = torch.where(sent.sent, (arrival.y_hat - arrival.mu) / sent.alpha, 0.0)
     return replace(sent, received=received), arrival.mu, arrival.y_hat

@@ -162,6 +162,7 @@ class _SteppedView:
             arrival.bits,
             arrival.mu / self.step,
             arrival.sigma / self.step,
+            arrival.part,
         )
 
 

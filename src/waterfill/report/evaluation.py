@@ -157,7 +157,7 @@ def _figure(
 ) -> go.Figure:
     """R–D curves: measured, published (thin), and limits (dashed where genie-aided)."""
     figure = figures.blank("rate (bpp)", _UNITS[metric], height=620)
-    lines = 0
+    lines, every = 0, len(found.rows) // sum(len(codec.settings) for codec in found.codecs)
 
     def line(
         name: str, points: NDArray[np.float64], notes: Sequence[str], kind: str, key: str = ""
@@ -185,9 +185,10 @@ def _figure(
         lines += 1
 
     for codec in found.codecs:
-        summaries = [s for s in found.curve(codec.name) if math.isfinite(s.quality(metric))]
+        means = found.curve(codec.name, metric=metric)
+        summaries = [s for s in means if math.isfinite(s.quality(metric))]
         points = np.array([(s.bpp, s.quality(metric)) for s in summaries]).reshape(-1, 2)
-        notes = [f"{setting(s.setting)}, all pictures" for s in summaries]
+        notes = [f"{setting(s.setting)}, {_which(s.pictures, every)}" for s in summaries]
         line(codec.title, points, notes, codec.kind, codec.name)
     for limit in limits:
         points = np.array([(p.bpp, p.psnr) for p in limit.points])
@@ -199,6 +200,11 @@ def _figure(
             continue
         line(curve.name, points, [curve.source] * len(points), "published")
     return figure
+
+
+def _which(count: int, every: int) -> str:
+    """Over which pictures a mean is: those too small have no MS-SSIM."""
+    return "all pictures" if count == every else f"{count} of {every} pictures"
 
 
 def _pictures(found: Evaluation, metrics: Sequence[Metric]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from waterfill.data.sources import Source
 from waterfill.estimators.curve import Status
 from waterfill.estimators.method import Finding, FitThenScore, Run
 from waterfill.evaluation.cache import Cache
+from waterfill.provenance import identity
 from waterfill.reproduce.result import Request
 
 __all__ = ["Estimates", "Reading", "estimates"]
@@ -72,6 +73,7 @@ def estimates(
             "settings": vars(method),
             "slope": slope,
             "seed": request.seed,
+            "by": identity(),
             **about,
         }
         row = cache.get(key)

@@ -13,7 +13,7 @@ from typing import Any
 from waterfill.errors import WaterfillError
 from waterfill.seeds import check_seed
 
-__all__ = ["SCALES", "Line", "Reproduction", "Request", "Table", "Verdict", "percent"]
+__all__ = ["SCALES", "Line", "Reproduction", "Request", "Table", "Verdict", "percent", "said"]
 
 #: ``mini``: minutes on two cores; ``night``: hours on them; ``full``: the paper's, for a GPU.
 SCALES = ("mini", "night", "full")
@@ -85,7 +85,7 @@ class Verdict:
         In one sentence.
     verdict
         ``reproduced``, ``not reproduced``, ``not resolved`` where the measurement's own spread
-        hides it, or ``cannot be``.
+        hides it or curves can't be compared, or ``cannot be``.
     measured
         The figures that say so.
     """
@@ -161,6 +161,13 @@ class Reproduction:
             out.writerow(table.columns)
             out.writerows(table.rows)
         return text.getvalue()
+
+
+def said(holds: bool, *rates: float) -> str:
+    """The verdict on a claim; not resolved where one of the rates that it rests on is NaN."""
+    if any(math.isnan(rate) for rate in rates):
+        return "not resolved"
+    return "reproduced" if holds else "not reproduced"
 
 
 def percent(value: float, digits: int = 1) -> str:

@@ -264,8 +264,14 @@ def measure(
                 )
                 for row, points in zip(rows, each, strict=True):
                     row += points
-            found[name + suffix] = Measured(SYSTEMS[name], rows)
+            found[name + suffix] = Measured(SYSTEMS[name], _readable(rows, fidelity))
     return found
+
+
+def _readable(rows: list[list[Point]], fidelity: Fidelity) -> list[list[Point]]:
+    """Pictures that have that fidelity, if any has: rates of others would not go with it."""
+    kept = [row for row in rows if not any(math.isnan(fidelity.of(point)) for point in row)]
+    return kept or rows
 
 
 def _told(request: Request, name: str, done: int, total: int, what: str) -> None:

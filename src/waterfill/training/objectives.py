@@ -126,7 +126,9 @@ def distortion_cost(kind: str, x_hat: Tensor, x: Tensor, quality: Tensor) -> Ten
 
     low, high = _SIMILARITY_LAMBDAS
     position = (quality - QUALITIES[0]) / (QUALITIES[-1] - QUALITIES[0])
-    similarity: Tensor = ms_ssim(x_hat, x, data_range=1.0, size_average=False)
+    # Its variances are differences of means of squares: of bfloat16 less than nothing is left.
+    with torch.autocast(x.device.type, enabled=False):
+        similarity: Tensor = ms_ssim(x_hat.float(), x.float(), data_range=1.0, size_average=False)
     return low * (high / low) ** position * (1.0 - similarity)
 
 

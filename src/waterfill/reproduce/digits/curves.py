@@ -35,6 +35,7 @@ from waterfill.estimators.wgd import WassersteinDescent
 from waterfill.evaluation.cache import Cache
 from waterfill.ladder.rungs import Status
 from waterfill.ladder.subjects import noise_of
+from waterfill.provenance import identity
 from waterfill.reproduce.estimates import Reading, estimates
 from waterfill.reproduce.result import Request
 from waterfill.reproduce.trained import GENIE_AIDED
@@ -330,6 +331,7 @@ def of_codecs(request: Request, digits: Digits) -> list[Curve]:
                         "seed": request.seed,
                         "read": which,
                         "digits": digits.fingerprint,
+                        "by": identity(),
                     }
                     row = cache.get(key)
                     if row is None:

@@ -25,7 +25,7 @@ from waterfill.reproduce.digits.curves import (
     of_estimators,
     slope_of,
 )
-from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict, percent
+from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict, percent, said
 from waterfill.reproduce.trained import GENIE_AIDED, train_all
 
 __all__ = ["fig5c"]
@@ -167,13 +167,13 @@ def _span(shares: Sequence[float]) -> str:
 def _verdicts(curves: Sequence[Curve]) -> tuple[Verdict, ...]:
     named = {curve.name: curve for curve in curves}
     estimates = [c for c in curves if c.status == Bound.UPPER]
-    said, below = [], []
+    texts, below = [], []
     for which in (TEST, TRAINING):
         for limit in LIMITS:
             spans = {c.name: _beside(named[limit], c, which) for c in estimates}
             below += [share < 0 for shares in spans.values() for share in shares]
             text = ", ".join(f"{name} {_span(shares)}" for name, shares in spans.items())
-            said.append(f"{limit} on {which} ({GENIE_AIDED}), in rate at equal error: {text}")
+            texts.append(f"{limit} on {which} ({GENIE_AIDED}), in rate at equal error: {text}")
     honest = [
         f"{name} against the sandwich {_span(_beside(named[name], named['sandwich'], TEST))}"
         for name in (HONEST, *WITNESSES)
@@ -181,12 +181,12 @@ def _verdicts(curves: Sequence[Curve]) -> tuple[Verdict, ...]:
     contexts = {
         which: _beside(named[LIMITS[1]], named[LIMITS[0]], which) for which in (TEST, TRAINING)
     }
-    widest = max((abs(share) for shares in contexts.values() for share in shares), default=math.inf)
+    widest = max((abs(share) for shares in contexts.values() for share in shares), default=math.nan)
     return (
         Verdict(
             "the limits lie below sandwich bound, NERD and WGD everywhere",
-            "reproduced" if below and all(below) else "not reproduced",
-            "; ".join(said),
+            said(all(below)) if below else "not resolved",
+            "; ".join(texts),
         ),
         Verdict(
             "so they are tighter bounds",
@@ -197,7 +197,7 @@ def _verdicts(curves: Sequence[Curve]) -> tuple[Verdict, ...]:
         ),
         Verdict(
             "a context gains next to nothing on digits",
-            "reproduced" if widest < _NEXT_TO_NOTHING else "not reproduced",
+            said(widest < _NEXT_TO_NOTHING, widest),
             "rate of the limit with context against that without, at equal error "
             f"({GENIE_AIDED}): "
             + ", ".join(f"{which} {_span(shares)}" for which, shares in contexts.items()),
