@@ -351,6 +351,8 @@ def as_picture(item: ImageLike, name: str = "image") -> Picture:
 def pictures_in(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     """All that was handed over, one by one: of folders and globs the files, of streams the bytes.
 
+    A file that is named more than once is there once, as on the command line.
+
     Raises
     ------
     ImageError
@@ -362,9 +364,12 @@ def pictures_in(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     if alone or _is_tensor(images) or hasattr(images, "read") or not isinstance(images, Iterable):
         images = [cast(ImageLike, images)]
     found: list[ImageLike] = []
+    files: set[Path] = set()
     for item in cast("Iterable[ImageLike]", images):
         if isinstance(item, str | os.PathLike):
-            found.extend(find_images([item]))
+            new = [path for path in find_images([item]) if path not in files]
+            files.update(new)
+            found.extend(new)
         else:
             data = bytes_in(item)
             found.append(item if data is None else data)
