@@ -24,7 +24,7 @@ from waterfill.cli.shared import (
     shards_option,
     writable_folder,
 )
-from waterfill.files import check_writable, write_whole
+from waterfill.files import check_writable, write_all
 from waterfill.processes import is_first
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def limits(
     from waterfill.codec.registry import load_codec
     from waterfill.data.images import find_images, sample_pictures
     from waterfill.ladder import limits as measure
+    from waterfill.report.html import render
 
     images = list[Any](find_images(paths) if paths else sample_pictures())
     model = load_codec(codec)
@@ -88,10 +89,13 @@ def limits(
     if not is_first():
         return
     text = ladder.to_json()
-    write_whole(out / "ladder.json", text)
+    files: dict[Path, bytes | str] = {
+        out / "report.html": render(ladder),
+        out / "ladder.json": text,
+    }
     if json_file is not None:
-        write_whole(json_file, text)
-    ladder.report(out / "report.html")
+        files[json_file] = text
+    write_all(files)
 
     out_console.print(_ladder_table(ladder))
     out_console.print(

@@ -268,6 +268,8 @@ def load_codec(
             raise CodecError(f"{name}: no weights are bundled for it; give a file of weights")
         return read_codec(bundled.read_bytes(), name, quality=quality)[0]
     path = Path(name)
+    if (weights := path / "codec.safetensors").is_file():  # of a run
+        raise CodecError(f"{name}: is a folder; its weights are {weights}")
     if not path.is_file():
         known = ", ".join(PRESETS)
         raise CodecError(f"{name}: neither a file nor a codec's name ({known})")
