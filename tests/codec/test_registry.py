@@ -180,7 +180,7 @@ def test_unknown_names_and_missing_weights_say_so(tmp_path: Path) -> None:
     with pytest.raises(wf.CodecError, match="neither a file nor"):
         wf.load_codec(tmp_path)
     (tmp_path / "codec.safetensors").touch()
-    with pytest.raises(wf.CodecError, match="is a folder; its weights are .*/codec.safetensors"):
+    with pytest.raises(wf.CodecError, match=r"is a folder; its weights are .*codec\.safetensors"):
         wf.load_codec(tmp_path)
     with pytest.raises(wf.CodecError, match="no weights are bundled"):
         wf.load_codec("table1")

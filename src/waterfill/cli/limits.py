@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from waterfill.cli.shared import (
@@ -20,6 +19,7 @@ from waterfill.cli.shared import (
     out_console,
     progress_bar,
     say,
+    say_bold,
     shards_folder,
     shards_option,
     writable_folder,
@@ -97,6 +97,8 @@ def limits(
         files[json_file] = text
     write_all(files)
 
+    pictures = "1 picture" if len(ladder.images) == 1 else f"{len(ladder.images)} pictures"
+    say_bold(f"{ladder.codec}, {ladder.setting}, {pictures}")
     out_console.print(_ladder_table(ladder))
     out_console.print(
         f"* bpp at the codec's PSNR, and against the codec; {ladder.decomposition.method}.",
@@ -127,11 +129,7 @@ def _percent(value: float) -> str:
 
 
 def _ladder_table(ladder: Ladder) -> Table:
-    pictures = "1 picture" if len(ladder.images) == 1 else f"{len(ladder.images)} pictures"
     table = Table(
-        title=f"{escape(ladder.codec)}, {ladder.setting}, {pictures}",
-        title_justify="left",
-        title_style="bold",
         box=SIMPLE_HEAD,
         padding=(0, 0),
         pad_edge=False,

@@ -102,14 +102,18 @@ def _prepared(points: ArrayLike, name: str) -> tuple[NDArray[np.float64], list[s
     first = np.append(True, np.diff(curve[:, 1]) > 0)
     if not first.all():
         dropped = int((~first).sum())
-        warnings.append(f"{name}: {dropped} dearer points at the quality of another left out")
+        dearer = _points(dropped, "dearer ")
+        warnings.append(f"{name}: {dearer} at the quality of another left out")
         curve = curve[first]
     if len(curve) < _LEAST_POINTS:
-        points_ = "point" if len(curve) == 1 else "points"
-        raise CurveError(f"{name} has {len(curve)} {points_}; BD-rate needs at least four")
+        raise CurveError(f"{name} has {_points(len(curve))}; BD-rate needs at least four")
     if (np.diff(curve[:, 0]) <= 0).any():
         warnings.append(f"{name}: rate falls somewhere as quality rises")
     return curve, warnings
+
+
+def _points(number: int, kind: str = "") -> str:
+    return f"{number} {kind}point{'' if number == 1 else 's'}"
 
 
 def mean_difference(
