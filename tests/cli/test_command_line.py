@@ -112,6 +112,15 @@ def test_lossless_formats_hold_what_was_decoded(tmp_path, weights, stream, suffi
     assert Image.open(target).tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize(("suffix", "lossless"), [("jpg", False), ("png", True)])
+def test_a_format_that_loses_more_is_told(tmp_path, weights, stream, capsys, suffix, lossless):
+    target, told = tmp_path / f"out.{suffix}", tmp_path / "told.json"
+    arguments = ["decompress", str(stream), str(target), "--codec", weights, "--json", str(told)]
+    assert run(arguments) == 0
+    assert ("loses more" in capsys.readouterr().out) == (not lossless)
+    assert json.loads(told.read_text())["lossless"] == lossless
+
+
 ODD = ["näme 名前 🌊", "a[/b]", "[red]", "--quality", ":smile: a", "a\nb", "%s{0}", "x" * 251]
 
 

@@ -113,7 +113,10 @@ def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -
             raise ImageError(f"{to}: can't be written as {kind} ({error})") from None
         facts: dict[str, Any] = {"source": str(path), "target": str(to)}
         facts |= {"width": image.width, "height": image.height, "mode": image.mode}
-        return _Work(buffer.getvalue(), facts, f"{to}: {image.width}×{image.height}, {image.mode}")
+        facts["lossless"] = kind != "JPEG"
+        lossy = "" if facts["lossless"] else "; coded again by JPEG, which loses more"
+        line = f"{to}: {image.width}×{image.height}, {image.mode}{lossy}"
+        return _Work(buffer.getvalue(), facts, line)
 
     if folder:
         streams = sorted(path for path in source.rglob("*.wfl") if path.is_file())
