@@ -112,6 +112,15 @@ def test_lossless_formats_hold_what_was_decoded(tmp_path, weights, stream, suffi
     assert Image.open(target).tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize(("suffix", "lossless"), [("jpg", False), ("png", True)])
+def test_a_format_that_loses_more_is_told(tmp_path, weights, stream, capsys, suffix, lossless):
+    target, told = tmp_path / f"out.{suffix}", tmp_path / "told.json"
+    arguments = ["decompress", str(stream), str(target), "--codec", weights, "--json", str(told)]
+    assert run(arguments) == 0
+    assert ("loses more" in capsys.readouterr().out) == (not lossless)
+    assert json.loads(told.read_text())["lossless"] == lossless
+
+
 ODD = ["näme 名前 🌊", "a[/b]", "[red]", "--quality", ":smile: a", "a\nb", "%s{0}", "x" * 251]
 
 
@@ -152,9 +161,11 @@ def test_info_of_weights_prints_their_words_as_they_are(weights, capsys):
 
 
 def test_no_command_and_help_are_no_errors(capsys):
-    for arguments in ([], ["--help"], ["compress", "-h"], ["--version"]):
+    for arguments in ([], ["data"], ["--help"], ["compress", "-h"], ["--version"]):
         assert run(arguments) == 0
-        assert capsys.readouterr().err == ""
+        said = capsys.readouterr()
+        assert said.err == ""
+        assert said.out.startswith("waterfill" if "--version" in arguments else "Usage: ")
 
 
 def test_an_output_is_replaced_and_keeps_its_permissions_and_its_link(
@@ -391,6 +402,22 @@ def test_a_disk_that_fills_up_leaves_the_old_file(tmp_path, weights, picture, ca
         assert "No space left" in refuse(capsys, *arguments, watch=tmp_path)
 
 
+def test_limits_replaces_all_of_its_files_or_none(tmp_path, weights, picture, capsys, monkeypatch):
+    for name in ("ladder.json", "report.html"):
+        (tmp_path / name).write_text("of an earlier run")
+    written = []
+
+    def full(descriptor: int) -> None:
+        written.append(os.fstat(descriptor).st_size)
+        if sum(size > 0 for size in written) > 1:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr("waterfill.report.html.render", lambda ladder: "a page")
+    arguments = ["limits", picture, "-q", "3", "--codec", weights, "--out", tmp_path]
+    assert "No space left" in refuse(capsys, *arguments, watch=tmp_path)
+
+
 def test_the_input_is_never_overwritten(tmp_path, weights, picture, stream, capsys):
     image, coded = tmp_path / "a.png", tmp_path / "coded.png"
     image.write_bytes(picture.read_bytes())
@@ -486,7 +513,8 @@ def test_weights_that_are_none(tmp_path, weights, picture, capsys):
         (tmp_path / "w.safetensors").write_bytes(content)
         arguments = ["compress", picture, out, "--codec", tmp_path / "w.safetensors"]
         assert "w.safetensors" in refuse(capsys, *arguments, watch=tmp_path), name
-        refuse(capsys, "info", tmp_path / "w.safetensors", watch=tmp_path)
+        said = refuse(capsys, "info", tmp_path / "w.safetensors", watch=tmp_path)
+        assert "weights: " not in said, name  # the file is named once
     for name in ("nobody", tmp_path, tmp_path / "w.safetensors" / "below", ""):
         refuse(capsys, "compress", picture, out, "--codec", name, watch=tmp_path)
 
@@ -662,17 +690,20 @@ def test_pictures_are_packed_and_trained_on(tmp_path, capsys):
         run(["data", "pack", str(tmp_path / "in"), "--out", str(shards), "--json", str(told)]) == 0
     )
     said = capsys.readouterr().out
-    assert "3 pictures of 4 files, 1 shards" in said
-    assert "1 unreadable pictures were skipped" in said
+    assert "3 pictures of 4 files, 1 shard," in said
+    assert "1 unreadable picture was skipped: broken.png\n" in said
     assert json.loads(told.read_text())["members"] == 3
     command = ["train", str(shards), "--out", str(tmp_path / "run"), "--codec", "tiny"]
     assert run([*command, "--crop", "64", "--batch", "1", "--steps", "1"]) == 0
     start = json.loads((tmp_path / "run" / "provenance.json").read_text())["starts"][0]
     assert start["data"]["fingerprint"] == json.loads(told.read_text())["fingerprint"]
-    assert (
-        run(["data", "pack", str(tmp_path / "in"), "--out", str(shards), "--shard-mb", "nan"]) == 2
-    )
-    assert "a shard may have" in capsys.readouterr().err
+    for option, value, reason in (
+        ("--shard-mb", "nan", "--shard-mb must lie above 0 and be 256 at most, not nan"),
+        ("--shard-mb", "257", "--shard-mb must lie above 0 and be 256 at most, not 257"),
+        ("--max-side", "0", "max_side must be positive, not 0"),
+    ):
+        assert run(["data", "pack", str(tmp_path / "in"), "--out", str(shards), option, value]) == 2
+        assert reason in capsys.readouterr().err
 
 
 def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys, picture):
@@ -700,9 +731,10 @@ def test_presets_are_listed(capsys):
     [
         (["train", "x"], "--out"),
         (["train", "--out", "DIR"], "on what?"),
-        (["train", "--out", "DIR", "--preset", "none"], "no such preset"),
+        (["train", "--out", "DIR", "--preset", "none"], "no such preset (--presets"),
+        (["train", "--out", "DIR", "--preset", "bundle"], "did you mean bundled?"),
         (["train", "--out", "DIR", "--preset", "medium", "--config", "x"], "exclude"),
-        (["train", "--out", "DIR", "--config", "/nowhere.toml"], "can't be read"),
+        (["train", "--out", "DIR", "--config", "/nowhere.toml"], "can't be read (No such file or"),
         (["train", "--out", "DIR", "--resume"], "no run to go on with"),
         (["train", "--queue", "/nowhere"], "no experiments"),
         (["train", "--queue", "/nowhere", "--steps", "3"], "files alone"),
@@ -936,7 +968,7 @@ def test_folders_that_cannot_be_coded(tmp_path, weights, capsys):
     for name in ("a.png", "a.bmp"):
         Image.new("RGB", (4, 4)).save(empty / name)
     said = refuse(capsys, "compress", empty, target, "--codec", weights, watch=tmp_path)
-    assert "two files" in said
+    assert all(name in said for name in ("a.wfl", "a.png", "a.bmp"))
     (empty / "a.bmp").unlink()
     target.write_text("a file")
     said = refuse(capsys, "compress", empty, target, "--codec", weights, watch=tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -121,6 +122,26 @@ def test_few_pictures_have_figures_without_intervals(pictures: int, said: list[s
     assert any("…" in line for line in table_of(found, ["jpeg"])) == (not said)
 
 
+def test_a_figure_that_little_supports_says_so_on_the_terminal() -> None:
+    whole = measured(("ours",), 8)
+    better = [replace(row, psnr=row.psnr + 8) if row.codec == "ours" else row for row in whole.rows]
+    found = replace(whole, rows=tuple(better))
+    said = "ours against jpeg: the curves share 6 % of the range of quality they cover"
+    assert said in remarks(found, found.bd_rates(["jpeg"]))
+    assert not remarks(whole, whole.bd_rates(["jpeg"]))
+
+
+def test_a_title_is_one_line_however_narrow_its_table(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(folder, "--against", "jpeg", "-q", "4") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "BD-rate in % by PSNR, 3 pictures" in lines
+    assert "measured" in lines
+    assert evaluate(folder, "--against", "", "-q", "4") == 0
+    assert "BD-rate" not in capsys.readouterr().out
+
+
 def test_limits_are_drawn_and_named_for_what_they_are(folder: Path) -> None:
     assert evaluate(folder, "--against", "jpeg", "--limits", "-q", "2", "-q", "5") == 0
     page = (folder / "out" / "evaluation.html").read_text()
@@ -180,4 +201,6 @@ def test_it_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["evaluate", "--list"]) == 0
     said = capsys.readouterr().out
     assert "JPEG 2000" in said
+    assert len({line.index("JPEG") for line in said.splitlines() if line.startswith("  jpeg")
+                and "JPEG" in line}) == 1  # fmt: skip
     assert "VTM-18.0" in said

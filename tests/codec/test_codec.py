@@ -36,6 +36,7 @@ def test_any_size_decodes_to_the_encoders_pixels(
     pixels = np.ascontiguousarray(np.resize(photo, (*size, 3)))
     data = tiny.compress(pixels, quality)
     image = np.asarray(wf.decompress(data, codec=tiny))
+    assert np.array_equal(tiny.decompress(data).pixels, image)
     assert image.shape == pixels.shape
     assert np.array_equal(image, decoded_by_encoder(tiny, pixels, round(quality * 256) / 256))
 

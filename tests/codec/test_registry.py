@@ -174,9 +174,16 @@ def test_table1_has_the_papers_widths() -> None:
     assert codec.g_s[-1].weight.shape == (192, 3, 5, 5)
 
 
-def test_unknown_names_and_missing_weights_say_so() -> None:
-    with pytest.raises(wf.CodecError, match="neither a file nor"):
+def test_unknown_names_and_missing_weights_say_so(tmp_path: Path) -> None:
+    with pytest.raises(wf.CodecError, match=r"neither a file nor .* weights \(default\)$"):
         wf.load_codec("no-such-codec")
+    with pytest.raises(wf.CodecError, match=r"neither a file nor .* name \(default, table1, "):
+        wf.load_codec("no-such-codec", pretrained=False)
+    with pytest.raises(wf.CodecError, match="neither a file nor"):
+        wf.load_codec(tmp_path)
+    (tmp_path / "codec.safetensors").touch()
+    with pytest.raises(wf.CodecError, match=r"is a folder; its weights are .*codec\.safetensors"):
+        wf.load_codec(tmp_path)
     with pytest.raises(wf.CodecError, match="no weights are bundled"):
         wf.load_codec("table1")
 

@@ -142,12 +142,14 @@ def test_a_numpy_file_need_not_fit_into_memory(tmp_path: Path) -> None:
     ("spec", "message"),
     [
         ("cauchy", "no source of this name"), ("gaussian:m=2", "no setting m"),
-        ("gaussian:n=0", "above"), ("gaussian:n=1.5", "whole"), ("gaussian:n=2,var=1+1+1", "3 var"),
+        ("gaussian:n=0", "from 1 to 65536, not 0"),
+        ("gaussian:n=nan", "not nan"), ("gaussian:n=1.5", "whole"),
+        ("gaussian:n=2,var=1+1+1", "3 var"),
         ("gaussian:var=nan", "above"), ("gaussian:var=x", "number"), ("gaussian:n", "key=value"),
         ("gaussian:n=1,n=2", "once"), ("gaussian:n=2,rho=1", "between"), ("sphere:n=1", "two"),
         ("gaussian:n=2,rho=0.1,decay=1", "together"), ("discrete:p=1", "2 to"),
         ("discrete:p=0.5+0.3", "sum to 0.8"), ("discrete:p=0.5+0.50001", "sum to 1.00001"),
-        ("no/such/file.npy", "no such file"), ("gaussian:n=9999999", "up to"),
+        ("no/such/file.npy", "no such file"), ("gaussian:n=9999999", "from 1 to"),
     ],
 )  # fmt: skip
 def test_bad_names_get_one_line(spec: str, message: str) -> None:

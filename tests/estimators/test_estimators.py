@@ -78,6 +78,7 @@ def test_discrete_sources_are_solved_exactly(weights: list[float], slope: float)
     assert point.certificate is not None
     assert point.certificate[0] - 1e-9 <= exact <= point.certificate[1] + 1e-9
     assert point.interval is None
+    assert not point.near_ceiling  # the alphabet's own
 
 
 @pytest.mark.parametrize("method", SMALL)

@@ -98,7 +98,7 @@ def test_the_fuller_result_agrees_with_the_short_one_and_says_what_it_rests_on()
     assert found.share == pytest.approx((39.7 - 29.6) / (41.7 - 27.6))
     assert found.interval is None
     assert len(found.warnings) == 1
-    assert "72%" in found.warnings[0]
+    assert "72 %" in found.warnings[0]
 
 
 def test_bd_psnr_of_a_raised_curve_is_what_it_was_raised_by() -> None:
@@ -111,7 +111,7 @@ def test_points_of_one_quality_and_falling_rates_are_reported() -> None:
     double = np.vstack([CURVE, CURVE[2] * [1.5, 1.0]])
     found = compare(double, CURVE * [0.9, 1.0])
     assert found.rate_percent == pytest.approx(-10.0)
-    assert "1 dearer points" in found.warnings[0]
+    assert "1 dearer point " in found.warnings[0]
     falling = CURVE.copy()
     falling[2, 0] = 0.2
     assert any("rate falls" in line for line in compare(CURVE, falling).warnings)

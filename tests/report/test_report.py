@@ -197,6 +197,7 @@ def test_verdict_and_provenance_are_there(html: str) -> None:
     text = Page(html).text
     ladder = make_ladder()
     assert ladder.decomposition.sentence in text
+    assert "quality 4 · curves at quality 2, 4" in text
     assert "waterfill limits kite.png" in text
     assert "kite.png, 48×32" in text
     assert "it bounds R(D) in neither direction" in text

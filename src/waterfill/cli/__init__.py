@@ -54,6 +54,9 @@ def run(arguments: list[str]) -> int:
     try:
         code = app.main(arguments or ["--help"], prog_name="waterfill", standalone_mode=False)
         return code if isinstance(code, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:  # of a group without its command
+        click.echo(error.format_message())
+        return 0
     except click.ClickException as error:
         message = error.format_message()
     except WaterfillError as error:

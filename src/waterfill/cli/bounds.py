@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from waterfill.cli.shared import (
@@ -19,6 +18,7 @@ from waterfill.cli.shared import (
     out_console,
     progress_bar,
     say,
+    say_bold,
     shards_folder,
     shards_option,
     writable_folder,
@@ -183,10 +183,8 @@ def _settings(items: tuple[str, ...], names: list[str]) -> dict[str, dict[str, A
 
 def _print(curves: Sequence[RDCurve]) -> None:
     units = curves[0].units
+    say_bold(curves[0].source)
     table = Table(
-        title=escape(curves[0].source),
-        title_justify="left",
-        title_style="bold",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         pad_edge=False,

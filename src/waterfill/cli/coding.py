@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -113,7 +112,10 @@ def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -
             raise ImageError(f"{to}: can't be written as {kind} ({error})") from None
         facts: dict[str, Any] = {"source": str(path), "target": str(to)}
         facts |= {"width": image.width, "height": image.height, "mode": image.mode}
-        return _Work(buffer.getvalue(), facts, f"{to}: {image.width}×{image.height}, {image.mode}")
+        facts["lossless"] = kind != "JPEG"
+        lossy = "" if facts["lossless"] else "; coded again by JPEG, which loses more"
+        line = f"{to}: {image.width}×{image.height}, {image.mode}{lossy}"
+        return _Work(buffer.getvalue(), facts, line)
 
     if folder:
         streams = sorted(path for path in source.rglob("*.wfl") if path.is_file())
@@ -160,9 +162,10 @@ def _in_folder(
     from waterfill.parallel import side_by_side
 
     targets = [(target / path.relative_to(folder)).with_suffix(suffix) for path in sources]
-    twice = next((name for name, count in Counter(targets).items() if count > 1), None)
-    if twice is not None:
-        raise WaterfillError(f"{twice}: two files of {folder} would get this name")
+    named: dict[Path, Path] = {}
+    for path, to in zip(sources, targets, strict=True):
+        if (other := named.setdefault(to, path)) != path:
+            raise WaterfillError(f"{to}: {other} and {path} would get this name; rename one")
     if target.exists() and not target.is_dir():
         raise WaterfillError(f"{target}: must be a folder, since {folder} is one")
     for path in targets:
@@ -223,8 +226,11 @@ def info(file: Path, json_file: Path | None) -> None:
     """Say what a stream, or a file of weights, holds."""
     check_outputs(file, json_file)
     data = read_file(file)
-    with _named(file):
-        facts = _weights_facts(data) if file.suffix == ".safetensors" else _stream_facts(data)
+    if file.suffix == ".safetensors":
+        facts = _weights_facts(data, str(file))
+    else:
+        with _named(file):
+            facts = _stream_facts(data)
     for name, value in facts.items():
         say(f"{name:>12}  {value}")
     write_json(json_file, facts)
@@ -253,10 +259,10 @@ def _stream_facts(data: bytes) -> dict[str, Any]:
     }
 
 
-def _weights_facts(data: bytes) -> dict[str, Any]:
+def _weights_facts(data: bytes, name: str) -> dict[str, Any]:
     from waterfill.codec.registry import read_codec
 
-    codec, facts = read_codec(data, "weights")
+    codec, facts = read_codec(data, name)
     parameters = sum(p.numel() for p in codec.parameters())
     widths = codec.config.to_dict()
     return {"codec": codec.weights_id.hex(), "parameters": parameters, **widths, **facts}

@@ -20,6 +20,7 @@ from waterfill.cli.shared import (
     out_console,
     progress_bar,
     say,
+    say_bold,
     shards_folder,
     shards_option,
     writable_folder,
@@ -156,8 +157,12 @@ def evaluate(
         files[json_file] = text
     write_all({path: _bytes(data) for path, data in files.items()})
     cells = found.bd_rates(anchors)
-    out_console.print(_rates(found, cells))
-    out_console.print()
+    pictures = _pictures(found)
+    if cells:
+        say_bold(f"BD-rate in % by PSNR, {pictures} picture{'s' if pictures > 1 else ''}")
+        out_console.print(_rates(found, cells))
+        out_console.print()
+    say_bold("measured")
     out_console.print(_codecs(found))
     for remark in _remarks(found, cells):
         out_console.print(f"* {remark}", style="dim", highlight=False, markup=False)
@@ -174,13 +179,15 @@ def _list() -> None:
     from waterfill.evaluation.published import ALIASES, published_names
 
     absent = missing()
+    width = max(map(len, CONVENTIONAL))
     say("measured here:")
     for name, codec in CONVENTIONAL.items():
-        say(f"  {name:10} {codec.title}{f' ({absent[name]})' if name in absent else ''}")
+        say(f"  {name:{width}} {codec.title}{f' ({absent[name]})' if name in absent else ''}")
     say("published, on the 24 Kodak photographs (published:NAME where both have a name):")
+    comma = ", "
     for name in published_names():
         aliases = [alias for alias, target in ALIASES.items() if target == name]
-        say(f"  {name}{f' ({chr(44).join(aliases)})' if aliases else ''}")
+        say(f"  {name}{f' ({comma.join(aliases)})' if aliases else ''}")
 
 
 def _ladders(
@@ -217,8 +224,7 @@ def _shown(codec: OwnCodec, images: Sequence[Any]) -> list[Shown]:
 def _rates(found: Evaluation, cells: Sequence[Comparison]) -> Table:
     """Own codecs against every anchor, on all pictures."""
     own = [codec.name for codec in found.codecs if codec.kind == "own"]
-    pictures = _pictures(found)
-    table = _plain(f"BD-rate in % by PSNR, {pictures} picture{'s' if pictures > 1 else ''}")
+    table = _plain()
     table.add_column("against")
     for name in own:
         table.add_column(escape(name), justify="right")
@@ -245,11 +251,10 @@ def _remarks(found: Evaluation, cells: Sequence[Comparison]) -> list[str]:
 
     own = [cell for cell in cells if found.codec(cell.test).kind == "own"]
     remarks = [caveat for cell in own for caveat in cell.caveats]
-    remarks += [
-        f"{cell.test} against {cell.anchor}: {cell.reason}"
-        for cell in own
-        if cell.result is None and cell.domain is None
-    ]
+    for cell in own:
+        doubts = (cell.reason,) if cell.result is None else cell.result.warnings
+        if cell.domain is None and doubts:
+            remarks.append(f"{cell.test} against {cell.anchor}: {'; '.join(doubts)}")
     count = _pictures(found)
     if count < LEAST_PICTURES and any(cell.result is not None for cell in own):
         few = f"{count} picture{' is' if count == 1 else 's are'}"
@@ -259,7 +264,7 @@ def _remarks(found: Evaluation, cells: Sequence[Comparison]) -> list[str]:
 
 def _codecs(found: Evaluation) -> Table:
     """What was measured, with the times of the middle setting."""
-    table = _plain("measured")
+    table = _plain()
     table.add_column("codec")
     for column in ("bpp", "PSNR dB", "encode s", "decode s"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -276,15 +281,8 @@ def _codecs(found: Evaluation) -> Table:
     return table
 
 
-def _plain(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-    )
+def _plain() -> Table:
+    return Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
 
 
 def _rate(cell: Comparison | None) -> str:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from waterfill.cli.shared import (
@@ -20,11 +19,12 @@ from waterfill.cli.shared import (
     out_console,
     progress_bar,
     say,
+    say_bold,
     shards_folder,
     shards_option,
     writable_folder,
 )
-from waterfill.files import check_writable, write_whole
+from waterfill.files import check_writable, write_all
 from waterfill.processes import is_first
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def limits(
     from waterfill.codec.registry import load_codec
     from waterfill.data.images import find_images, sample_pictures
     from waterfill.ladder import limits as measure
+    from waterfill.report.html import render
 
     images = list[Any](find_images(paths) if paths else sample_pictures())
     model = load_codec(codec)
@@ -88,11 +89,16 @@ def limits(
     if not is_first():
         return
     text = ladder.to_json()
-    write_whole(out / "ladder.json", text)
+    files: dict[Path, bytes | str] = {
+        out / "report.html": render(ladder),
+        out / "ladder.json": text,
+    }
     if json_file is not None:
-        write_whole(json_file, text)
-    ladder.report(out / "report.html")
+        files[json_file] = text
+    write_all(files)
 
+    pictures = "1 picture" if len(ladder.images) == 1 else f"{len(ladder.images)} pictures"
+    say_bold(f"{ladder.codec}, {ladder.setting}, {pictures}")
     out_console.print(_ladder_table(ladder))
     out_console.print(
         f"* bpp at the codec's PSNR, and against the codec; {ladder.decomposition.method}.",
@@ -123,11 +129,7 @@ def _percent(value: float) -> str:
 
 
 def _ladder_table(ladder: Ladder) -> Table:
-    pictures = "1 picture" if len(ladder.images) == 1 else f"{len(ladder.images)} pictures"
     table = Table(
-        title=f"{escape(ladder.codec)}, {ladder.setting}, {pictures}",
-        title_justify="left",
-        title_style="bold",
         box=SIMPLE_HEAD,
         padding=(0, 0),
         pad_edge=False,

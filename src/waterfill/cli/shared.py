@@ -166,6 +166,13 @@ def say(text: str) -> None:
     out_console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
+def say_bold(title: str) -> None:
+    """The title of what follows: a table's own would be broken where the table is narrow."""
+    out_console.print(
+        title, style="bold", markup=False, emoji=False, highlight=False, soft_wrap=True
+    )
+
+
 def read_file(path: Path) -> bytes:
     """A whole file, unless it is too large to be one of ours."""
     try:

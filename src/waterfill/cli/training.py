@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 from collections.abc import Callable
@@ -186,7 +187,9 @@ def _base(preset: str | None, config_file: Path | None, out: Path, *, resume: bo
         raise TrainingError("--preset and --config exclude each other")
     if preset is not None:
         if preset not in PRESETS:
-            raise TrainingError(f"{preset}: no such preset; --presets lists them")
+            near = difflib.get_close_matches(preset, PRESETS, n=2)
+            meant = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise TrainingError(f"{preset}: no such preset{meant} (--presets lists them)")
         return PRESETS[preset]
     if config_file is None and resume:
         config_file = RunFolder(out).config
@@ -196,7 +199,9 @@ def _base(preset: str | None, config_file: Path | None, out: Path, *, resume: bo
         return TrainConfig(codec=_architecture("default"))
     try:
         text = config_file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise TrainingError(f"{config_file}: can't be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
         raise TrainingError(f"{config_file}: can't be read ({error})") from None
     return TrainConfig.from_toml(text, str(config_file))
 
@@ -355,8 +360,13 @@ def pack_pictures(
     json_file: Path | None,
 ) -> None:
     """Pack pictures into tar shards, reduced and without loss. The same call resumes it."""
-    from waterfill.data.pack import pack
+    from waterfill.data.pack import LARGEST_SHARD, pack
 
+    largest = LARGEST_SHARD >> 20
+    if not 0 < shard_mb <= largest:
+        raise WaterfillError(
+            f"--shard-mb must lie above 0 and be {largest} at most, not {shard_mb:g}"
+        )
     if json_file is not None:
         check_writable(json_file)
     with progress_bar() as bar:
@@ -365,7 +375,7 @@ def pack_pictures(
             report = pack(
                 list(paths),
                 out,
-                shard_bytes=int(shard_mb * (1 << 20)) if math.isfinite(shard_mb) else 0,
+                shard_bytes=max(1, int(shard_mb * (1 << 20))),
                 crop=crop,
                 crops=crops,
                 max_side=max_side,
@@ -376,9 +386,17 @@ def pack_pictures(
         except ValueError as error:
             raise WaterfillError(str(error)) from None
     say(
-        f"{out}: {report.members} pictures of {report.sources} files, {report.shards} shards, "
-        f"{report.stored_bytes / (1 << 20):.1f} MiB, fingerprint {report.fingerprint[:16]}"
+        f"{out}: {_count(report.members, 'picture')} of {_count(report.sources, 'file')}, "
+        f"{_count(report.shards, 'shard')}, {report.stored_bytes / (1 << 20):.1f} MiB, "
+        f"fingerprint {report.fingerprint[:16]}"
     )
     if report.skipped:
-        say(f"{len(report.skipped)} unreadable pictures were skipped: {report.skipped[0]} …")
+        first, *others = report.skipped
+        were = "were" if others else "was"
+        more = " …" if others else ""
+        say(f"{_count(1 + len(others), 'unreadable picture')} {were} skipped: {first}{more}")
     write_json(json_file, asdict(report))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

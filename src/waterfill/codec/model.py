@@ -32,7 +32,7 @@ from waterfill.codec.transforms import (
     table1,
     table2,
 )
-from waterfill.data.images import ImageLike, Picture, as_picture
+from waterfill.data.images import MAX_PIXELS, ImageLike, Picture, as_picture, bytes_in
 from waterfill.errors import BitstreamError, CodecError, ImageError, QualityError
 
 __all__ = ["Codec", "Passage"]
@@ -442,8 +442,25 @@ class Codec(nn.Module):
         except QualityError as error:
             raise BitstreamError(str(error)) from None
 
-    def decompress(self, container: Container) -> Picture:
-        """The picture of a stream made with these weights."""
+    def decompress(self, stream: Container | bytes | bytearray | memoryview) -> Picture:
+        """The picture of a stream made with these weights.
+
+        Parameters
+        ----------
+        stream
+            What :meth:`compress` returned, or that taken apart.
+
+        Raises
+        ------
+        BitstreamError
+            If the stream is foreign, cut, altered, or made with other weights.
+        """
+        if isinstance(stream, Container):
+            container = stream
+        elif (data := bytes_in(stream)) is not None:
+            container = Container.unpack(data, max_pixels=MAX_PIXELS)
+        else:
+            raise BitstreamError(f"{type(stream).__name__} is no stream; pass its bytes")
         header = container.header
         pixels = self.assemble(
             self.unpack(container), header.quality, header.height, header.width, header.tile

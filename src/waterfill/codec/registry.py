@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import IO
 
@@ -263,15 +264,22 @@ def load_codec(
         codec.name = f"{name} (untrained)"
         return codec.eval()
     if name in PRESETS:
-        bundled = resources.files("waterfill.codec") / "weights" / f"{name}.safetensors"
+        bundled = _bundled(name)
         if not bundled.is_file():
             raise CodecError(f"{name}: no weights are bundled for it; give a file of weights")
         return read_codec(bundled.read_bytes(), name, quality=quality)[0]
     path = Path(name)
+    if (weights := path / "codec.safetensors").is_file():  # of a run
+        raise CodecError(f"{name}: is a folder; its weights are {weights}")
     if not path.is_file():
-        known = ", ".join(PRESETS)
-        raise CodecError(f"{name}: neither a file nor a codec's name ({known})")
+        known = [one for one in PRESETS if not pretrained or _bundled(one).is_file()]
+        which = " with bundled weights" if pretrained else ""
+        raise CodecError(f"{name}: neither a file nor a codec's name{which} ({', '.join(known)})")
     return read_codec(path.read_bytes(), name, quality=quality, unpickle=unpickle)[0]
+
+
+def _bundled(name: str) -> Traversable:
+    return resources.files("waterfill.codec") / "weights" / f"{name}.safetensors"
 
 
 def as_codec(codec: Codec | str | os.PathLike[str]) -> Codec:

@@ -140,9 +140,10 @@ def pack(
         raise ValueError(f"a shard may have 1 to {LARGEST_SHARD} bytes, not {shard_bytes}")
     if not 0 < reduction <= 1:
         raise ValueError(f"the reduction must lie in (0, 1], not {reduction}")
-    given = [value for value in (crop, crops, max_side, workers) if value is not None]
-    if min(given) < 1:
-        raise ValueError("crop, crops, max_side and workers must be positive")
+    counts = {"crop": crop, "crops": crops, "max_side": max_side, "workers": workers}
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be positive, not {value}")
     if crops > 1 and crop is None:
         raise ValueError("several crops of a picture need the side of a crop")
     folder = Path(out)

@@ -93,12 +93,15 @@ class _Settings:
                 raise WaterfillError(f"{name}: {item!r} is not a setting (key=value, each once)")
             self._left[key] = value
 
-    def numbers(self, key: str, default: str, *, least: float = 0.0) -> Array:
-        text = self._left.pop(key, default)
+    def _parsed(self, key: str, text: str) -> Array:
         try:
-            found = np.array([float(part) for part in text.split("+")])
+            return np.array([float(part) for part in text.split("+")])
         except ValueError:
             raise WaterfillError(f"{self._name}: {key}={text} is not a number") from None
+
+    def numbers(self, key: str, default: str, *, least: float = 0.0) -> Array:
+        text = self._left.pop(key, default)
+        found = self._parsed(key, text)
         if not np.isfinite(found).all() or (found <= least).any():
             raise WaterfillError(f"{self._name}: {key}={text} must be above {least:g}")
         return found
@@ -110,10 +113,13 @@ class _Settings:
         return float(found[0])
 
     def whole(self, key: str, default: int, *, least: int = 1) -> int:
-        value = self.number(key, default, least=least - 0.5)
-        if value != int(value) or value > _LARGEST_DIMENSION:
+        text = self._left.pop(key, str(default))
+        found = self._parsed(key, text)
+        value = float(found[0])
+        if found.size != 1 or not least <= value <= _LARGEST_DIMENSION or value != int(value):
             raise WaterfillError(
-                f"{self._name}: {key} must be a whole number up to {_LARGEST_DIMENSION}"
+                f"{self._name}: {key} must be a whole number from {least} to "
+                f"{_LARGEST_DIMENSION}, not {text}"
             )
         return int(value)
 

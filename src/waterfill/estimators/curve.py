@@ -110,7 +110,7 @@ class RDPoint:
     ceiling
         Largest rate (for a lower bound: intercept) that the method can give, None if there is none.
     near_ceiling
-        Within half a bit of it.
+        Within half a bit of it, unless a finite source was solved exactly.
     certificate
         Lower and upper bound on R + λD that hold exactly for the finite problem that was solved.
     samples

@@ -64,8 +64,12 @@ class Finding:
 
     @property
     def near_ceiling(self) -> bool:
-        """Within half a bit of what the method can give at all."""
-        return self._room < _NEAR
+        """Within half a bit of what the method can give at all.
+
+        Never where a finite source was solved exactly: its ceiling is then the source's own.
+        """
+        exact = self.certificate is not None and self.interval is None
+        return not exact and self._room < _NEAR
 
     @property
     def _room(self) -> float:

@@ -102,13 +102,18 @@ def _prepared(points: ArrayLike, name: str) -> tuple[NDArray[np.float64], list[s
     first = np.append(True, np.diff(curve[:, 1]) > 0)
     if not first.all():
         dropped = int((~first).sum())
-        warnings.append(f"{name}: {dropped} dearer points at the quality of another left out")
+        dearer = _points(dropped, "dearer ")
+        warnings.append(f"{name}: {dearer} at the quality of another left out")
         curve = curve[first]
     if len(curve) < _LEAST_POINTS:
-        raise CurveError(f"{name} has {len(curve)} points; BD-rate needs at least four")
+        raise CurveError(f"{name} has {_points(len(curve))}; BD-rate needs at least four")
     if (np.diff(curve[:, 0]) <= 0).any():
         warnings.append(f"{name}: rate falls somewhere as quality rises")
     return curve, warnings
+
+
+def _points(number: int, kind: str = "") -> str:
+    return f"{number} {kind}point{'' if number == 1 else 's'}"
 
 
 def mean_difference(
@@ -193,7 +198,7 @@ def compare(
     share = (high - low) / (max(a[-1, 1], b[-1, 1]) - min(a[0, 1], b[0, 1]))
     warnings = said + also
     if share < _ENOUGH:
-        warnings.append(f"the curves share {share:.0%} of the range of quality they cover")
+        warnings.append(f"the curves share {100 * share:.0f} % of the range of quality they cover")
     rates = [_by_rate(curve) for curve in (a, b)]
     bpp = max(r[0, 0] for r in rates), min(r[-1, 0] for r in rates)
     logs = [np.log(r[:, 0]) for r in rates]

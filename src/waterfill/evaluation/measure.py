@@ -17,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 import waterfill
-from waterfill.bitstream import Container
 from waterfill.codec.gains import QUALITIES
 from waterfill.codec.model import Codec
-from waterfill.data.images import MAX_PIXELS, Picture, find_images, load_picture
+from waterfill.data.images import Picture, find_images, load_picture
 from waterfill.errors import ImageError, WaterfillError
 from waterfill.evaluation.cache import Cache, fingerprint
 from waterfill.evaluation.coders import Setting
@@ -122,7 +121,7 @@ class OwnCodec:
     def decode(self, data: bytes, height: int, width: int) -> NDArray[np.uint8]:
         """Pixels (height, width, 3)."""
         with torch.no_grad():
-            return self.codec.decompress(Container.unpack(data, max_pixels=MAX_PIXELS)).pixels
+            return self.codec.decompress(data).pixels
 
 
 class _Subject:
