@@ -18,6 +18,7 @@ from waterfill.training.objectives import (
     GenieAided,
     Objective,
     RateDistortion,
+    distortion_cost,
     objective_of,
     weighted_cost,
 )
@@ -136,6 +137,22 @@ def test_a_factor_of_lambda_weighs_the_distortion_alone(kind: str) -> None:
     less = relative_step(quality) * lambdas_of(quality) * 255.0**2 * plain.mse.detach()
     saved = float((plain.loss - scaled.loss).detach())
     assert saved == pytest.approx(0.75 * float(less.mean()), rel=1e-4)
+
+
+def test_ms_ssim_is_the_same_in_mixed_precision() -> None:
+    # Of a smooth picture, whose local variances are small beside its squares.
+    x = torch.linspace(0.5, 0.9, 192).expand(1, 3, 192, 192).contiguous()
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    x_hat, quality = (x + 0.01 * noise).clamp(0.0, 1.0), torch.tensor([4.0])
+
+    def found(mixed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        given = x_hat.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            cost = distortion_cost("ms-ssim", given, x, quality).sum()
+        return cost.detach(), torch.autograd.grad(cost, given)[0]
+
+    for exact, mixed in zip(found(False), found(True), strict=True):
+        torch.testing.assert_close(mixed, exact)
 
 
 def test_ms_ssim_is_charged_by_its_own_weight() -> None:
