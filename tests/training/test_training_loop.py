@@ -300,6 +300,18 @@ def test_facts_made_to_do_harm_are_refused(whole, photographs, tmp_path, text):
         run(photographs, tmp_path / "run", resume=True)
 
 
+def test_a_plateau_is_the_same_in_a_run_that_is_made_longer(photographs, tmp_path):
+    config = dataclasses.replace(
+        CONFIG, schedule="plateau", patience=1, validate_every=2, warmup=0, ema=0.0
+    )
+    config = dataclasses.replace(config, learning_rate=1e-9)  # no better loss, ever
+    run(photographs, tmp_path / "one", config)
+    run(photographs, tmp_path / "two", config, steps=3)
+    run(photographs, tmp_path / "two", config, resume=True)
+    one, two = (facts(tmp_path / name)["schedule"] for name in ("one", "two"))
+    assert one == two
+
+
 def test_another_run_is_not_overwritten_and_nothing_is_not_resumed(whole, photographs, tmp_path):
     before = (whole / CHECKPOINT).read_bytes()
     with pytest.raises(TrainingError, match="holds a run already"):

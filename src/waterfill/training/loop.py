@@ -429,7 +429,9 @@ class _Run:
         assert fresh is not None
         self._watch(fresh)
         rate = self.schedule.rate_at(self.step - 1)
-        self.schedule.observe(fresh["loss"])
+        if self.step % self.config.validate_every == 0:
+            # The end of a run that is made longer later must not count as a wait of its own.
+            self.schedule.observe(fresh["loss"])
         self.shown = fresh
         if self.fabric.is_global_zero:
             recent = [math.nan] * len(_RECORDED) if self.recent is None else self.recent
