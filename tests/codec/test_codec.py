@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import waterfill as wf
 from waterfill.bitstream import Container
 from waterfill.bitstream.container import HEADER_BYTES
+from waterfill.codec.config import CodecConfig
 from waterfill.codec.gains import LAMBDAS, lambda_of_quality
 from waterfill.codec.model import Codec
 from waterfill.data.images import to_picture
@@ -102,6 +103,26 @@ def test_what_is_no_quality_is_refused_in_one_line(
 ) -> None:
     with pytest.raises(wf.QualityError, match="quality must be a number"):
         tiny.compress(photo, quality)
+
+
+def test_a_codec_of_a_quality_that_streams_cannot_carry_codes_at_the_nearest(
+    photo: NDArray[np.uint8],
+) -> None:
+    pixels = photo[:64, :64]
+    for ends in ((4.001, 4.001), (1.2, 6.0)):
+        codec = Codec(CodecConfig(n=4, m=4, hyper=4, qualities=ends))
+        assert codec.check_quality(ends[0]) == round(256 * ends[0]) / 256
+        wf.decompress(codec.compress(pixels, ends[0]), codec=codec)
+        with pytest.raises(wf.QualityError):
+            codec.check_quality(ends[0] - 0.01)
+
+
+@pytest.mark.parametrize("side", [96, 100, 16, 0, -64, 1 << 22])
+def test_tiles_that_no_stream_could_tell_are_refused(side: int, photo: NDArray[np.uint8]) -> None:
+    codec = Codec(CodecConfig(n=4, m=4, hyper=4))
+    codec.tile = side
+    with pytest.raises(wf.WaterfillError, match="tile must be a multiple of 64"):
+        codec.compress(photo[:32, :32])
 
 
 def test_effort_is_a_whole_number(tiny: Codec, photo: NDArray[np.uint8]) -> None:

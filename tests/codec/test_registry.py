@@ -222,3 +222,27 @@ def test_wrong_shapes_and_nan_are_refused(tmp_path: Path, tiny: Codec) -> None:
     write()
     with pytest.raises(wf.CodecError, match="n must be"):
         wf.load_codec(path)
+
+
+@pytest.mark.parametrize("config", ["[" * 100_000, '{"qualities": [1, 1' + "0" * 400 + "]}"])
+def test_a_header_made_to_do_harm_is_refused(config: str) -> None:
+    metadata = {"waterfill.codec": "2", "config": config}
+    data = safetensors.torch.save({"a": torch.zeros(2)}, metadata)
+    with pytest.raises(wf.CodecError, match="not the weights"):
+        registry.read_codec(data, "weights")
+
+
+def test_a_type_that_torch_hardly_knows_is_read_or_refused(tiny: Codec, tmp_path: Path) -> None:
+    path = tmp_path / "codec.safetensors"
+    save_codec(tiny, path, {})
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = safetensors.torch.load_file(path)
+    bias = tensors["g_a.0.bias"].to(torch.float8_e4m3fn)
+    data = safetensors.torch.save({**tensors, "g_a.0.bias": bias}, metadata)
+    codec, _ = registry.read_codec(data, "weights")
+    assert torch.equal(codec.state_dict()["g_a.0.bias"], bias.float())
+    bias = torch.full((16,), torch.nan).to(torch.float8_e4m3fn)
+    data = safetensors.torch.save({**tensors, "g_a.0.bias": bias}, metadata)
+    with pytest.raises(wf.CodecError, match="not finite"):
+        registry.read_codec(data, "weights")

@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import waterfill as wf
-from waterfill.bitstream import Container
+from waterfill.bitstream import Container, Rows, Trellis, gaussian_tables
 from waterfill.cli import run
 from waterfill.codec.gains import lambda_of_quality
 from waterfill.codec.model import Codec
 from waterfill.codec.noise import Noise
 from waterfill.codec.refine import refine
-from waterfill.codec.trellis import TrellisCoded
+from waterfill.codec.trellis import TrellisCoded, near
 from waterfill.data.images import MAX_PIXELS, sample_pictures
 
 GAUSSIAN = [name for name in FAMILY if name not in ("factorized", "attention", "digits")]
@@ -125,3 +125,13 @@ def test_the_command_says_what_a_stream_holds(
         capsys.readouterr()
         assert run(["info", out]) == 0
         assert f"quantiser  {kind}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("row", [10, 120])
+def test_latents_beyond_all_symbols_keep_their_sign_and_none_is_no_number(row: int) -> None:
+    trellis = Trellis(Rows(gaussian_tables(), np.full((1, 1, 3), row, np.int64)))
+    low, high, small = near(trellis, np.array([[[-5e9, 5e9, 0.1]]])).ravel()
+    assert low < -(1 << 28) < 1 << 28 < high
+    assert small == 0
+    with pytest.raises(wf.CodecError, match="not finite"):
+        near(trellis, np.array([[[np.nan, 0.0, 0.0]]]))

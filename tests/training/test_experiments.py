@@ -217,6 +217,7 @@ def _trained(tmp_path: Path, photographs: str) -> Path:
     ("content", "what"),
     [
         ("preset = 'none'", "no preset none"),
+        ("preset = ['bundled']", "no preset"),
         ("priority = 'high'", "priority must be a number"),
         ("priority = nan", "priority must be a number"),
         ("after = 3", "after must be a name"),

@@ -191,6 +191,24 @@ def test_a_codec_grows_by_latents_and_keeps_what_it_knew(folder: Path, started: 
     assert found[0] > found[-1]
 
 
+def test_a_codec_of_one_quality_grows_without_gains(folder: Path) -> None:
+    pictures = open_pictures([str(folder)])
+    config = dataclasses.replace(SMALL, m=8, qualities=(4.0, 4.0))
+    small, large = Codec(config), Codec(dataclasses.replace(config, m=12))
+    start_from_klt(small, pictures, seed=0)
+    grow_from(large, small, pictures, seed=0)
+    old, new = (codec.g_a.blocks.weight for codec in (small, large))  # type: ignore[union-attr]
+    assert torch.allclose(new[:8], old, atol=1e-6)  # type: ignore[index, arg-type]
+    assert bool(new[8:].any())  # type: ignore[index, union-attr]
+
+
+@pytest.mark.parametrize("side", ["none", "scale"])
+def test_klt_starts_with_a_prior_of_means_alone(folder: Path, side: str) -> None:
+    codec = Codec(dataclasses.replace(SMALL, m=8, side=side, qualities=(4.0, 4.0)))
+    with pytest.raises(TrainingError, match=f"side information of means, not '{side}'"):
+        start_from_klt(codec, open_pictures([str(folder)]), seed=0)
+
+
 def test_klt_needs_room_and_a_codec_that_has_it(folder: Path) -> None:
     with pytest.raises(ValueError, match="at most 768"):
         CodecConfig(4, 769, 4, transform="klt")

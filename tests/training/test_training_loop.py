@@ -289,6 +289,29 @@ def test_metrics_keep_what_the_checkpoint_has_behind_it(photographs, tmp_path):
     assert [row[0] for row in rows(out)] == ["7"]
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"step": Infinity}'])
+def test_facts_made_to_do_harm_are_refused(whole, photographs, tmp_path, text):
+    (tmp_path / "run").mkdir()
+    told = facts(whole) | json.loads(text) if text.startswith("{") else None
+    metadata = {"waterfill.training": text if told is None else json.dumps(told)}
+    data = safetensors.torch.save(state(whole), metadata)
+    (tmp_path / "run" / CHECKPOINT).write_bytes(data)
+    with pytest.raises(TrainingError, match="not a training checkpoint"):
+        run(photographs, tmp_path / "run", resume=True)
+
+
+def test_a_plateau_is_the_same_in_a_run_that_is_made_longer(photographs, tmp_path):
+    config = dataclasses.replace(
+        CONFIG, schedule="plateau", patience=1, validate_every=2, warmup=0, ema=0.0
+    )
+    config = dataclasses.replace(config, learning_rate=1e-9)  # no better loss, ever
+    run(photographs, tmp_path / "one", config)
+    run(photographs, tmp_path / "two", config, steps=3)
+    run(photographs, tmp_path / "two", config, resume=True)
+    one, two = (facts(tmp_path / name)["schedule"] for name in ("one", "two"))
+    assert one == two
+
+
 def test_another_run_is_not_overwritten_and_nothing_is_not_resumed(whole, photographs, tmp_path):
     before = (whole / CHECKPOINT).read_bytes()
     with pytest.raises(TrainingError, match="holds a run already"):
@@ -465,6 +488,19 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_last_good_checkpoi
         assert str(out / CHECKPOINT) in str(caught.value)
         assert facts(out)["step"] == 4
         assert all(bool(t.isfinite().all()) for t in state(out).values())
+
+
+def test_an_exact_reconstruction_leaves_the_recorded_psnr_finite(
+    photographs, tmp_path, monkeypatch
+):
+    class Exact(RateDistortion):
+        def forward(self, batch):
+            losses = super().forward(batch)
+            return losses._replace(mse=torch.zeros_like(losses.mse))
+
+    monkeypatch.setattr(learner, "objective_of", lambda config, codec: Exact(codec))
+    run(photographs, tmp_path / "run", steps=2, checkpoint_every=2)
+    assert np.isfinite(facts(tmp_path / "run")["recent"][:4]).all()
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])

@@ -32,7 +32,15 @@ from typing import Any, NamedTuple
 from waterfill.data.images import MAX_SIDE
 from waterfill.errors import BitstreamError
 
-__all__ = ["HEADER_BYTES", "QUALITY_STEPS", "SIZES_BYTES", "VERSION", "Container", "Header"]
+__all__ = [
+    "HEADER_BYTES",
+    "QUALITY_STEPS",
+    "SIZES_BYTES",
+    "TILE_UNIT",
+    "VERSION",
+    "Container",
+    "Header",
+]
 
 VERSION = 2
 #: A quality is carried in this fraction: the finest difference of two qualities is 1/256.

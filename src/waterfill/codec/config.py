@@ -93,7 +93,7 @@ class CodecConfig:
             raise ValueError("mixtures need the context 'masked'")
         try:
             low, high = (float(quality) for quality in self.qualities)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"qualities must be two numbers, not {self.qualities!r}") from None
         if not QUALITIES[0] <= low <= high <= QUALITIES[-1]:
             raise ValueError(f"qualities must lie in 1 … 8, low first, not {self.qualities}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from waterfill.bitstream import Container, Header, SymbolReader, SymbolWriter
-from waterfill.bitstream.container import QUALITY_STEPS
+from waterfill.bitstream.container import QUALITY_STEPS, TILE_UNIT
 from waterfill.codec.channels import Channel
 from waterfill.codec.coding import CodedPrior, StoredTables
 from waterfill.codec.config import CodecConfig
@@ -91,7 +91,8 @@ class Codec(nn.Module):
         #: Identity of the weights, written into every stream; all zero for weights in training.
         self.weights_id = bytes(8)
         self.name = "unnamed"
-        #: Side in pixels of the tiles that a large picture is coded in, a multiple of 32.
+        #: Side in pixels of the tiles that a large picture is coded in, a multiple of the config's
+        #: alignment.
         self.tile = TILE
         self.g_a, self.g_s = _transforms(config)
         self.prior = Prior(config)
@@ -163,7 +164,9 @@ class Codec(nn.Module):
         if quality is None:
             quality = min(max(4.0, low), high)
         exact = round(check_quality(quality) * QUALITY_STEPS) / QUALITY_STEPS
-        if not low <= exact <= high:
+        # The ends may lie between what a stream can carry: they are then its nearest.
+        least, most = (round(end * QUALITY_STEPS) / QUALITY_STEPS for end in (low, high))
+        if not least <= exact <= most:
             covered = f"quality {low:g} alone" if low == high else f"qualities {low:g} … {high:g}"
             raise QualityError(f"{self.name} covers {covered}, not {exact:g}")
         return exact
@@ -335,8 +338,12 @@ class Codec(nn.Module):
         QualityError
             If ``effort`` is no whole number, negative, or more than anybody would wait for.
         CodecError
-            If a trellis is asked for, and the codec's prior is not Gaussian.
+            If a trellis is asked for, and the codec's prior is not Gaussian; if no stream could say
+            how large its tiles are.
         """
+        unit, most = self.config.alignment, TILE_UNIT * 0xFFFF
+        if not 0 < self.tile <= most or self.tile % unit:
+            raise CodecError(f"tile must be a multiple of {unit} up to {most}, not {self.tile}")
         try:
             effort = operator.index(effort)
         except TypeError:

@@ -181,14 +181,15 @@ def read_codec(
         config = CodecConfig(**json.loads(metadata["config"]))
         weights_id = identity(config, tensors)
         tables = _stored_tables(tensors)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CodecError(f"{label}: not the weights of a waterfill codec ({error})") from None
     try:
         codec = _holding(config, tensors)
     except RuntimeError as error:
         reason = str(error).replace("\n", " ")
         raise CodecError(f"{label}: the weights don't fit the codec ({reason})") from None
-    broken = [name for name, t in tensors.items() if not torch.isfinite(t).all()]
+    # What the codec holds: of some narrow types, torch can't say whether they are finite.
+    broken = [name for name, t in codec.state_dict().items() if not torch.isfinite(t).all()]
     if broken:
         raise CodecError(f"{label}: {broken[0]} holds values that are not finite")
     prior = codec.coded_prior(tables)

@@ -17,6 +17,7 @@ from waterfill.bitstream.trellis import FIRST_ROW, NEXT, QUANTISER, STATES, STEP
 from waterfill.codec.channels import Crossing
 from waterfill.codec.densities import Density
 from waterfill.codec.noise import Noise
+from waterfill.codec.priors import integer_symbols
 
 __all__ = ["TrellisCoded", "cheapest_path", "near"]
 
@@ -24,6 +25,8 @@ __all__ = ["TrellisCoded", "cheapest_path", "near"]
 #: what a squared step is worth at the slope of rate and distortion, 6/ln 2. With less, latents are
 #: pulled to zero that the analysis transform, trained with rounding, has already shrunk.
 _NEAR = 4.0 * 6.0 / np.log(2.0)
+#: Symbols have 32 bits.
+_FARTHEST = 2.0**30
 
 
 def _before() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -154,7 +157,14 @@ class TrellisCoded:
 
 
 def near(trellis: Trellis, residual: NDArray[np.float64]) -> NDArray[np.int32]:
-    """Symbols near y − centre, in steps, where nothing is known of the picture."""
-    symbols = np.rint(residual).astype(np.int32).ravel()
+    """Symbols near y − centre, in steps, where nothing is known of the picture.
+
+    Raises
+    ------
+    CodecError
+        If a value is not finite.
+    """
+    symbols = integer_symbols(torch.from_numpy(residual)).ravel()
+    residual = residual.clip(-_FARTHEST, _FARTHEST)
     symbols[trellis.lanes.where] = cheapest_path(trellis, residual, np.full(residual.shape, _NEAR))
     return symbols.reshape(residual.shape)

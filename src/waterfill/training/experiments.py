@@ -103,7 +103,7 @@ def _experiment(file: Path) -> Experiment:
         raise TrainingError(f"{file}: can't be read ({error})") from None
     preset, priority = values.pop("preset", None), values.pop("priority", 0)
     after = values.pop("after", None)
-    if preset is not None and preset not in PRESETS:
+    if preset is not None and not (isinstance(preset, str) and preset in PRESETS):
         raise TrainingError(f"{file}: there is no preset {preset}")
     number = isinstance(priority, int | float) and not isinstance(priority, bool)
     if not (number and abs(priority) < 2**53):

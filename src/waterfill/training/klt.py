@@ -20,6 +20,7 @@ from waterfill.codec.priors import HyperLatent
 from waterfill.codec.transforms import BLOCK, FilteredAnalysis, FilteredSynthesis
 from waterfill.data.crops import CropSource
 from waterfill.data.sets import PictureSet
+from waterfill.errors import TrainingError
 
 __all__ = ["grow_from", "klt_of_blocks", "start_from_klt"]
 
@@ -81,14 +82,18 @@ def start_from_klt(codec: Codec, pictures: PictureSet, *, seed: int) -> None:
         Photographs to take statistics from.
     seed
         Of the choice of blocks.
+
+    Raises
+    ------
+    TrainingError
+        If the codec's side information predicts no means.
     """
-    m = codec.config.m
+    side, m = _side(codec), codec.config.m
     mean, variances, basis = klt_of_blocks(_crops(pictures, seed))
     colour = torch.from_numpy(mean).float() - 0.5
     _set_blocks(codec, basis[:m], colour)
     # h_a meets latents whose deviations span four decades: let it see whitened ones.
     deviations = _in_steps(variances[:m])
-    side = _side(codec)
     first = _conv(side.h_a[0])
     first.weight.mul_(1.0 / deviations.clamp_min(0.1)[None, :, None, None])
     last = _conv(side.h_s[-1])
@@ -143,9 +148,8 @@ def grow_from(codec: Codec, other: Codec, pictures: PictureSet, *, seed: int) ->
         (codec.gains.log2_gain, other.gains.log2_gain),
         (codec.gains.log2_inverse, other.gains.log2_inverse),
     ):
-        assert gains is not None
-        assert known is not None
-        gains.copy_(known[:, near].mean(1, keepdim=True).expand_as(gains))
+        if gains is not None and known is not None:  # a codec of one quality has none
+            gains.copy_(known[:, near].mean(1, keepdim=True).expand_as(gains))
     pairs = {f"prior.side.h_s.{len(side.h_s) - 1}.{name}" for name in ("weight", "bias")}
     state = codec.state_dict()
     for name, tensor in other.state_dict().items():
@@ -169,8 +173,10 @@ def _log2_scale(deviations: Tensor) -> Tensor:
 
 
 def _side(codec: Codec) -> HyperLatent:
-    if codec.prior.side is None:
-        raise ValueError("this codec has no side information to start")
+    """Side information that predicts means and log₂ scales, which these starts set."""
+    kind = codec.config.side
+    if codec.prior.side is None or kind == "scale":
+        raise TrainingError(f"klt starts with side information of means, not {kind!r}")
     return codec.prior.side
 
 

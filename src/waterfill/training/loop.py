@@ -34,7 +34,7 @@ from waterfill.training.learner import Learner
 from waterfill.training.objectives import Batch, Objective
 from waterfill.training.schedules import Schedule
 from waterfill.training.start import start_from
-from waterfill.training.validation import split, to_pixels
+from waterfill.training.validation import LEAST_MSE, split, to_pixels
 
 __all__ = ["Report", "train"]
 
@@ -259,7 +259,7 @@ class _Run:
             if self.step < 0 or not (self.recent is None or self.recent.shape == (len(_RECORDED),)):
                 raise ValueError("no such step")
             self.fabric.strategy.precision.load_state_dict(facts["scaler"])
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise TrainingError(f"{checkpoint}: not a training checkpoint ({error})") from None
         try:
             restore(tensors, self.objective, self.average, self.learner.adam)
@@ -346,7 +346,8 @@ class _Run:
                 seeds[part],
             )
             losses = self.learner.gradients(batch, pieces=pieces, last=piece == pieces - 1)
-            psnr = (-10.0 * torch.log10(losses.mse.detach())).mean()
+            # Of what is exact, as blank pictures can be, it would stay infinite in all means after.
+            psnr = (-10.0 * torch.log10(losses.mse.detach().clamp_min(LEAST_MSE))).mean()
             bpp, prior_bpp = losses.bpp.detach().mean(), losses.prior_bpp.detach().mean()
             values = (losses.loss.detach(), bpp, psnr, prior_bpp)
             aside = self.objective.aside()
@@ -428,7 +429,9 @@ class _Run:
         assert fresh is not None
         self._watch(fresh)
         rate = self.schedule.rate_at(self.step - 1)
-        self.schedule.observe(fresh["loss"])
+        if self.step % self.config.validate_every == 0:
+            # The end of a run that is made longer later must not count as a wait of its own.
+            self.schedule.observe(fresh["loss"])
         self.shown = fresh
         if self.fabric.is_global_zero:
             recent = [math.nan] * len(_RECORDED) if self.recent is None else self.recent

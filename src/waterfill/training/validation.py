@@ -16,9 +16,11 @@ from waterfill.errors import ImageError, TrainingError
 from waterfill.training.config import MS_SSIM_MIN_SIDE, TrainConfig
 from waterfill.training.objectives import Batch, Objective
 
-__all__ = ["Validation", "split", "to_pixels"]
+__all__ = ["LEAST_MSE", "Validation", "split", "to_pixels"]
 
 _PICTURES, _SIDE = 16, 256
+#: A PSNR is taken of this much at least: of an exact reconstruction it has no bound.
+LEAST_MSE = 1e-12
 
 
 def to_pixels(pixels: NDArray[np.uint8]) -> Tensor:
@@ -27,7 +29,7 @@ def to_pixels(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def _psnr(mse: float) -> float:
-    return -10.0 * math.log10(max(mse, 1e-12))
+    return -10.0 * math.log10(max(mse, LEAST_MSE))
 
 
 class Validation:
