@@ -37,6 +37,7 @@ __all__ = [
     "pictures_in",
     "sample_pictures",
     "to_picture",
+    "too_large",
 ]
 
 IMAGE_SUFFIXES = frozenset(
@@ -107,7 +108,7 @@ def _refusal(image: Image.Image) -> str | None:
         return f"has the unsupported colour mode {image.mode}; convert it to RGB first"
     if _bits_per_sample(image) > 8:
         return "has more than 8 bits per sample; convert it to 8 bits first"
-    return _too_large(image.width, image.height)
+    return too_large(image.width, image.height)
 
 
 def _bits_per_sample(image: Image.Image) -> int:
@@ -122,7 +123,8 @@ def _bits_per_sample(image: Image.Image) -> int:
     return 8
 
 
-def _too_large(width: int, height: int) -> str | None:
+def too_large(width: int, height: int) -> str | None:
+    """Why a picture of this size is not supported, or ``None``."""
     if width * height > MAX_PIXELS:
         return f"has {width}×{height} pixels; at most {MAX_PIXELS:,} are supported"
     if max(width, height) > MAX_SIDE:
@@ -155,7 +157,7 @@ def to_picture(image: Picture | Image.Image | NDArray[np.uint8], name: str = "im
         large pictures, and arrays of another shape or dtype.
     """
     if isinstance(image, Picture):
-        reason = _too_large(image.width, image.height)
+        reason = too_large(image.width, image.height)
         if reason:
             raise ImageError(f"{image.name}: {reason}")
         return image
@@ -168,7 +170,7 @@ def to_picture(image: Picture | Image.Image | NDArray[np.uint8], name: str = "im
             raise ImageError(f"{name}: an array must be (H, W) or (H, W, 3), not {image.shape}")
         if image.size == 0:
             raise ImageError(f"{name}: has no pixels")
-        reason = _too_large(image.shape[1], image.shape[0])
+        reason = too_large(image.shape[1], image.shape[0])
         if reason:
             raise ImageError(f"{name}: {reason}")
         grey = image.ndim == 2
