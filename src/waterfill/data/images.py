@@ -366,12 +366,14 @@ def pictures_in(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     if alone or _is_tensor(images) or hasattr(images, "read") or not isinstance(images, Iterable):
         images = [cast(ImageLike, images)]
     found: list[ImageLike] = []
-    files: set[Path] = set()
+    files: set[str] = set()
     for item in cast("Iterable[ImageLike]", images):
         if isinstance(item, str | os.PathLike):
-            new = [path for path in find_images([item]) if path not in files]
-            files.update(new)
-            found.extend(new)
+            for path in find_images([item]):
+                place = os.path.abspath(path)
+                if place not in files:
+                    files.add(place)
+                    found.append(path)
         else:
             data = bytes_in(item)
             found.append(item if data is None else data)
@@ -386,7 +388,7 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     ImageError
         If a path doesn't exist, a glob matches nothing, or a folder holds no picture.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     for item in paths:
         path = Path(item)
         if os.path.isdir(path):  # unlike the methods of Path, no error for names that are too long
@@ -402,8 +404,9 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
             inside = [p for p in inside if os.path.isfile(p)]
             if not inside:
                 raise ImageError(f"{path}: no such file or folder")
-        found.update(dict.fromkeys(inside))
-    return list(found)
+        for one in inside:
+            found.setdefault(os.path.abspath(one), one)
+    return list(found.values())
 
 
 def sample_pictures(names: Sequence[str] = _SAMPLES) -> list[Picture]:
