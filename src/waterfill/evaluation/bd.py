@@ -283,5 +283,5 @@ def bootstrap_interval(
     """
     farther = math.sqrt(count / (count - 1)) * float(stdtrit(count - 1, 0.5 * (1.0 - coverage)))
     tail = 100.0 * float(ndtr(farther))
-    low, high = np.percentile(resampled, [tail, 100.0 - tail])
+    low, high = np.percentile(np.asarray(resampled, np.float64), [tail, 100.0 - tail])
     return float(low), float(high)
