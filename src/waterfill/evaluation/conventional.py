@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,6 +54,23 @@ class Conventional:
     coder: Coder = field(repr=False)
     colour: Colour | None = None
     caveat: str = ""
+
+    def made_of(self, setting: Setting) -> str | None:
+        """What tells it from others of its name, in hexadecimal; empty for those of this package.
+
+        None if that can't be said, of what has no copy on disk. Classes and functions go by their
+        names: what their code does is for :meth:`version` to say.
+        """
+        known = CONVENTIONAL.get(self.name)
+        ours = known is not None and (self.coder, self.colour) == (known.coder, known.colour)
+        if type(self) is Conventional and ours:
+            return ""
+        about = {k: v for k, v in vars(self).items() if k not in ("settings", "title", "caveat")}
+        told = self.coder.options(setting) if isinstance(self.coder, Ffmpeg) else None
+        try:
+            return hashlib.sha256(pickle.dumps((about, told), protocol=4)).hexdigest()
+        except Exception:  # a part may raise anything when it is asked for a copy
+            return None
 
     def version(self) -> str:
         """Library and version.
