@@ -20,6 +20,7 @@ from waterfill.estimators.method import (
     Run,
     Scorer,
     SlopeBySlope,
+    check_single,
     continuous,
     mean_interval,
 )
@@ -135,10 +136,12 @@ def train_autoencoder(
     Raises
     ------
     WaterfillError
-        If the loss becomes infinite or not a number.
+        If the loss becomes infinite or not a number, or samples lie too far from zero.
     """
     rng = run.rng(7)
-    start = run.tensor(source.sample(max(20_000, 4 * source.dimension), rng))
+    samples = source.sample(max(20_000, 4 * source.dimension), rng)
+    check_single(samples)  # which the networks compute in, however short vectors are
+    start = run.tensor(samples)
     with run.device:
         model = Autoencoder(start, slope, settings.prior, settings.hidden, settings.latent)
     optimiser = torch.optim.Adam(model.parameters(), settings.learning_rate)
