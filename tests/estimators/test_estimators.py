@@ -351,17 +351,13 @@ def test_intervals_hold_the_mean_as_often_as_they_say(count: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dimension", "method", "settings"),
-    [
-        (80, "wgd", {"particles": 10, "steps": 2}),
-        (80, "limits", {}),
-        (2, "sandwich-upper", {"steps": 2, "hidden": 8, "samples": 500}),
-    ],
+    ("method", "settings"),
+    [("wgd", {"particles": 10, "steps": 2}), ("limits", {}), ("sandwich-upper", {"steps": 1})],
 )
 def test_samples_too_far_from_zero_for_single_precision_are_refused(
-    dimension: int, method: str, settings: dict[str, Any]
+    method: str, settings: dict[str, Any]
 ) -> None:
-    samples = np.random.default_rng(0).standard_normal((300, dimension))
+    samples = np.random.default_rng(0).standard_normal((300, 80))
     with pytest.raises(WaterfillError, match="so far from zero that single precision") as refusal:
         wf.bounds(samples + 1e6, method, [1.0], **settings)
     assert "\n" not in str(refusal.value)

@@ -20,7 +20,6 @@ from waterfill.estimators.method import (
     Run,
     Scorer,
     SlopeBySlope,
-    check_single,
     continuous,
     mean_interval,
 )
@@ -136,12 +135,10 @@ def train_autoencoder(
     Raises
     ------
     WaterfillError
-        If the loss becomes infinite or not a number, or samples lie too far from zero.
+        If the loss becomes infinite or not a number.
     """
     rng = run.rng(7)
-    samples = source.sample(max(20_000, 4 * source.dimension), rng)
-    check_single(samples)  # which the networks compute in, however short vectors are
-    start = run.tensor(samples)
+    start = run.tensor(source.sample(max(20_000, 4 * source.dimension), rng))
     with run.device:
         model = Autoencoder(start, slope, settings.prior, settings.hidden, settings.latent)
     optimiser = torch.optim.Adam(model.parameters(), settings.learning_rate)
