@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import pickle
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -58,19 +58,18 @@ class Conventional:
     def made_of(self, setting: Setting) -> str | None:
         """What tells it from others of its name, in hexadecimal; empty for those of this package.
 
-        None if that can't be said, of what has no copy on disk. Classes and functions go by their
-        names: what their code does is for :meth:`version` to say.
+        None if that can't be said, of a coder that is no dataclass of plain values. Classes go by
+        their names: what their code does is for :meth:`version` to say.
         """
         known = CONVENTIONAL.get(self.name)
         ours = known is not None and (self.coder, self.colour) == (known.coder, known.colour)
         if type(self) is Conventional and ours:
             return ""
-        about = {k: v for k, v in vars(self).items() if k not in ("settings", "title", "caveat")}
-        told = self.coder.options(setting) if isinstance(self.coder, Ffmpeg) else None
         try:
-            return hashlib.sha256(pickle.dumps((about, told), protocol=4)).hexdigest()
-        except Exception:  # a part may raise anything when it is asked for a copy
+            about = [_described(part, setting) for part in (self.coder, self.colour)]
+        except TypeError:
             return None
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
     def version(self) -> str:
         """Library and version.
@@ -116,6 +115,21 @@ class Conventional:
     def ceiling(self, picture: Picture) -> NDArray[np.uint8]:
         """What colour conversion alone leaves of a picture, without the codec."""
         return picture.pixels if self.colour is None else self.colour.round_trip(picture.pixels)
+
+
+def _described(value: Any, setting: Setting) -> Any:
+    """A value as JSON holds it, a dataclass by its name and fields; TypeError of anything else."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_described(item, setting) for item in value]
+    if isinstance(value, type) or not is_dataclass(value):
+        raise TypeError(f"{type(value).__name__} doesn't show what it is made of")
+    parts = {part.name: getattr(value, part.name) for part in fields(value)}
+    if isinstance(value, Ffmpeg):  # a function shows what it does where it is used
+        parts["options"] = value.options(setting)
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    return [kind, {name: _described(part, setting) for name, part in parts.items()}]
 
 
 @contextmanager

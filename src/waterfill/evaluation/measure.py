@@ -304,7 +304,8 @@ def evaluate(
         Own ones, or conventional ones by name; names are distinct.
     cache
         Where measurements are kept, so that an interrupted run goes on where it stopped; None for
-        no cache. A conventional codec of the caller's own that can't be pickled is measured anew.
+        no cache. A conventional codec of the caller's own whose coder is no dataclass
+        of plain values is measured anew.
     shards
         A folder for the rows, as Parquet files: processes that a launcher has started share the
         measurements, and all of them return the same evaluation. Unlike the cache it is of this
