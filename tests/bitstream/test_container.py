@@ -15,7 +15,7 @@ from PIL import Image
 
 import waterfill as wf
 from waterfill.bitstream import Container, Header, SymbolWriter
-from waterfill.bitstream.container import HEADER_BYTES, SIZES_BYTES
+from waterfill.bitstream.container import HEADER_BYTES, MAX_TILE, SIZES_BYTES
 from waterfill.data.images import MAX_PIXELS, MAX_SIDE, Picture
 
 LAYOUT = struct.Struct("<3sB8sBHIIHI")
@@ -56,7 +56,7 @@ def stream(codec) -> bytes:
     height=st.integers(1, 5000),
     grey=st.booleans(),
     crc=st.integers(0, 2**32 - 1),
-    tile=st.integers(30, 2**16 - 1).map(lambda units: 32 * units),
+    tile=st.integers(30, MAX_TILE // 32).map(lambda units: 32 * units),
     section=st.binary(max_size=50),
 )
 def test_what_is_packed_is_unpacked(weights, quality, width, height, grey, crc, tile, section):
@@ -114,6 +114,8 @@ CLAIMS = [
     {"version": 1},
     {"version": 3},
     {"tile": 0},
+    {"tile": MAX_TILE // 32 + 1},
+    {"width": 2**14, "height": 2**14, "tile": 2**16 - 1},
     {"width": 7000, "height": 7000, "tile": 2},
     {"magic": b"WFM"},
 ]
@@ -141,6 +143,12 @@ def test_unforged_it_is_accepted(stream):
     # Otherwise the refusals above might be refusals of the forger's mistakes.
     assert forged(stream) == stream
     Container.unpack(stream, max_pixels=MAX_PIXELS)
+
+
+def test_a_tile_too_large_to_decode_is_refused_by_its_side(stream):
+    # Of a picture this small it would do no harm; what a stream may say depends on nothing else.
+    assert "tiles of 2080 pixels; at most 2048" in refused(forged(stream, tile=65))
+    Container.unpack(forged(stream, tile=64), max_pixels=MAX_PIXELS)
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_a_codec_of_a_quality_that_streams_cannot_carry_codes_at_the_nearest(
             codec.check_quality(ends[0] - 0.01)
 
 
-@pytest.mark.parametrize("side", [96, 100, 16, 0, -64, 1 << 22])
+@pytest.mark.parametrize("side", [96, 100, 16, 0, -64, 2112, 8192, 1 << 22])
 def test_tiles_that_no_stream_could_tell_are_refused(side: int, photo: NDArray[np.uint8]) -> None:
     codec = Codec(CodecConfig(n=4, m=4, hyper=4))
     codec.tile = side

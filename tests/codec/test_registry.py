@@ -242,6 +242,10 @@ def test_a_type_that_torch_hardly_knows_is_read_or_refused(tiny: Codec, tmp_path
     data = safetensors.torch.save({**tensors, "g_a.0.bias": bias}, metadata)
     codec, _ = registry.read_codec(data, "weights")
     assert torch.equal(codec.state_dict()["g_a.0.bias"], bias.float())
+    for name in ("g_a.0.bias", next(name for name in tensors if name.startswith("coding."))):
+        data = safetensors.torch.save({**tensors, name: tensors[name].to(torch.cfloat)}, metadata)
+        with pytest.raises(wf.CodecError, match=f"weights: {name} holds complex numbers"):
+            registry.read_codec(data, "weights")
     bias = torch.full((16,), torch.nan).to(torch.float8_e4m3fn)
     data = safetensors.torch.save({**tensors, "g_a.0.bias": bias}, metadata)
     with pytest.raises(wf.CodecError, match="not finite"):

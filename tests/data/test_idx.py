@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,31 @@ def test_what_is_no_whole_idx_file_is_refused(tmp_path: Path, data: bytes, probl
     path.write_bytes(data)
     with pytest.raises(ImageError, match=problem):
         read_idx(path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "problem"),
+    [
+        ((1, 1, 1 << 31), "each picture has 2147483648×1 pixels; at most 268,435,456"),
+        ((1, 1, 65_536), "each picture has 65536×1 pixels; a side may have 65,535"),
+        ((1, 20_000, 20_000), "at most 268,435,456 are supported"),
+        ((1 << 21, 28, 28), "is cut short"),
+    ],
+)
+def test_what_a_header_announces_takes_no_memory(
+    tmp_path: Path, shape: tuple[int, ...], problem: str, packed: bool
+) -> None:
+    data = idx_bytes()[:4] + np.array(shape, ">u4").tobytes() + bytes(1 << 16)
+    path = tmp_path / "bad-idx3-ubyte"
+    path.write_bytes(gzip.compress(data) if packed else data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match=problem):
+            read_idx(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    finally:
+        tracemalloc.stop()
 
 
 def test_crops_can_be_left_as_they_are(tmp_path: Path) -> None:

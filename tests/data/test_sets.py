@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from waterfill.data.images import find_images
 from waterfill.data.sets import PictureFiles, PictureSet, Subset, open_pictures, split_validation
 from waterfill.errors import ImageError
 
@@ -54,6 +56,19 @@ def test_files_folders_and_globs_give_each_picture_once(tmp_path, save):
     twice = open_pictures([str(tmp_path / "b.png"), str(tmp_path), str(tmp_path / "*" / "c.png")])
     assert names(twice) == ["b.png", "a.png", "sub/c.png"]
     assert names(open_pictures([str(tmp_path / "**" / "*.png")])) == names(folder)
+
+
+def test_a_picture_is_there_once_whatever_ways_lead_to_it(tmp_path, save, write_tar, monkeypatch):
+    save(tmp_path / "a.png", seed=0)
+    save(tmp_path / "other" / "b.png", seed=1)
+    write_tar(tmp_path / "data.tar", [("c.png", b"c")])
+    (tmp_path / "linked").symlink_to(tmp_path / "other")
+    monkeypatch.chdir(tmp_path / "other")
+    ways = ["../a.png", tmp_path / "a.png", "b.png", tmp_path / "linked", tmp_path / "linked/b.png"]
+    assert names(open_pictures(ways)) == ["a.png", "b.png"]
+    assert find_images(ways[:3]) == [Path("../a.png"), Path("b.png")]
+    shards = ["../data.tar", tmp_path / "data.tar"]
+    assert len(open_pictures(shards)) == 1
 
 
 def test_the_fingerprint_tells_data_apart_and_not_places(tmp_path, save):

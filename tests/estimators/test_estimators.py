@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 import waterfill as wf
 from waterfill.data.source_names import open_source
-from waterfill.data.sources import Source, gaussian
+from waterfill.data.sources import Source, gaussian, patches
 from waterfill.errors import WaterfillError
 from waterfill.estimators import RDPoint, Status, Units
 from waterfill.estimators.dual import climb
-from waterfill.estimators.method import FitThenScore, Run, mean_interval
+from waterfill.estimators.limits import TransformLimits
+from waterfill.estimators.method import FitThenScore, Run, check_single, mean_interval
 from waterfill.estimators.nerd import Nerd
 from waterfill.estimators.priors import Factorised, Flow, Posterior, TwoLevels
 from waterfill.estimators.sandwich import SandwichUpper
@@ -345,3 +348,51 @@ def test_intervals_hold_the_mean_as_often_as_they_say(count: int) -> None:
     draws = torch.randn(4000, count, generator=torch.Generator().manual_seed(0))
     held = [low <= 0.0 <= high for _, (low, high) in map(mean_interval, draws)]
     assert sum(held) / len(held) == pytest.approx(0.95, abs=0.012)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("wgd", {"particles": 10, "steps": 2}), ("limits", {}), ("sandwich-upper", {"steps": 1})],
+)
+def test_samples_too_far_from_zero_for_single_precision_are_refused(
+    method: str, settings: dict[str, Any]
+) -> None:
+    samples = np.random.default_rng(0).standard_normal((300, 80))
+    with pytest.raises(WaterfillError, match="so far from zero that single precision") as refusal:
+        wf.bounds(samples + 1e6, method, [1.0], **settings)
+    assert "\n" not in str(refusal.value)
+
+
+def test_samples_less_far_from_zero_are_none_too_far() -> None:
+    samples = np.random.default_rng(0).standard_normal((300, 80))
+    # A coordinate that is always the same is rounded, too, but for all alike.
+    constant = samples.copy()
+    constant[:, 3] = 1e9 + 0.1
+    for some in (samples + 1e4, constant, np.full((300, 80), 0.1)):
+        check_single(some)
+
+
+def test_short_vectors_may_lie_far_from_zero() -> None:
+    samples = np.random.default_rng(0).standard_normal((300, 2))
+    near, far = (
+        wf.bounds(samples + offset, "wgd", [1.0], particles=20, steps=5).points[0].rate
+        for offset in (0.0, 1e6)
+    )
+    assert near == pytest.approx(far, abs=1e-4)
+
+
+def test_points_on_patches_say_that_these_are_alike(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for k in range(3):
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(
+            tmp_path / f"{k}.png"
+        )
+    source = patches(tmp_path, size=2, count=300)
+    for method in (WassersteinDescent(particles=20, steps=5), TransformLimits(fit=100)):
+        found = wf.bounds(source, method, [10.0]).points
+        with_interval = [p for p in found if p.interval is not None]
+        assert with_interval
+        for point in with_interval:
+            assert "patches of a picture are alike" in point.note
+    law = wf.bounds("gaussian:n=2", "wgd", [1.0], particles=5, steps=1)
+    assert "alike" not in law.points[0].note

@@ -218,6 +218,39 @@ def test_a_second_run_measures_nothing(folder: Path, tmp_path: Path, counting: C
     assert repr(again.rows) == repr(first.rows)
 
 
+def test_codecs_of_one_name_that_are_made_of_other_things_are_measured_apart(
+    folder: Path, tmp_path: Path
+) -> None:
+    cache = Cache(tmp_path)
+
+    def size(coder: Any) -> int:
+        made = Conventional("made", "made", ({},), coder)
+        return sum(row.bytes for row in evaluate([folder / "photos"], [made], cache=cache).rows)
+
+    jpeg = CONVENTIONAL["jpeg"].coder
+    webp = replace(jpeg, format="WEBP")  # type: ignore[type-var]
+    both = [size(webp), size(jpeg)]
+    assert both[0] != both[1]
+    files = sorted(tmp_path.rglob("*.json"))
+    assert [size(webp), size(jpeg)] == both
+    assert sorted(tmp_path.rglob("*.json")) == files
+
+    class Local:
+        """What it is made of can't be said."""
+
+        version, encode, decode = jpeg.version, jpeg.encode, jpeg.decode
+
+    assert size(Local()) == both[1]
+    assert sorted(tmp_path.rglob("*.json")) == files
+
+
+def test_what_one_of_this_package_measured_is_found_as_ever(folder: Path, tmp_path: Path) -> None:
+    jpeg = CONVENTIONAL["jpeg"]
+    assert jpeg.made_of(jpeg.settings[0]) == ""
+    assert replace(jpeg, settings=({"quality": 7},)).made_of({"quality": 7}) == ""
+    assert replace(jpeg, colour=None).made_of({}) not in ("", None)
+
+
 def test_what_is_damaged_or_short_is_measured_again(
     folder: Path, tmp_path: Path, counting: Counting
 ) -> None:

@@ -77,6 +77,21 @@ def test_an_interval_of_every_term_holds_the_measured_value(learned: Ladder) -> 
         assert low - 1e-6 <= value <= high + 1e-6, term
 
 
+def test_an_interval_is_as_wide_as_so_few_pictures_ask_for(
+    learned: Ladder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def count_of(resampled: NDArray[np.float64], count: int) -> tuple[float, float]:
+        asked.append((len(resampled) >= 500, count))
+        return 0.0, 0.0
+
+    monkeypatch.setattr(decompose, "bootstrap_interval", count_of)
+    curves, main = _of_pictures(learned)
+    decompose.intervals(4 * curves, 4 * main, seed=0)
+    assert asked == [(True, 8)] * len(TERMS)
+
+
 def test_of_few_pictures_no_interval_is_given(learned: Ladder) -> None:
     assert learned.decomposition.intervals == {}
     curves, main = _of_pictures(learned)

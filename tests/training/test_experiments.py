@@ -131,6 +131,17 @@ def test_one_that_fails_does_not_stop_the_others(
     assert good.finished
 
 
+def test_a_start_that_does_not_fit_fails_alone(tmp_path: Path, photographs: str) -> None:
+    folder = queue(tmp_path, base="", fine='after = "base"\nlinear_steps = 1', other="")
+    with (folder / "fine.toml").open("a") as file:
+        file.write('transform = "klt"')
+    outcomes = work_through(load_experiments(folder), tmp_path / "runs", data=[photographs])
+    found = {o.name: o for o in outcomes}
+    assert found["fine"].note.startswith("failed: config: linear_steps leave out the filter")
+    assert found["base"].finished
+    assert found["other"].finished
+
+
 @pytest.mark.parametrize("error", [MemoryError, ZeroDivisionError, AssertionError, KeyError])
 def test_whatever_befalls_one_the_next_begins(
     tmp_path: Path,

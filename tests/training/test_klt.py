@@ -18,6 +18,7 @@ from waterfill.codec.config import CodecConfig
 from waterfill.codec.gains import LAMBDAS
 from waterfill.codec.model import Codec
 from waterfill.codec.noise import Noise
+from waterfill.codec.registry import save_codec
 from waterfill.data.images import sample_pictures
 from waterfill.data.sets import open_pictures
 from waterfill.errors import TrainingError
@@ -27,6 +28,7 @@ from waterfill.training.config import TrainConfig
 from waterfill.training.klt import grow_from, klt_of_blocks, start_from_klt
 from waterfill.training.loop import train
 from waterfill.training.objectives import RateDistortion
+from waterfill.training.start import start_from
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -214,6 +216,9 @@ def test_klt_needs_room_and_a_codec_that_has_it(folder: Path) -> None:
         CodecConfig(4, 769, 4, transform="klt")
     with pytest.raises(TrainingError, match="klt"):
         TrainConfig(linear_steps=3)
+    # They would train without the filter that was brought, and validate with it.
+    with pytest.raises(TrainingError, match="filter that a start from default brings; set linear"):
+        TrainConfig(linear_steps=3, start="default", codec=SMALL)
     with pytest.raises(ValueError, match="no block transforms"):
         start_from_klt(wf.load_codec("tiny", pretrained=False), open_pictures([folder]), seed=0)
 
@@ -232,6 +237,20 @@ def test_a_run_starts_from_the_weights_of_another(folder: Path, tmp_path: Path) 
     other = dataclasses.replace(second, codec=CodecConfig(4, 25, 4))
     with pytest.raises(TrainingError, match="architecture"):
         train(other, tmp_path / "other")
+
+
+def test_a_masked_context_starts_from_transforms_and_hyper_latent(
+    folder: Path, tmp_path: Path
+) -> None:
+    config = CodecConfig(4, 24, 4)
+    save_codec(Codec(config), tmp_path / "plain.safetensors", {})
+    masked = Codec(dataclasses.replace(config, context="masked"))
+    before = {name: tensor.clone() for name, tensor in masked.state_dict().items()}
+    start_from(masked, str(tmp_path / "plain.safetensors"), open_pictures([folder]), seed=0)
+    donor = wf.load_codec(tmp_path / "plain.safetensors").state_dict()
+    for name, tensor in masked.state_dict().items():
+        expected = before[name] if name.startswith("prior.context.") else donor[name]
+        assert torch.equal(tensor, expected), name
 
 
 def test_a_run_may_start_from_fewer_latents(folder: Path, tmp_path: Path) -> None:

@@ -524,6 +524,18 @@ def test_leaving_out_steps_ends_some_time(photographs, tmp_path, monkeypatch):
         run(photographs, tmp_path / "run", skip_nonfinite=True)
 
 
+def test_steps_left_out_in_a_row_are_counted_across_starts(photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_MAX_SKIPPED_IN_A_ROW", 3)
+    monkeypatch.setattr(
+        learner, "objective_of", lambda config, codec: _Poison(codec, "loss", range(99))
+    )
+    out = tmp_path / "run"
+    run(photographs, out, steps=2, skip_nonfinite=True)
+    assert facts(out)["skipped_in_a_row"] == 2
+    with pytest.raises(TrainingError, match="as in 3 steps before, at step 3"):
+        run(photographs, out, steps=6, skip_nonfinite=True, resume=True)
+
+
 def test_weights_that_are_not_finite_never_reach_the_disk(photographs, tmp_path):
     # A step so long that the weights overflow, with a checkpoint due before the next loss.
     config = dataclasses.replace(CONFIG, learning_rate=1e39, warmup=0)

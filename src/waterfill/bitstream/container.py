@@ -13,7 +13,7 @@ offset  bytes  field
 13      2      quality in 1/256, from 1 to 8
 15      4      width in pixels, 1 … 65,535
 19      4      height in pixels, 1 … 65,535
-23      2      side of a tile in units of 32 pixels, not 0
+23      2      side of a tile in units of 32 pixels, 1 … 64
 25      4      CRC-32 of the decoded symbols of z and y, int32, in raster order
 29      4      CRC-32 of everything else in the file
 33      8 n    bytes of the sections of z and of y, for each of the n tiles, row by row
@@ -34,6 +34,7 @@ from waterfill.errors import BitstreamError
 
 __all__ = [
     "HEADER_BYTES",
+    "MAX_TILE",
     "QUALITY_STEPS",
     "SIZES_BYTES",
     "TILE_UNIT",
@@ -56,6 +57,9 @@ SIZES_BYTES = _SIZES.size
 _GREY, _TRELLIS = 1, 2
 #: Sides of tiles are multiples of this.
 TILE_UNIT = 32
+#: Longest side of a tile in pixels. A tile is decoded as a whole, in about a gigabyte at this side:
+#: without a limit, a few bytes could ask for any amount.
+MAX_TILE = 2048
 _QUALITIES = (1 * QUALITY_STEPS, 8 * QUALITY_STEPS)
 
 
@@ -161,6 +165,8 @@ def _checked_header(fields: tuple[Any, ...], max_pixels: int, *, damaged: bool) 
         reason = f"the stream claims {width}×{height} pixels, which can't be"
     elif not tile:
         reason = "the stream has tiles of 0 pixels, which can't be"
+    elif tile * TILE_UNIT > MAX_TILE:
+        reason = f"the stream has tiles of {tile * TILE_UNIT} pixels; at most {MAX_TILE} can be"
     if reason is not None:
         raise BitstreamError(_DAMAGED if damaged else reason)
     return Header(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from waterfill.bitstream import Container, Header, SymbolReader, SymbolWriter
-from waterfill.bitstream.container import QUALITY_STEPS, TILE_UNIT
+from waterfill.bitstream.container import MAX_TILE, QUALITY_STEPS
 from waterfill.codec.channels import Channel
 from waterfill.codec.coding import CodedPrior, StoredTables
 from waterfill.codec.config import CodecConfig
@@ -92,7 +92,7 @@ class Codec(nn.Module):
         self.weights_id = bytes(8)
         self.name = "unnamed"
         #: Side in pixels of the tiles that a large picture is coded in, a multiple of the config's
-        #: alignment.
+        #: alignment, up to 2048.
         self.tile = TILE
         self.g_a, self.g_s = _transforms(config)
         self.prior = Prior(config)
@@ -338,12 +338,12 @@ class Codec(nn.Module):
         QualityError
             If ``effort`` is no whole number, negative, or more than anybody would wait for.
         CodecError
-            If a trellis is asked for, and the codec's prior is not Gaussian; if no stream could say
-            how large its tiles are.
+            If a trellis is asked for, and the codec's prior is not Gaussian; if no stream may have
+            tiles of the codec's size.
         """
-        unit, most = self.config.alignment, TILE_UNIT * 0xFFFF
-        if not 0 < self.tile <= most or self.tile % unit:
-            raise CodecError(f"tile must be a multiple of {unit} up to {most}, not {self.tile}")
+        unit = self.config.alignment
+        if not 0 < self.tile <= MAX_TILE or self.tile % unit:
+            raise CodecError(f"tile must be a multiple of {unit} up to {MAX_TILE}, not {self.tile}")
         try:
             effort = operator.index(effort)
         except TypeError:

@@ -179,6 +179,9 @@ def read_codec(
         if metadata.get(_FORMAT_KEY) != _FORMAT:
             raise CodecError(f"{label}: not the weights of a waterfill codec")
         config = CodecConfig(**json.loads(metadata["config"]))
+        for name, tensor in tensors.items():
+            if tensor.is_complex():  # of which torch would take the real part
+                raise CodecError(f"{label}: {name} holds complex numbers")
         weights_id = identity(config, tensors)
         tables = _stored_tables(tensors)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from waterfill.data.images import too_large
 from waterfill.errors import ImageError
 
 __all__ = ["IdxPictures", "is_idx", "read_idx"]
@@ -19,6 +20,8 @@ __all__ = ["IdxPictures", "is_idx", "read_idx"]
 #: Two zero bytes, the type (8, unsigned byte), and the number of axes.
 _MAGIC = b"\0\0\x08\x03"
 _MOST_BYTES = 1 << 31
+#: Deflate makes no more of a byte: its longest match, 258 bytes, takes two bits at least.
+_MOST_RATIO = 1032
 
 
 def is_idx(path: Path) -> bool:
@@ -32,7 +35,8 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     Raises
     ------
     ImageError
-        If the file can't be read, or doesn't hold just the pictures that its header announces.
+        If the file can't be read, or doesn't hold just the pictures that its header announces, or
+        these are larger than other pictures may be.
     """
     label = os.fspath(path)
     try:
@@ -46,6 +50,12 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
             size = count * height * width
             if not 0 < size <= _MOST_BYTES:
                 raise ImageError(f"{label}: announces {count} pictures of {height}×{width}")
+            reason = too_large(width, height)
+            if reason:
+                raise ImageError(f"{label}: each picture {reason}")
+            # To read is to take the memory first, whether or not the file holds so much.
+            if size > os.path.getsize(path) * (_MOST_RATIO if packed else 1):
+                raise ImageError(f"{label}: is cut short")
             data = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise ImageError(f"{label}: can't be read ({error})") from None

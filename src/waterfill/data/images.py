@@ -37,6 +37,7 @@ __all__ = [
     "pictures_in",
     "sample_pictures",
     "to_picture",
+    "too_large",
 ]
 
 IMAGE_SUFFIXES = frozenset(
@@ -107,7 +108,7 @@ def _refusal(image: Image.Image) -> str | None:
         return f"has the unsupported colour mode {image.mode}; convert it to RGB first"
     if _bits_per_sample(image) > 8:
         return "has more than 8 bits per sample; convert it to 8 bits first"
-    return _too_large(image.width, image.height)
+    return too_large(image.width, image.height)
 
 
 def _bits_per_sample(image: Image.Image) -> int:
@@ -122,7 +123,8 @@ def _bits_per_sample(image: Image.Image) -> int:
     return 8
 
 
-def _too_large(width: int, height: int) -> str | None:
+def too_large(width: int, height: int) -> str | None:
+    """Why a picture of this size is not supported, or ``None``."""
     if width * height > MAX_PIXELS:
         return f"has {width}×{height} pixels; at most {MAX_PIXELS:,} are supported"
     if max(width, height) > MAX_SIDE:
@@ -155,7 +157,7 @@ def to_picture(image: Picture | Image.Image | NDArray[np.uint8], name: str = "im
         large pictures, and arrays of another shape or dtype.
     """
     if isinstance(image, Picture):
-        reason = _too_large(image.width, image.height)
+        reason = too_large(image.width, image.height)
         if reason:
             raise ImageError(f"{image.name}: {reason}")
         return image
@@ -168,7 +170,7 @@ def to_picture(image: Picture | Image.Image | NDArray[np.uint8], name: str = "im
             raise ImageError(f"{name}: an array must be (H, W) or (H, W, 3), not {image.shape}")
         if image.size == 0:
             raise ImageError(f"{name}: has no pixels")
-        reason = _too_large(image.shape[1], image.shape[0])
+        reason = too_large(image.shape[1], image.shape[0])
         if reason:
             raise ImageError(f"{name}: {reason}")
         grey = image.ndim == 2
@@ -364,12 +366,14 @@ def pictures_in(images: ImageLike | Iterable[ImageLike]) -> list[ImageLike]:
     if alone or _is_tensor(images) or hasattr(images, "read") or not isinstance(images, Iterable):
         images = [cast(ImageLike, images)]
     found: list[ImageLike] = []
-    files: set[Path] = set()
+    files: set[str] = set()
     for item in cast("Iterable[ImageLike]", images):
         if isinstance(item, str | os.PathLike):
-            new = [path for path in find_images([item]) if path not in files]
-            files.update(new)
-            found.extend(new)
+            for path in find_images([item]):
+                place = os.path.abspath(path)
+                if place not in files:
+                    files.add(place)
+                    found.append(path)
         else:
             data = bytes_in(item)
             found.append(item if data is None else data)
@@ -384,7 +388,7 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     ImageError
         If a path doesn't exist, a glob matches nothing, or a folder holds no picture.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, Path] = {}
     for item in paths:
         path = Path(item)
         if os.path.isdir(path):  # unlike the methods of Path, no error for names that are too long
@@ -400,8 +404,9 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
             inside = [p for p in inside if os.path.isfile(p)]
             if not inside:
                 raise ImageError(f"{path}: no such file or folder")
-        found.update(dict.fromkeys(inside))
-    return list(found)
+        for one in inside:
+            found.setdefault(os.path.abspath(one), one)
+    return list(found.values())
 
 
 def sample_pictures(names: Sequence[str] = _SAMPLES) -> list[Picture]:

@@ -206,7 +206,7 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
     """The pictures behind files, folders and globs, in tar shards and IDX files too.
 
     A folder with shards in it (``*.tar``) is a set of shards. Pictures in files come first, and
-    none comes twice.
+    none comes twice, whatever ways lead to it.
 
     Raises
     ------
@@ -214,8 +214,9 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
         If nothing is found where a path points, or a shard can't be opened.
     """
     files: dict[Path, str] = {}
-    shards: dict[Path, None] = {}
-    stacks: dict[Path, None] = {}
+    shards: list[Path] = []
+    stacks: list[Path] = []
+    met: set[str] = set()
     for item in [os.fspath(path) for path in paths]:
         folder = Path(item)
         found = find_shards(folder) if os.path.isdir(folder) else []
@@ -223,17 +224,21 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
             found = find_images([item])
         root = _root(item)
         for path in found:
+            place = os.path.realpath(path)
+            if place in met:
+                continue
+            met.add(place)
             if path.suffix.lower() == ".tar":
-                shards.setdefault(path)
+                shards.append(path)
             elif is_idx(path):
-                stacks.setdefault(path)
+                stacks.append(path)
             else:
-                files.setdefault(path, path.relative_to(root).as_posix())
+                files[path] = path.relative_to(root).as_posix()
     sets: list[PictureSet] = []
     if files:
         sets.append(PictureFiles(list(files), list(files.values())))
     if shards:
-        sets.append(PictureShards(list(shards)))
+        sets.append(PictureShards(shards))
     sets += [IdxPictures(path) for path in stacks]
     if not sets:
         raise ImageError("no pictures were named")

@@ -74,6 +74,8 @@ class Source:
         Vectors that there are, None for a law that never repeats itself.
     digest
         SHA-256 of those vectors, when asked for.
+    caution
+        What to know of intervals over its samples; may be empty.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Source:
     alphabet: tuple[Array, Array] | None = None
     stored: int | None = None
     digest: Callable[[], str] | None = None
+    caution: str = ""
 
     def shannon_bound(self, slope: float) -> tuple[float, float] | None:
         """Point (D, R) of Shannon's lower bound h(X) − (n/2) ln(2πe D/n) where its slope is −λ."""
@@ -407,4 +410,5 @@ def patches(
         fresh,
         stored=len(fit) + len(held),
         digest=lambda: _digest(fit, held),
+        caution="patches of a picture are alike: for other pictures the interval is too narrow",
     )

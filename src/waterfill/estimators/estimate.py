@@ -164,7 +164,7 @@ def all_bounds(
     curves = []
     for number, method in enumerate(methods):
         points = tuple(
-            _point(one, units, method.name, run.seed)
+            _point(one, units, method.name, run.seed, source.caution)
             for (of, _), findings in zip(parts, found, strict=True)
             if of == number
             for one in findings
@@ -270,7 +270,7 @@ def _like(default: Any, value: Any, name: str, may_be_zero: bool) -> Any:
     return int(number) if isinstance(default, int) else number
 
 
-def _point(found: Finding, units: Units, method: str, seed: int) -> RDPoint:
+def _point(found: Finding, units: Units, method: str, seed: int, caution: str) -> RDPoint:
     def rate(nats: float | None) -> Any:
         return None if nats is None else nats / units.nats
 
@@ -290,7 +290,7 @@ def _point(found: Finding, units: Units, method: str, seed: int) -> RDPoint:
         samples=found.samples,
         seed=seed,
         seconds=round(found.seconds, 3),
-        note=found.note,
+        note="; ".join(filter(None, (found.note, caution if interval else ""))),
     )
 
 

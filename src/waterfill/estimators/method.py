@@ -28,6 +28,7 @@ __all__ = [
     "Run",
     "Scorer",
     "SlopeBySlope",
+    "check_single",
     "continuous",
     "mean_interval",
     "precision_for",
@@ -38,6 +39,8 @@ _NEAR = NEAR_CEILING_BITS * math.log(2.0)
 _PROCESSOR = torch.device("cpu")
 #: Longest vectors that are computed with in double precision.
 _DOUBLE = 64
+#: Share of their variance that samples may lose in single precision, and how many are looked at.
+_MOST_LOST, _LOOKED_AT = 1e-6, 1000
 #: Stream of a seed that upper bounds are scored on: the same samples for every method.
 FRESH = 99
 
@@ -133,8 +136,16 @@ class Run:
             yield
 
     def tensor(self, array: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Tensor:
-        """An array on the device, in the precision for vectors of its last dimension."""
+        """An array on the device, in the precision for vectors of its last dimension.
+
+        Raises
+        ------
+        WaterfillError
+            If that is single precision, and the vectors lie too far from zero for it.
+        """
         wanted = precision_for(array.shape[-1])
+        if wanted == torch.float32:
+            check_single(array)
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device, wanted)
 
 
@@ -202,6 +213,25 @@ def continuous(source: Source, method: str) -> None:
 def precision_for(dimension: int) -> torch.dtype:
     """Double precision where it costs little, single where vectors are long."""
     return torch.float64 if dimension <= _DOUBLE else torch.float32
+
+
+def check_single(array: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:
+    """Refuse vectors (…, n) of which single precision loses what tells them apart.
+
+    What it makes of a coordinate that is the same in all of them does no harm.
+
+    Raises
+    ------
+    WaterfillError
+        If they do, as around a mean of more than some ten thousand deviations.
+    """
+    some = array.reshape(-1, array.shape[-1])[:_LOOKED_AT]
+    lost = some.astype(np.float32) - some
+    if lost.var(0).sum() > _MOST_LOST * some.var(0).sum():
+        raise WaterfillError(
+            "the samples lie so far from zero that single precision can't tell them apart; "
+            "subtract their mean"
+        )
 
 
 def mean_interval(values: Tensor) -> tuple[float, Interval]:

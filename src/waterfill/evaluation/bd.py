@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
+from scipy.special import ndtr, stdtrit
 
 from waterfill.errors import WaterfillError
 from waterfill.seeds import check_seed
@@ -19,6 +20,7 @@ __all__ = [
     "BDResult",
     "CurveError",
     "Method",
+    "bootstrap_interval",
     "compare",
     "mean_difference",
     "sorted_curve",
@@ -222,7 +224,7 @@ def _interval(
     seed: int,
     warnings: list[str],
 ) -> tuple[float, float] | None:
-    """Percentiles of BD-rate over resampled pictures; None where there are too few."""
+    """Of BD-rate, over resampled pictures; None where there are too few."""
     counts = {len(stack) for stack in stacks if stack.ndim == 3}
     if len(counts) > 1:
         raise CurveError(f"anchor and test are of {' and '.join(map(str, counts))} pictures")
@@ -250,6 +252,36 @@ def _interval(
         warnings.append(f"{missing} of {resamples} resamples could not be compared")
     if len(found) < 2:
         return None
-    tail = 50.0 * (1.0 - coverage)
-    low, high = np.percentile(found, [tail, 100.0 - tail])
+    return bootstrap_interval(found, count, coverage)
+
+
+def bootstrap_interval(
+    resampled: ArrayLike, count: int, coverage: float = 0.95
+) -> tuple[float, float]:
+    """(low, high) of a bootstrap: percentiles farther out, by as much as pictures are few.
+
+    The law of resampled means is that of the mean, but too narrow: its variance divides by n and
+    not n − 1, and it is as if the variance were known. So the share left out at either end is
+    Φ(−t·√(n/(n − 1))) with Student's t of n − 1 degrees of freedom: for Gaussian means this is
+    Student's interval. Unlike an interval stretched about its middle it never leaves the values
+    that resamples take, and is the same in any monotone scale.
+
+    Parameters
+    ----------
+    resampled
+        A value of each resample.
+    count
+        Pictures n, at least two, that each resample draws.
+    coverage
+        Share of cases in which the true value lies inside.
+
+    References
+    ----------
+    T. C. Hesterberg, "What teachers should know about the bootstrap: resampling in the
+    undergraduate statistics curriculum", The American Statistician 69(4), 2015: the expanded
+    percentile interval.
+    """
+    farther = math.sqrt(count / (count - 1)) * float(stdtrit(count - 1, 0.5 * (1.0 - coverage)))
+    tail = 100.0 * float(ndtr(farther))
+    low, high = np.percentile(np.asarray(resampled, np.float64), [tail, 100.0 - tail])
     return float(low), float(high)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -53,6 +55,22 @@ class Conventional:
     colour: Colour | None = None
     caveat: str = ""
 
+    def made_of(self, setting: Setting) -> str | None:
+        """What tells it from others of its name, in hexadecimal; empty for those of this package.
+
+        None if that can't be said, of a coder that is no dataclass of plain values. Classes go by
+        their names: what their code does is for :meth:`version` to say.
+        """
+        known = CONVENTIONAL.get(self.name)
+        ours = known is not None and (self.coder, self.colour) == (known.coder, known.colour)
+        if type(self) is Conventional and ours:
+            return ""
+        try:
+            about = [_described(part, setting) for part in (self.coder, self.colour)]
+        except TypeError:
+            return None
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
     def version(self) -> str:
         """Library and version.
 
@@ -97,6 +115,21 @@ class Conventional:
     def ceiling(self, picture: Picture) -> NDArray[np.uint8]:
         """What colour conversion alone leaves of a picture, without the codec."""
         return picture.pixels if self.colour is None else self.colour.round_trip(picture.pixels)
+
+
+def _described(value: Any, setting: Setting) -> Any:
+    """A value as JSON holds it, a dataclass by its name and fields; TypeError of anything else."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, list | tuple):
+        return [_described(item, setting) for item in value]
+    if isinstance(value, type) or not is_dataclass(value):
+        raise TypeError(f"{type(value).__name__} doesn't show what it is made of")
+    parts = {part.name: getattr(value, part.name) for part in fields(value)}
+    if isinstance(value, Ffmpeg):  # a function shows what it does where it is used
+        parts["options"] = value.options(setting)
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    return [kind, {name: _described(part, setting) for name, part in parts.items()}]
 
 
 @contextmanager

@@ -205,8 +205,19 @@ def _text(setting: Setting) -> str:
     return json.dumps(dict(setting), sort_keys=True)
 
 
-def _key(subject: _Subject, codec: _Codec, version: str, setting: Setting) -> dict[str, Any]:
+def _made_of(codec: OwnCodec | Conventional, setting: Setting) -> str | None:
+    """What a caller's codec is made of beside what it says of itself; None if nobody can tell."""
+    return "" if isinstance(codec, OwnCodec) else codec.made_of(setting)
+
+
+def _key(
+    subject: _Subject, codec: OwnCodec | Conventional, version: str, setting: Setting
+) -> dict[str, Any] | None:
+    """What a measurement depends on; None if that can't be said."""
     own = isinstance(codec, OwnCodec)
+    made_of = _made_of(codec, setting)
+    if made_of is None:
+        return None
     return {
         "pixels": subject.pixels,
         # An own codec goes by its weights; its name is whatever somebody calls it.
@@ -214,6 +225,8 @@ def _key(subject: _Subject, codec: _Codec, version: str, setting: Setting) -> di
         "version": version,
         # What weights make of a picture is also this code's; other codecs are their libraries'.
         **({"program": identity()} if own else {}),
+        # A caller's own is whatever the caller made.
+        **({"made_of": made_of} if made_of else {}),
         "setting": dict(setting),
     }
 
@@ -291,7 +304,8 @@ def evaluate(
         Own ones, or conventional ones by name; names are distinct.
     cache
         Where measurements are kept, so that an interrupted run goes on where it stopped; None for
-        no cache.
+        no cache. A conventional codec of the caller's own whose coder is no dataclass
+        of plain values is measured anew.
     shards
         A folder for the rows, as Parquet files: processes that a launcher has started share the
         measurements, and all of them return the same evaluation. Unlike the cache it is of this
@@ -346,12 +360,12 @@ def evaluate(
         image, number, setting = cells[index]
         subject, codec, version = subjects[image], contenders[number], versions[number]
         key = _key(subject, codec, version, setting)
-        row = None if cache is None else cache.get(key)
+        row = None if cache is None or key is None else cache.get(key)
         if row is None or not _sound(row):
             warm_up(codec, subject.picture)
             check()
             row = _measured(subject, codec, setting)
-            if cache is not None:
+            if cache is not None and key is not None:
                 cache.put(key, row)
         with lock:
             done += 1
@@ -372,7 +386,15 @@ def evaluate(
 
     pictures = stored.identify(len(items), known_by)
     names = [
-        json.dumps([pictures[image], contenders[number].name, versions[number], _text(setting)])
+        json.dumps(
+            [
+                pictures[image],
+                contenders[number].name,
+                versions[number],
+                _text(setting),
+                *filter(None, [_made_of(contenders[number], setting)]),
+            ]
+        )
         for image, number, setting in cells
     ]
     # Shards are of what was asked for, by this program; a cache has its own idea of both.

@@ -125,7 +125,7 @@ class Decomposition:
         BD-rate against what the codec does, percent, of its ideal coder, a trellis and noise in
         place of rounding, the context, and (genie-aided) variances told; what could be computed.
     intervals
-        95 % of the bootstrap over pictures, (low, high) in bpp by term; none below
+        95 % intervals by bootstrap over pictures, (low, high) in bpp by term; none below
         :data:`~waterfill.evaluation.bd.LEAST_PICTURES`, nor for a term that some resample doesn't
         have.
     """

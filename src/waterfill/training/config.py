@@ -115,7 +115,8 @@ class TrainConfig:
         Validations without a better loss that make a plateau.
     linear_steps
         Of a codec with the transform ``klt``: so many steps at the start train the prior and the
-        gains alone, on the block transform. They cost a fraction of the others.
+        gains alone, on the block transform. They cost a fraction of the others. Not for a run with
+        a ``start``, whose filter they would leave out, and go on from as if it had been there.
     clip
         Largest gradient norm.
     ema
@@ -183,6 +184,11 @@ class TrainConfig:
             raise TrainingError(f"batch {self.batch} can't be cut in {self.accumulate} pieces")
         if self.linear_steps and self.codec.transform != "klt":
             raise TrainingError("linear_steps need a codec with a block transform (klt)")
+        if self.linear_steps and self.start:
+            raise TrainingError(
+                f"linear_steps leave out the filter that a start from {self.start} brings; set "
+                "linear_steps to 0 (--linear-steps 0)"
+            )
         check_seed(self.seed, TrainingError)
         if not (self.warmup >= 0 and 0 <= self.decay <= 1 and 0 <= self.ema < 1):
             raise TrainingError("warmup, decay and ema can't be negative, nor the last two above 1")

@@ -181,11 +181,11 @@ def work_through(
         config, step, note = experiment.config, 0, ""
         if not config.data:
             config = config.with_values({"data": list(data)})
-        if experiment.after is not None and not config.start:
-            start = RunFolder(Path(out) / experiment.after).weights
-            config = config.with_values({"start": str(start)})
         number: int | None = None
         try:
+            if experiment.after is not None and not config.start:
+                start = RunFolder(Path(out) / experiment.after).weights
+                config = config.with_values({"start": str(start)})
             step = _stands_at(folder)
             minutes = (ends - time.monotonic()) / 60
             if step >= steps_of[experiment.name]:

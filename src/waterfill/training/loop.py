@@ -255,6 +255,8 @@ class _Run:
             self.least_cost = facts["least_cost"]
             self.recent = None if recent is None else np.array(recent, dtype=float)
             self.skipped = int(facts["skipped"])
+            # Checkpoints of earlier versions don't say.
+            self._skipped_in_a_row = int(facts.get("skipped_in_a_row", 0))
             self.schedule.restore(facts["schedule"])
             if self.step < 0 or not (self.recent is None or self.recent.shape == (len(_RECORDED),)):
                 raise ValueError("no such step")
@@ -514,6 +516,7 @@ class _Run:
             "first": self.first,
             "least_cost": self.least_cost,
             "skipped": self.skipped,
+            "skipped_in_a_row": self._skipped_in_a_row,
             "schedule": self.schedule.state(),
             "scaler": self.fabric.strategy.precision.state_dict(),
             "data": self.fingerprint,

@@ -17,8 +17,10 @@ def start_from(codec: Codec, name: str, pictures: PictureSet, *, seed: int) -> s
     """Take over the weights of a codec by name or file, and return their identity.
 
     It may differ in the qualities it covers, unless one of the two has gains and the other none; it
-    may have no context where ``codec`` has one of space and channels, which starts by saying
-    nothing; and it may have fewer latents of a ``klt``.
+    may have no context where ``codec`` has one; and it may have fewer latents of a ``klt``. A
+    context of space and channels starts by saying nothing, so that the other's prior is kept. A
+    masked one makes means and scales by layers of its own, which start untrained: transforms and
+    hyper-latent are kept, and what they predict is learned anew.
 
     Parameters
     ----------
