@@ -255,8 +255,7 @@ class _Run:
             self.least_cost = facts["least_cost"]
             self.recent = None if recent is None else np.array(recent, dtype=float)
             self.skipped = int(facts["skipped"])
-            # Checkpoints of earlier versions don't say.
-            self._skipped_in_a_row = int(facts.get("skipped_in_a_row", 0))
+            self._skipped_in_a_row = int(facts["skipped_in_a_row"])
             self.schedule.restore(facts["schedule"])
             if self.step < 0 or not (self.recent is None or self.recent.shape == (len(_RECORDED),)):
                 raise ValueError("no such step")
