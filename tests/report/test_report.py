@@ -17,7 +17,9 @@ import pytest
 from browser import drawn
 from PIL import Image
 from plotly.offline import get_plotlyjs
+from rich.console import Console
 
+from waterfill.cli.limits import _ladder_table
 from waterfill.ladder.result import TERMS, Decomposition, Exhibit, Ladder, Point, RungResult
 from waterfill.ladder.rungs import LADDER, Status
 from waterfill.report import figures
@@ -191,6 +193,17 @@ def test_every_number_of_the_table_is_the_ladders(html: str) -> None:
             assert float(row["saved"].replace("−", "-")) == pytest.approx(rung.saved_bpp, abs=5e-5)
             percent = 100 * rung.saved_bpp / achieved
             assert float(row["percent"].replace("−", "-")) == pytest.approx(percent, abs=0.05)
+
+
+def test_terminal_gives_savings_with_the_sign_of_the_page(html: str) -> None:
+    screen = Console(width=80, file=io.StringIO())
+    screen.print(_ladder_table(make_ladder()))
+    head, _, *lines = screen.file.getvalue().splitlines()
+    assert head.endswith(" saved %*")
+    for line, row in zip(lines, Page(html).ladder, strict=True):
+        assert line.startswith(row["name"])
+        assert line.split()[-1].replace("-", "−") == row["percent"]
+        assert len(line) <= 80
 
 
 def test_verdict_and_provenance_are_there(html: str) -> None:

@@ -137,7 +137,7 @@ def _ladder_table(ladder: Ladder) -> Table:
     )
     table.add_column("rung", no_wrap=True)
     table.add_column("status", min_width=11, max_width=11)
-    for column in ("bpp", "PSNR dB", "MS-SSIM", "equal*", "in %*"):
+    for column in ("bpp", "PSNR dB", "MS-SSIM", "equal*", "saved %*"):
         table.add_column(column, justify="right", no_wrap=True)
     achieved = ladder.rungs[0].bpp_at_equal_psnr
     for rung in ladder.rungs:
@@ -150,7 +150,7 @@ def _ladder_table(ladder: Ladder) -> Table:
             _number(rung.psnr, 2),
             _number(rung.ms_ssim, 4),
             _number(rung.bpp_at_equal_psnr, 4),
-            _percent(-100 * saved / achieved) if math.isfinite(saved) and achieved else "—",
+            _percent(100 * saved / achieved) if math.isfinite(saved) and achieved else "—",
             style="magenta" if genie else None,
         )
     return table
