@@ -444,3 +444,33 @@ def test_browser_draws_it_without_complaint(tmp_path: Path, theme: str) -> None:
     body = elements.split("</style>", 1)[1].split("<script", 1)[0]
     assert ("rgb(230, 230, 230)" in body) == (theme == "dark")
     assert ("rgb(31, 35, 40)" in body) == (theme == "light")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [500, 1200])
+def test_browser_keeps_names_and_plots_apart_in_any_width(tmp_path: Path, width: int) -> None:
+    page = tmp_path / "ladder.html"
+    make_ladder(HOSTILE).report(page)
+    script = """
+      setTimeout(() => {
+        const box = (host, name) => host.querySelector(name).getBoundingClientRect();
+        const hosts = [...document.querySelectorAll("[data-figure]")];
+        document.body.dataset.apart = hosts.map((host) => {
+          const names = box(host, ".legend"), title = host.querySelector(".g-xtitle text");
+          const labels = [...host.querySelectorAll(".xtick text")];
+          const above = title ? [title] : labels;
+          return above.every((one) => one.getBoundingClientRect().bottom <= names.top) &&
+            names.bottom <= host.getBoundingClientRect().bottom + 1 &&
+            box(host, ".plotclip, .bglayer, .cartesianlayer").right <= window.innerWidth;
+        }).join(" ");
+        const words = [...hosts[1].querySelectorAll(".xtick text")]
+          .map((one) => one.getBoundingClientRect());
+        document.body.dataset.words = words.every((one, i) => !i || words[i - 1].right <= one.left);
+        document.body.dataset.wide = document.documentElement.scrollWidth > window.innerWidth;
+      }, 500);
+    """
+    elements = drawn(page, tmp_path / "profile", width=width, then=script)
+    found = dict(
+        re.findall(r'data-(apart|words|wide)="([^"]*)"', elements.partition("<body")[2][:2000])
+    )
+    assert found == {"apart": "true true true", "words": "true", "wide": "false"}
