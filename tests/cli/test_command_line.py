@@ -489,6 +489,29 @@ def test_inputs_that_are_no_files(tmp_path, weights, capsys, source):
         assert not (tmp_path / "o.wfl").exists()
 
 
+def test_what_is_missing_is_said_in_one_wording_before_a_codec_is_loaded(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(registry, "read_codec", lambda *_, **__: pytest.fail("loaded a codec"))
+    (tmp_path / "empty").mkdir()
+    gone, out = tmp_path / "nothing.png", tmp_path / "out.png"
+    for command in (
+        ["compress", gone, out],
+        ["decompress", gone, out],
+        ["info", gone],
+        ["limits", gone, "--out", tmp_path / "r"],
+        ["evaluate", gone, "--out", tmp_path / "r"],
+        ["train", "--config", gone, "--out", tmp_path / "r"],
+        ["bounds", gone, "--out", tmp_path / "r"],
+    ):
+        said = refuse(capsys, *command, watch=tmp_path)
+        assert said == f"error: {gone}: no such file or folder\n", command
+    with pytest.raises(wf.BitstreamError, match="no such file or folder"):
+        wf.decompress(gone, codec=object())
+    for command in ("compress", "decompress"):
+        assert "in this folder" in refuse(capsys, command, tmp_path / "empty", out)
+
+
 def broken_weights(folder: Path, weights: str) -> dict[str, bytes]:
     good = Path(weights).read_bytes()
     codec = wf.load_codec(weights)
@@ -734,7 +757,10 @@ def test_presets_are_listed(capsys):
         (["train", "--out", "DIR", "--preset", "none"], "no such preset (--presets"),
         (["train", "--out", "DIR", "--preset", "bundle"], "did you mean bundled?"),
         (["train", "--out", "DIR", "--preset", "medium", "--config", "x"], "exclude"),
-        (["train", "--out", "DIR", "--config", "/nowhere.toml"], "can't be read (No such file or"),
+        (
+            ["train", "--out", "DIR", "--config", "/nowhere.toml"],
+            "/nowhere.toml: no such file or folder",
+        ),
         (["train", "--out", "DIR", "--resume"], "no run to go on with"),
         (["train", "--queue", "/nowhere"], "no experiments"),
         (["train", "--queue", "/nowhere", "--steps", "3"], "files alone"),

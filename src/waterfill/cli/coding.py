@@ -12,6 +12,7 @@ import click
 
 from waterfill.cli.shared import (
     PATH,
+    check_file,
     check_outputs,
     codec_option,
     json_option,
@@ -54,7 +55,9 @@ def compress(
     from waterfill.data.images import find_images, load_picture
 
     folder = source.is_dir()
+    sources = find_images([source]) if folder else []
     if not folder:
+        check_file(source)
         check_outputs(source, target, json_file)
     model = load_codec(codec)
     chosen = model.check_quality(quality)
@@ -77,7 +80,7 @@ def compress(
         return _Work(data, facts, f"{to}: {len(data)} bytes, {facts['bpp']:.4f} bpp{lost}")
 
     if folder:
-        _in_folder(one, source, find_images([source]), target, ".wfl", json_file)
+        _in_folder(one, source, sources, target, ".wfl", json_file)
     else:
         _alone(one, source, target, json_file)
 
@@ -97,9 +100,12 @@ def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -
 
     folder = source.is_dir()
     kind = "PNG" if folder else _picture_format(target)
+    streams = sorted(path for path in source.rglob("*.wfl") if path.is_file()) if folder else []
+    if folder and not streams:
+        raise WaterfillError(f"{source}: no streams (.wfl) in this folder")
     if not folder:
-        check_outputs(source, target, json_file)
         read_file(source)
+        check_outputs(source, target, json_file)
     model = load_codec(codec)
 
     def one(path: Path, to: Path) -> _Work:
@@ -118,9 +124,6 @@ def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -
         return _Work(buffer.getvalue(), facts, line)
 
     if folder:
-        streams = sorted(path for path in source.rglob("*.wfl") if path.is_file())
-        if not streams:
-            raise WaterfillError(f"{source}: no streams (.wfl) in this folder")
         if target.is_dir() and target.samefile(source):  # what lies there may be the originals
             for path in streams:
                 if (there := path.with_suffix(".png")).exists():
@@ -224,8 +227,8 @@ def _picture_format(path: Path) -> str:
 @json_option
 def info(file: Path, json_file: Path | None) -> None:
     """Say what a stream, or a file of weights, holds."""
-    check_outputs(file, json_file)
     data = read_file(file)
+    check_outputs(file, json_file)
     if file.suffix == ".safetensors":
         facts = _weights_facts(data, str(file))
     else:

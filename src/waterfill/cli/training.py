@@ -27,7 +27,7 @@ from waterfill.cli.shared import (
     write_json,
 )
 from waterfill.errors import Interrupted, TrainingError, WaterfillError
-from waterfill.files import check_writable
+from waterfill.files import check_writable, unread
 
 if TYPE_CHECKING:
     from waterfill.training.config import TrainConfig
@@ -200,7 +200,7 @@ def _base(preset: str | None, config_file: Path | None, out: Path, *, resume: bo
     try:
         text = config_file.read_text(encoding="utf-8")
     except OSError as error:
-        raise TrainingError(f"{config_file}: can't be read ({error.strerror})") from None
+        raise TrainingError(unread(config_file, error)) from None
     except UnicodeDecodeError as error:
         raise TrainingError(f"{config_file}: can't be read ({error})") from None
     return TrainConfig.from_toml(text, str(config_file))

@@ -31,7 +31,7 @@ from waterfill.codec.identity import identity
 from waterfill.codec.model import Codec
 from waterfill.data.images import MAX_PIXELS, bytes_in
 from waterfill.errors import BitstreamError, CodecError
-from waterfill.files import write_whole
+from waterfill.files import unread, write_whole
 
 __all__ = ["PRESETS", "as_codec", "decompress", "load_codec", "read_codec", "save_codec"]
 
@@ -334,11 +334,11 @@ def _stream(data: object) -> bytes:
     if isinstance(data, str | os.PathLike):
         path = Path(data)
         try:
-            if path.is_file():
-                return path.read_bytes()
+            if path.exists() and not path.is_file():
+                raise BitstreamError(f"{path}: is not a file")
+            return path.read_bytes()
         except OSError as error:
-            raise BitstreamError(f"{path}: can't be read ({error.strerror})") from None
-        raise BitstreamError(f"{path}: no such file")
+            raise BitstreamError(unread(path, error)) from None
     found = bytes_in(data)
     if found is None:
         raise BitstreamError(f"{type(data).__name__} is no stream; pass its bytes, or a path")
