@@ -168,6 +168,16 @@ def test_no_command_and_help_are_no_errors(capsys):
         assert said.out.startswith("waterfill" if "--version" in arguments else "Usage: ")
 
 
+@pytest.mark.parametrize("group", [[], ["data"]])
+def test_help_says_whole_what_each_command_does(capsys, monkeypatch, group):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run([*group, "--help"]) == 0
+    commands = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    assert commands
+    for line in commands:
+        assert re.fullmatch(r"  [a-z]+ +[A-Z].*[^.]\.", line)
+
+
 def test_an_output_is_replaced_and_keeps_its_permissions_and_its_link(
     tmp_path, weights, picture, stream
 ):

@@ -25,7 +25,7 @@ from waterfill.errors import ImageError, WaterfillError
 from waterfill.files import as_json, check_writable, write_all, write_whole
 
 
-@click.command()
+@click.command(short_help="Compress a picture to a stream, or a folder to a folder.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
 @codec_option
@@ -85,7 +85,7 @@ def compress(
         _alone(one, source, target, json_file)
 
 
-@click.command()
+@click.command(short_help="Decompress a stream to a picture, or a folder to a folder.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
 @codec_option

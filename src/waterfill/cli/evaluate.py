@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _SHOWN = 4
 
 
-@click.command()
+@click.command(short_help="Compare codecs in rate and distortion on pictures.")
 @click.argument("paths", nargs=-1, type=NAME, metavar="[PATH]...")
 @click.option(
     "--codec",

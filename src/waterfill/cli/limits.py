@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from waterfill.ladder import Ladder
 
 
-@click.command()
+@click.command(short_help="Measure and report the rate-distortion ladder of a codec.")
 @click.argument("paths", nargs=-1, type=NAME, metavar="[PATH]...")
 @codec_option
 @click.option(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _FIRST = 18
 
 
-@click.command()
+@click.command(short_help="Compute a figure or table of the papers again.")
 @click.argument("name")
 @click.argument("pictures", nargs=-1, type=NAME, metavar="[PICTURE]...")
 @click.option(

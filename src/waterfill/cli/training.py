@@ -72,7 +72,7 @@ def _field_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command()
+@click.command(short_help="Train a codec on photographs.")
 @click.argument("paths", nargs=-1, type=NAME, metavar="[PATH]...")
 @click.option("--out", type=PATH, metavar="DIR", help="Folder of the run, or of a queue's runs.")
 @click.option("--preset", metavar="NAME", help="Settings to start from; --presets lists them.")
