@@ -603,6 +603,15 @@ def test_training_options_out_of_range(tmp_path, picture, capsys, option):
     refuse(capsys, "train", picture, "--out", out, option, watch=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("start", "what"), [("nothing", "neither a file nor"), ("default", "has the architecture")]
+)
+def test_a_start_that_is_none_leaves_no_folder(tmp_path, picture, capsys, start, what):
+    arguments = ["--codec", "tiny", "--start", start, "--crop", "64", "--batch", "1"]
+    said = refuse(capsys, "train", picture, "--out", tmp_path / "run", *arguments, watch=tmp_path)
+    assert said.startswith(f"error: {start}: {what}")
+
+
 @pytest.mark.parametrize("seed", ["-1", str(2**32), str(2**70), "1.5", "none"])
 @pytest.mark.parametrize(
     "command",
