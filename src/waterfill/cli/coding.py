@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ def compress(
     json_file: Path | None,
 ) -> None:
     """Compress the picture IN, RGB or grey, to the stream OUT; or a folder to a folder."""
-    from waterfill.codec.registry import load_codec
+    from waterfill.codec.registry import codec_at
     from waterfill.data.images import find_images, load_picture
 
     folder = source.is_dir()
@@ -59,7 +60,7 @@ def compress(
     if not folder:
         check_file(source)
         check_outputs(source, target, json_file)
-    model = load_codec(codec)
+    model = codec_at(codec, quality)
     chosen = model.check_quality(quality)
 
     def one(path: Path, to: Path) -> _Work:
@@ -95,8 +96,10 @@ def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -
 
     A folder of streams becomes a folder of PNG pictures.
     """
+    from waterfill.bitstream import Container
+    from waterfill.codec.registry import codec_at
     from waterfill.codec.registry import decompress as decode
-    from waterfill.codec.registry import load_codec
+    from waterfill.data.images import MAX_PIXELS
 
     folder = source.is_dir()
     kind = "PNG" if folder else _picture_format(target)
@@ -106,11 +109,16 @@ def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -
     if not folder:
         read_file(source)
         check_outputs(source, target, json_file)
-    model = load_codec(codec)
+    model = codec_at(codec, None)
+    low, high = model.config.qualities
+    of_quality = cache(partial(codec_at, codec))
 
     def one(path: Path, to: Path) -> _Work:
         with _named(path):
-            image = decode(read_file(path), codec=model)
+            data = read_file(path)
+            quality = Container.unpack(data, max_pixels=MAX_PIXELS)[0].quality
+            # Weights that don't say their quality have it from the stream.
+            image = decode(data, codec=model if low <= quality <= high else of_quality(quality))
         buffer = BytesIO()
         try:
             image.save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}))

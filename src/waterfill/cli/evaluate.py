@@ -17,6 +17,7 @@ from waterfill.cli.shared import (
     PATH,
     SEED,
     json_option,
+    only,
     out_console,
     progress_bar,
     say,
@@ -100,7 +101,7 @@ def evaluate(
     if list_names:
         _list()
         return
-    from waterfill.codec.registry import load_codec
+    from waterfill.codec.registry import codec_at
     from waterfill.data.images import find_images, sample_pictures
     from waterfill.evaluation.cache import Cache
     from waterfill.evaluation.conventional import CONVENTIONAL
@@ -113,7 +114,9 @@ def evaluate(
         raise WaterfillError("--cache and --no-cache exclude each other")
     images = list[Any](find_images(paths) if paths else sample_pictures())
     own = [
-        OwnCodec(load_codec(name), tuple(sorted(set(quality))) or None, effort, trellis)
+        OwnCodec(
+            codec_at(name, only(quality)), tuple(sorted(set(quality))) or None, effort, trellis
+        )
         for name in dict.fromkeys(codecs or ("default",))
     ]
     named: dict[tuple[str, str], str] = {}  # each once, by whatever names it is called

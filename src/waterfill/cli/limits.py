@@ -16,6 +16,7 @@ from waterfill.cli.shared import (
     SEED,
     codec_option,
     json_option,
+    only,
     out_console,
     progress_bar,
     say,
@@ -65,13 +66,13 @@ def limits(
 
     Under torchrun, all processes share the pictures.
     """
-    from waterfill.codec.registry import load_codec
+    from waterfill.codec.registry import codec_at
     from waterfill.data.images import find_images, sample_pictures
     from waterfill.ladder import limits as measure
     from waterfill.report.html import render
 
     images = list[Any](find_images(paths) if paths else sample_pictures())
-    model = load_codec(codec)
+    model = codec_at(codec, only(quality))
     for one in quality:
         model.check_quality(one)
     if is_first():

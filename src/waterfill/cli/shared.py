@@ -114,6 +114,11 @@ def shards_folder(shards: Path | None, out: Path) -> Path | None:
     return out / "shards" if shards is None and launched()[1] > 1 else shards
 
 
+def only(qualities: tuple[float, ...]) -> float | None:
+    """The one quality that is asked for, which weights are of that don't say theirs."""
+    return qualities[0] if len(set(qualities)) == 1 else None
+
+
 @contextmanager
 def progress_bar(*columns: Any) -> Iterator[Progress]:
     """A progress bar on stderr, of the first process; nothing where that is no terminal."""
