@@ -395,6 +395,12 @@ def pack_pictures(
         were = "were" if others else "was"
         more = " …" if others else ""
         say(f"{_count(1 + len(others), 'unreadable picture')} {were} skipped: {first}{more}")
+    if report.smaller:
+        are = "is" if report.smaller == 1 else "are"
+        say(
+            f"{_count(report.smaller, 'picture')} {are} smaller than windows of {crop} pixels once "
+            "reduced, and stored as far as they go"
+        )
     write_json(json_file, asdict(report))
 
 
