@@ -101,7 +101,9 @@ def test_a_picture_comes_back_through_files(tmp_path, weights, capsys, mode, siz
     told = json.loads(facts.read_text())
     assert (told["width"], told["height"], told["quality"]) == (*size, 2.5)
     assert told["header bytes"] + told["z bytes"] + told["y bytes"] == told["bytes"] == len(data)
-    assert capsys.readouterr().err == ""
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert f" bpp  {told['bpp']:.4f}\n" in said.out
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "ppm", "tif", "webp", "jp2", "PNG"])

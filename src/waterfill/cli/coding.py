@@ -243,7 +243,7 @@ def info(file: Path, json_file: Path | None) -> None:
         with _named(file):
             facts = _stream_facts(data)
     for name, value in facts.items():
-        say(f"{name:>12}  {value}")
+        say(f"{name:>12}  {f'{value:.4f}' if name == 'bpp' else value}")
     write_json(json_file, facts)
 
 
