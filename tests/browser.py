@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 
 
-def drawn(page: Path, profile: Path, *, theme: str = "light", then: str = "") -> str:
-    """The page's elements once its scripts have run, and ``then`` after them; no complaints."""
+def drawn(
+    page: Path, profile: Path, *, theme: str = "light", then: str = "", width: int = 1200
+) -> str:
+    """The page's elements once its scripts have run, and ``then`` after them; no complaints.
+
+    A window is never narrower than 500 pixels.
+    """
     names = ("chromium", "chromium-browser", "google-chrome")
     browser = next((found for name in names if (found := shutil.which(name))), None)
     if browser is None:
@@ -31,6 +36,7 @@ def drawn(page: Path, profile: Path, *, theme: str = "light", then: str = "") ->
             "--disable-sync",
             f"--blink-settings=preferredColorScheme={int(theme == 'light')}",
             f"--user-data-dir={profile}",
+            f"--window-size={width},1000",
             "--virtual-time-budget=8000",
             "--enable-logging=stderr",
             "--v=0",

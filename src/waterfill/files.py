@@ -17,7 +17,15 @@ from typing import Any
 
 from waterfill.errors import WaterfillError
 
-__all__ = ["as_json", "check_writable", "descriptor_of", "held", "write_all", "write_whole"]
+__all__ = [
+    "as_json",
+    "check_writable",
+    "descriptor_of",
+    "held",
+    "unread",
+    "write_all",
+    "write_whole",
+]
 
 #: Folders whose names are numbers of open files: of a process, and of this one.
 _DESCRIPTORS = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd|/dev/fd")
@@ -96,6 +104,13 @@ def check_writable(*paths: Path) -> None:
                 finally:
                     for _, _, temporary in staged:
                         temporary.unlink(missing_ok=True)
+
+
+def unread(path: str | os.PathLike[str], error: OSError) -> str:
+    """What to say of a file that can't be read: the same words wherever it is missing."""
+    if isinstance(error, FileNotFoundError):
+        return f"{os.fspath(path)}: no such file or folder"
+    return f"{os.fspath(path)}: can't be read ({error.strerror or error})"
 
 
 def _stage(path: Path, content: bytes, staged: list[tuple[Path, Path, Path]]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -65,17 +68,29 @@ def connect(
     strategy: Any = "auto"
     if world > 1:
         strategy = DDPStrategy(find_unused_parameters=partial, timeout=patience)
-    fabric = Fabric(
-        accelerator=accelerator,
-        devices=here,
-        num_nodes=max(1, world // here),
-        strategy=strategy,
-        precision=precision,  # type: ignore[arg-type]
-    )
-    fabric.launch()
+    with _without_news(logging.getLogger("lightning_fabric")):
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=here,
+            num_nodes=max(1, world // here),
+            strategy=strategy,
+            precision=precision,  # type: ignore[arg-type]
+        )
+        fabric.launch()
     if world > 1:
         atexit.register(_part)
     return fabric
+
+
+@contextmanager
+def _without_news(logger: logging.Logger) -> Iterator[None]:
+    """Warnings alone: that of the precision, it would tell whoever asked for it, on every start."""
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _part() -> None:

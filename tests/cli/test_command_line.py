@@ -101,7 +101,9 @@ def test_a_picture_comes_back_through_files(tmp_path, weights, capsys, mode, siz
     told = json.loads(facts.read_text())
     assert (told["width"], told["height"], told["quality"]) == (*size, 2.5)
     assert told["header bytes"] + told["z bytes"] + told["y bytes"] == told["bytes"] == len(data)
-    assert capsys.readouterr().err == ""
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert f" bpp  {told['bpp']:.4f}\n" in said.out
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "ppm", "tif", "webp", "jp2", "PNG"])
@@ -166,6 +168,16 @@ def test_no_command_and_help_are_no_errors(capsys):
         said = capsys.readouterr()
         assert said.err == ""
         assert said.out.startswith("waterfill" if "--version" in arguments else "Usage: ")
+
+
+@pytest.mark.parametrize("group", [[], ["data"]])
+def test_help_says_whole_what_each_command_does(capsys, monkeypatch, group):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run([*group, "--help"]) == 0
+    commands = capsys.readouterr().out.partition("Commands:\n")[2].splitlines()
+    assert commands
+    for line in commands:
+        assert re.fullmatch(r"  [a-z]+ +[A-Z].*[^.]\.", line)
 
 
 def test_an_output_is_replaced_and_keeps_its_permissions_and_its_link(
@@ -489,6 +501,29 @@ def test_inputs_that_are_no_files(tmp_path, weights, capsys, source):
         assert not (tmp_path / "o.wfl").exists()
 
 
+def test_what_is_missing_is_said_in_one_wording_before_a_codec_is_loaded(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(registry, "read_codec", lambda *_, **__: pytest.fail("loaded a codec"))
+    (tmp_path / "empty").mkdir()
+    gone, out = tmp_path / "nothing.png", tmp_path / "out.png"
+    for command in (
+        ["compress", gone, out],
+        ["decompress", gone, out],
+        ["info", gone],
+        ["limits", gone, "--out", tmp_path / "r"],
+        ["evaluate", gone, "--out", tmp_path / "r"],
+        ["train", "--config", gone, "--out", tmp_path / "r"],
+        ["bounds", gone, "--out", tmp_path / "r"],
+    ):
+        said = refuse(capsys, *command, watch=tmp_path)
+        assert said == f"error: {gone}: no such file or folder\n", command
+    with pytest.raises(wf.BitstreamError, match="no such file or folder"):
+        wf.decompress(gone, codec=object())
+    for command in ("compress", "decompress"):
+        assert "in this folder" in refuse(capsys, command, tmp_path / "empty", out)
+
+
 def broken_weights(folder: Path, weights: str) -> dict[str, bytes]:
     good = Path(weights).read_bytes()
     codec = wf.load_codec(weights)
@@ -568,6 +603,15 @@ def test_mistaken_command_lines(tmp_path, capsys, arguments, monkeypatch):
 def test_training_options_out_of_range(tmp_path, picture, capsys, option):
     out = tmp_path / "run"
     refuse(capsys, "train", picture, "--out", out, option, watch=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("start", "what"), [("nothing", "neither a file nor"), ("default", "has the architecture")]
+)
+def test_a_start_that_is_none_leaves_no_folder(tmp_path, picture, capsys, start, what):
+    arguments = ["--codec", "tiny", "--start", start, "--crop", "64", "--batch", "1"]
+    said = refuse(capsys, "train", picture, "--out", tmp_path / "run", *arguments, watch=tmp_path)
+    assert said.startswith(f"error: {start}: {what}")
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**32), str(2**70), "1.5", "none"])
@@ -734,7 +778,10 @@ def test_presets_are_listed(capsys):
         (["train", "--out", "DIR", "--preset", "none"], "no such preset (--presets"),
         (["train", "--out", "DIR", "--preset", "bundle"], "did you mean bundled?"),
         (["train", "--out", "DIR", "--preset", "medium", "--config", "x"], "exclude"),
-        (["train", "--out", "DIR", "--config", "/nowhere.toml"], "can't be read (No such file or"),
+        (
+            ["train", "--out", "DIR", "--config", "/nowhere.toml"],
+            "/nowhere.toml: no such file or folder",
+        ),
         (["train", "--out", "DIR", "--resume"], "no run to go on with"),
         (["train", "--queue", "/nowhere"], "no experiments"),
         (["train", "--queue", "/nowhere", "--steps", "3"], "files alone"),

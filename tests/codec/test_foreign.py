@@ -7,16 +7,20 @@ import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 import waterfill as wf
+from waterfill.bitstream import Container
 from waterfill.bitstream.container import HEADER_BYTES
+from waterfill.cli import run
 from waterfill.codec.densities import Gaussian
 from waterfill.codec.foreign import from_compressai, is_checkpoint
 from waterfill.codec.model import Codec
@@ -231,6 +235,46 @@ def test_quality_is_four_unless_somebody_knows_better(
     for own in (path, "default"):
         with pytest.raises(wf.CodecError, match="which qualities"):
             wf.load_codec(own, quality=4)
+
+
+def test_commands_take_weights_to_be_of_the_quality_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, coded = tmp_path / "weights.safetensors", tmp_path / "coded"
+    safetensors.torch.save_file(state := state_of("bmshj2018-factorized"), path)
+    Image.new("RGB", (16, 16), (9, 99, 199)).save(picture := tmp_path / "a.png")
+    coded.mkdir()
+    of = ["--codec", str(path)]
+    for quality in ("2.5", "4", "7"):
+        stream = coded / f"{quality}.wfl"
+        assert run(["compress", str(picture), str(stream), "-q", quality, *of]) == 0
+        told = Container.unpack(stream.read_bytes(), max_pixels=256)[0]
+        assert told.quality == float(quality)
+        expected = from_compressai(state, "w", quality=float(quality))
+        assert told.weights_id == expected.weights_id
+        # The stream says what the weights don't.
+        decoded = expected.decompress(stream.read_bytes()).to_pil()
+        assert wf.decompress(stream, codec=path).tobytes() == decoded.tobytes()
+        assert run(["decompress", str(stream), str(tmp_path / "b.png"), *of]) == 0
+        assert Image.open(tmp_path / "b.png").tobytes() == decoded.tobytes()
+    assert run(["decompress", str(coded), str(tmp_path / "pictures"), *of]) == 0
+    assert len(list((tmp_path / "pictures").iterdir())) == 3
+
+    measured = []
+
+    def measure(subject: Any, *_: Any, **__: Any) -> None:
+        measured.append(subject)
+        raise wf.WaterfillError("enough")
+
+    monkeypatch.setattr("waterfill.ladder.limits", measure)
+    monkeypatch.setattr("waterfill.evaluation.measure.OwnCodec", measure)
+    out = ["--out", str(tmp_path / "out")]
+    for command in ("limits", "evaluate"):
+        assert run([command, str(picture), "-q", "7", *of, *out]) == 2
+    assert [codec.config.qualities for codec in measured] == [(7.0, 7.0)] * 2
+    capsys.readouterr()
+    assert run(["limits", str(picture), "-q", "2", "-q", "7", *of, *out]) == 2
+    assert "covers quality 4 alone" in capsys.readouterr().err
 
 
 # Checkpoints.

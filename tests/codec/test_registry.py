@@ -109,7 +109,7 @@ def test_a_stream_is_bytes_or_a_file_and_its_codec_may_be_named(
     ("data", "codec", "reason"),
     [
         ("missing.wfl", None, "missing.wfl: no such file"),
-        (Path("."), None, "no such file"),
+        (Path("."), None, ".: is not a file"),
         (None, None, "NoneType is no stream"),
         (4, None, "int is no stream"),
         (StringIO("text"), None, "StringIO is no stream"),

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import waterfill.data.pack as packing
+from waterfill.cli import run
 from waterfill.data.crops import CropSource
 from waterfill.data.pack import pack
 from waterfill.data.sets import open_pictures, split_validation
@@ -126,6 +127,19 @@ def test_reduction_removes_the_traces_of_jpeg(tmp_path, photo):
     as_is, reduced = (open_pictures([tmp_path / out]).pixels(0) for out in ("as-is", "reduced"))
     assert blockiness(as_is[..., 1], 8) > 1.5
     assert abs(blockiness(reduced[..., 1], 4) - 1) < 0.3 * (blockiness(as_is[..., 1], 8) - 1)
+
+
+def test_pictures_smaller_than_their_windows_are_counted(tmp_path, save, capsys):
+    for name, size in (("a", (40, 90)), ("b", (90, 40)), ("c", (64, 64)), ("d", (65, 70))):
+        save(tmp_path / "in" / f"{name}.png", *size)
+    arguments = ["data", "pack", str(tmp_path / "in"), "--reduction", "1", "--crop"]
+    for crop, smaller, said in ((64, 2, "2 pictures are smaller than windows of 64"), (32, 0, "")):
+        out, told = tmp_path / str(crop), tmp_path / "told.json"
+        assert run([*arguments, str(crop), "--out", str(out), "--json", str(told)]) == 0
+        assert json.loads(told.read_text())["smaller"] == smaller
+        lines = capsys.readouterr().out.splitlines()[1:]
+        assert len(lines) == bool(smaller)
+        assert all(line.startswith(said) for line in lines)
 
 
 def test_windows_of_one_picture_stay_on_one_side_of_the_split(tmp_path, save):

@@ -24,6 +24,7 @@ from waterfill.codec.densities import Density
 from waterfill.codec.model import Codec
 from waterfill.codec.noise import Noise
 from waterfill.codec.registry import save_codec
+from waterfill.evaluation.measure import OwnCodec
 from waterfill.ladder import LADDER, Ladder, decompose, rungs
 from waterfill.ladder.decompose import efficient
 from waterfill.ladder.measure import measure_rung
@@ -281,7 +282,10 @@ def test_codecs_and_pictures_are_taken_as_everywhere_else(
     for name, pixels in (("a", photo[:40, :48]), ("b", photo[40:72, :48])):
         Image.fromarray(pixels).save(tmp_path / f"{name}.png")
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
-    expected = wf.limits(wf.load_codec(weights), paths, 4).rows
+    ladder = wf.limits(wf.load_codec(weights), paths, 4)
+    expected = ladder.rows
+    own = OwnCodec(wf.load_codec(weights)).name
+    assert ladder.codec == own == f"{tmp_path.name}/codec"  # as evaluations name it
     assert {Path(row["image"]).name for row in expected} == {"a.png", "b.png"}
     for images in (tmp_path, f"{tmp_path}/", f"{tmp_path}/*.png"):
         assert repr(wf.limits(weights, images, 4).rows) == repr(expected)

@@ -17,7 +17,9 @@ import pytest
 from browser import drawn
 from PIL import Image
 from plotly.offline import get_plotlyjs
+from rich.console import Console
 
+from waterfill.cli.limits import _ladder_table
 from waterfill.ladder.result import TERMS, Decomposition, Exhibit, Ladder, Point, RungResult
 from waterfill.ladder.rungs import LADDER, Status
 from waterfill.report import figures
@@ -191,6 +193,17 @@ def test_every_number_of_the_table_is_the_ladders(html: str) -> None:
             assert float(row["saved"].replace("−", "-")) == pytest.approx(rung.saved_bpp, abs=5e-5)
             percent = 100 * rung.saved_bpp / achieved
             assert float(row["percent"].replace("−", "-")) == pytest.approx(percent, abs=0.05)
+
+
+def test_terminal_gives_savings_with_the_sign_of_the_page(html: str) -> None:
+    screen = Console(width=80, file=io.StringIO())
+    screen.print(_ladder_table(make_ladder()))
+    head, _, *lines = screen.file.getvalue().splitlines()
+    assert head.endswith(" saved %*")
+    for line, row in zip(lines, Page(html).ladder, strict=True):
+        assert line.startswith(row["name"])
+        assert line.split()[-1].replace("-", "−") == row["percent"]
+        assert len(line) <= 80
 
 
 def test_verdict_and_provenance_are_there(html: str) -> None:
@@ -431,3 +444,33 @@ def test_browser_draws_it_without_complaint(tmp_path: Path, theme: str) -> None:
     body = elements.split("</style>", 1)[1].split("<script", 1)[0]
     assert ("rgb(230, 230, 230)" in body) == (theme == "dark")
     assert ("rgb(31, 35, 40)" in body) == (theme == "light")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [500, 1200])
+def test_browser_keeps_names_and_plots_apart_in_any_width(tmp_path: Path, width: int) -> None:
+    page = tmp_path / "ladder.html"
+    make_ladder(HOSTILE).report(page)
+    script = """
+      setTimeout(() => {
+        const box = (host, name) => host.querySelector(name).getBoundingClientRect();
+        const hosts = [...document.querySelectorAll("[data-figure]")];
+        document.body.dataset.apart = hosts.map((host) => {
+          const names = box(host, ".legend"), title = host.querySelector(".g-xtitle text");
+          const labels = [...host.querySelectorAll(".xtick text")];
+          const above = title ? [title] : labels;
+          return above.every((one) => one.getBoundingClientRect().bottom <= names.top) &&
+            names.bottom <= host.getBoundingClientRect().bottom + 1 &&
+            box(host, ".plotclip, .bglayer, .cartesianlayer").right <= window.innerWidth;
+        }).join(" ");
+        const words = [...hosts[1].querySelectorAll(".xtick text")]
+          .map((one) => one.getBoundingClientRect());
+        document.body.dataset.words = words.every((one, i) => !i || words[i - 1].right <= one.left);
+        document.body.dataset.wide = document.documentElement.scrollWidth > window.innerWidth;
+      }, 500);
+    """
+    elements = drawn(page, tmp_path / "profile", width=width, then=script)
+    found = dict(
+        re.findall(r'data-(apart|words|wide)="([^"]*)"', elements.partition("<body")[2][:2000])
+    )
+    assert found == {"apart": "true true true", "words": "true", "wide": "false"}

@@ -204,6 +204,14 @@ def test_what_cant_be_reproduced_is_refused(
     assert run(["reproduce", "fig2", "--scale", "night", "--out", str(tmp_path / "out")]) == 2
     assert "fig2: has no scale night, which is for fig5c" in capsys.readouterr().err
     assert run(["reproduce", "fig3", str(tmp_path / "no.png")]) == 2
+    capsys.readouterr()
+    Image.new("RGB", (8, 8)).save(picture := tmp_path / "a.png")
+    out = ["--out", str(tmp_path / "out")]
+    assert run(["reproduce", "fig2", str(picture), *out]) == 2
+    assert capsys.readouterr().err == "error: fig2: measures no pictures; leave them out\n"
+    assert run(["reproduce", "fig3", "--train", str(picture), *out]) == 2
+    assert capsys.readouterr().err == "error: fig3: trains nothing; leave --train out\n"
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_page_without_a_figure_has_no_script() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from PIL import Image
 
 from waterfill.codec.config import CodecConfig
 from waterfill.training.config import TrainConfig
+from waterfill.training.engine import make_fabric
 
 CONFIG = TrainConfig(
     codec=CodecConfig(n=4, m=6, hyper=4),
@@ -141,3 +143,25 @@ def test_a_queue_is_no_work_for_several_processes(settings: Path) -> None:
     )
     assert done.returncode == 2
     assert "one process" in done.stderr
+
+
+def test_what_connects_processes_tells_warnings_alone() -> None:
+    logger = logging.getLogger("lightning_fabric")
+    before, told = logger.level, Told()
+    logger.addHandler(told)
+    try:
+        make_fabric(TrainConfig(precision="bf16-mixed"))
+        logger.warning("still heard")
+    finally:
+        logger.removeHandler(told)
+    assert [record.getMessage() for record in told.records] == ["still heard"]
+    assert logger.level == before
+
+
+class Told(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)

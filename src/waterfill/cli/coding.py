@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ import click
 
 from waterfill.cli.shared import (
     PATH,
+    check_file,
     check_outputs,
     codec_option,
     json_option,
@@ -24,7 +26,7 @@ from waterfill.errors import ImageError, WaterfillError
 from waterfill.files import as_json, check_writable, write_all, write_whole
 
 
-@click.command()
+@click.command(short_help="Compress a picture to a stream, or a folder to a folder.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
 @codec_option
@@ -50,13 +52,15 @@ def compress(
     json_file: Path | None,
 ) -> None:
     """Compress the picture IN, RGB or grey, to the stream OUT; or a folder to a folder."""
-    from waterfill.codec.registry import load_codec
+    from waterfill.codec.registry import codec_at
     from waterfill.data.images import find_images, load_picture
 
     folder = source.is_dir()
+    sources = find_images([source]) if folder else []
     if not folder:
+        check_file(source)
         check_outputs(source, target, json_file)
-    model = load_codec(codec)
+    model = codec_at(codec, quality)
     chosen = model.check_quality(quality)
 
     def one(path: Path, to: Path) -> _Work:
@@ -77,12 +81,12 @@ def compress(
         return _Work(data, facts, f"{to}: {len(data)} bytes, {facts['bpp']:.4f} bpp{lost}")
 
     if folder:
-        _in_folder(one, source, find_images([source]), target, ".wfl", json_file)
+        _in_folder(one, source, sources, target, ".wfl", json_file)
     else:
         _alone(one, source, target, json_file)
 
 
-@click.command()
+@click.command(short_help="Decompress a stream to a picture, or a folder to a folder.")
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
 @codec_option
@@ -92,19 +96,29 @@ def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -
 
     A folder of streams becomes a folder of PNG pictures.
     """
+    from waterfill.bitstream import Container
+    from waterfill.codec.registry import codec_at
     from waterfill.codec.registry import decompress as decode
-    from waterfill.codec.registry import load_codec
+    from waterfill.data.images import MAX_PIXELS
 
     folder = source.is_dir()
     kind = "PNG" if folder else _picture_format(target)
+    streams = sorted(path for path in source.rglob("*.wfl") if path.is_file()) if folder else []
+    if folder and not streams:
+        raise WaterfillError(f"{source}: no streams (.wfl) in this folder")
     if not folder:
-        check_outputs(source, target, json_file)
         read_file(source)
-    model = load_codec(codec)
+        check_outputs(source, target, json_file)
+    model = codec_at(codec, None)
+    low, high = model.config.qualities
+    of_quality = cache(partial(codec_at, codec))
 
     def one(path: Path, to: Path) -> _Work:
         with _named(path):
-            image = decode(read_file(path), codec=model)
+            data = read_file(path)
+            quality = Container.unpack(data, max_pixels=MAX_PIXELS)[0].quality
+            # Weights that don't say their quality have it from the stream.
+            image = decode(data, codec=model if low <= quality <= high else of_quality(quality))
         buffer = BytesIO()
         try:
             image.save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}))
@@ -118,9 +132,6 @@ def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -
         return _Work(buffer.getvalue(), facts, line)
 
     if folder:
-        streams = sorted(path for path in source.rglob("*.wfl") if path.is_file())
-        if not streams:
-            raise WaterfillError(f"{source}: no streams (.wfl) in this folder")
         if target.is_dir() and target.samefile(source):  # what lies there may be the originals
             for path in streams:
                 if (there := path.with_suffix(".png")).exists():
@@ -224,15 +235,15 @@ def _picture_format(path: Path) -> str:
 @json_option
 def info(file: Path, json_file: Path | None) -> None:
     """Say what a stream, or a file of weights, holds."""
-    check_outputs(file, json_file)
     data = read_file(file)
+    check_outputs(file, json_file)
     if file.suffix == ".safetensors":
         facts = _weights_facts(data, str(file))
     else:
         with _named(file):
             facts = _stream_facts(data)
     for name, value in facts.items():
-        say(f"{name:>12}  {value}")
+        say(f"{name:>12}  {f'{value:.4f}' if name == 'bpp' else value}")
     write_json(json_file, facts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from waterfill.cli.shared import (
     PATH,
     SEED,
     json_option,
+    only,
     out_console,
     progress_bar,
     say,
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
 _SHOWN = 4
 
 
-@click.command()
+@click.command(short_help="Compare codecs in rate and distortion on pictures.")
 @click.argument("paths", nargs=-1, type=NAME, metavar="[PATH]...")
 @click.option(
     "--codec",
@@ -100,7 +102,7 @@ def evaluate(
     if list_names:
         _list()
         return
-    from waterfill.codec.registry import load_codec
+    from waterfill.codec.registry import PRESETS, codec_at
     from waterfill.data.images import find_images, sample_pictures
     from waterfill.evaluation.cache import Cache
     from waterfill.evaluation.conventional import CONVENTIONAL
@@ -112,9 +114,12 @@ def evaluate(
     if no_cache and cache is not None:
         raise WaterfillError("--cache and --no-cache exclude each other")
     images = list[Any](find_images(paths) if paths else sample_pictures())
+    chosen = tuple(sorted(set(quality))) or None
+    files: dict[str, str] = {}  # each once, by whatever spelling of its path
+    for name in codecs or ("default",):
+        files.setdefault(name if name in PRESETS else os.path.realpath(name), name)
     own = [
-        OwnCodec(load_codec(name), tuple(sorted(set(quality))) or None, effort, trellis)
-        for name in dict.fromkeys(codecs or ("default",))
+        OwnCodec(codec_at(name, only(quality)), chosen, effort, trellis) for name in files.values()
     ]
     named: dict[tuple[str, str], str] = {}  # each once, by whatever names it is called
     for name in filter(None, map(str.strip, against.split(","))):
@@ -148,14 +153,14 @@ def evaluate(
         return
     shown = _shown(own[0], images[:_SHOWN])
     text = found.to_json(anchors)
-    files: dict[Path, str | bytes] = {
+    results: dict[Path, str | bytes] = {
         out / "evaluation.json": text,
         out / "rows.csv": found.to_csv(),
         out / "evaluation.html": render_evaluation(found, anchors, ladders=ladders, shown=shown),
     }
     if json_file is not None:
-        files[json_file] = text
-    write_all({path: _bytes(data) for path, data in files.items()})
+        results[json_file] = text
+    write_all({path: _bytes(data) for path, data in results.items()})
     cells = found.bd_rates(anchors)
     pictures = _pictures(found)
     if cells:
@@ -166,7 +171,7 @@ def evaluate(
     out_console.print(_codecs(found))
     for remark in _remarks(found, cells):
         out_console.print(f"* {remark}", style="dim", highlight=False, markup=False)
-    say("\n" + "\n".join(str(path) for path in files))
+    say("\n" + "\n".join(str(path) for path in results))
 
 
 def _bytes(data: str | bytes) -> bytes:

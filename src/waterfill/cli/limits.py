@@ -16,6 +16,7 @@ from waterfill.cli.shared import (
     SEED,
     codec_option,
     json_option,
+    only,
     out_console,
     progress_bar,
     say,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from waterfill.ladder import Ladder
 
 
-@click.command()
+@click.command(short_help="Measure and report the rate-distortion ladder of a codec.")
 @click.argument("paths", nargs=-1, type=NAME, metavar="[PATH]...")
 @codec_option
 @click.option(
@@ -65,13 +66,13 @@ def limits(
 
     Under torchrun, all processes share the pictures.
     """
-    from waterfill.codec.registry import load_codec
+    from waterfill.codec.registry import codec_at
     from waterfill.data.images import find_images, sample_pictures
     from waterfill.ladder import limits as measure
     from waterfill.report.html import render
 
     images = list[Any](find_images(paths) if paths else sample_pictures())
-    model = load_codec(codec)
+    model = codec_at(codec, only(quality))
     for one in quality:
         model.check_quality(one)
     if is_first():
@@ -137,7 +138,7 @@ def _ladder_table(ladder: Ladder) -> Table:
     )
     table.add_column("rung", no_wrap=True)
     table.add_column("status", min_width=11, max_width=11)
-    for column in ("bpp", "PSNR dB", "MS-SSIM", "equal*", "in %*"):
+    for column in ("bpp", "PSNR dB", "MS-SSIM", "equal*", "saved %*"):
         table.add_column(column, justify="right", no_wrap=True)
     achieved = ladder.rungs[0].bpp_at_equal_psnr
     for rung in ladder.rungs:
@@ -150,7 +151,7 @@ def _ladder_table(ladder: Ladder) -> Table:
             _number(rung.psnr, 2),
             _number(rung.ms_ssim, 4),
             _number(rung.bpp_at_equal_psnr, 4),
-            _percent(-100 * saved / achieved) if math.isfinite(saved) and achieved else "—",
+            _percent(100 * saved / achieved) if math.isfinite(saved) and achieved else "—",
             style="magenta" if genie else None,
         )
     return table

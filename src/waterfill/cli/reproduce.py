@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _FIRST = 18
 
 
-@click.command()
+@click.command(short_help="Compute a figure or table of the papers again.")
 @click.argument("name")
 @click.argument("pictures", nargs=-1, type=NAME, metavar="[PICTURE]...")
 @click.option(
@@ -76,13 +76,10 @@ def reproduce(
     """
     from waterfill.data.images import find_images
     from waterfill.report.reproduction import render_reproduction
-    from waterfill.reproduce import Request
+    from waterfill.reproduce import Request, check_request
     from waterfill.reproduce import reproduce as compute
 
     found_pictures: list[Any] = find_images(pictures) if pictures else []
-    if json_file is not None:
-        check_writable(json_file)
-    writable_folder(out)
     with progress_bar() as bar:
         task = bar.add_task("starting", total=None)
 
@@ -90,6 +87,10 @@ def reproduce(
             bar.update(task, completed=done, total=total, description=what)
 
         request = Request(scale, found_pictures, photographs, out / "runs", seed, advance)
+        check_request(name, request)
+        if json_file is not None:
+            check_writable(json_file)
+        writable_folder(out)
         found = compute(name, request)
     data = as_json(found.to_dict())
     contents: dict[Path, str | bytes] = {

@@ -22,7 +22,7 @@ from rich.progress import (
 )
 
 from waterfill.errors import WaterfillError
-from waterfill.files import as_json, check_writable, descriptor_of, write_whole
+from waterfill.files import as_json, check_writable, descriptor_of, unread, write_whole
 from waterfill.processes import is_first, launched
 from waterfill.seeds import check_seed
 
@@ -114,6 +114,11 @@ def shards_folder(shards: Path | None, out: Path) -> Path | None:
     return out / "shards" if shards is None and launched()[1] > 1 else shards
 
 
+def only(qualities: tuple[float, ...]) -> float | None:
+    """The one quality that is asked for, which weights are of that don't say theirs."""
+    return qualities[0] if len(set(qualities)) == 1 else None
+
+
 @contextmanager
 def progress_bar(*columns: Any) -> Iterator[Progress]:
     """A progress bar on stderr, of the first process; nothing where that is no terminal."""
@@ -173,14 +178,27 @@ def say_bold(title: str) -> None:
     )
 
 
+def check_file(path: Path) -> None:
+    """Fail before the work if there is no such file."""
+    try:
+        _of_file(path)
+    except OSError as error:
+        raise WaterfillError(unread(path, error)) from None
+
+
+def _of_file(path: Path) -> os.stat_result:
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise WaterfillError(f"{path}: is not a file")
+    return about
+
+
 def read_file(path: Path) -> bytes:
     """A whole file, unless it is too large to be one of ours."""
     try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise WaterfillError(f"{path}: is not a file")
+        about = _of_file(path)
         if about.st_size > _MAX_BYTES:
             raise WaterfillError(f"{path}: too large to be a stream or a codec's weights")
         return path.read_bytes()
     except OSError as error:
-        raise WaterfillError(f"{path}: can't be read ({error.strerror})") from None
+        raise WaterfillError(unread(path, error)) from None

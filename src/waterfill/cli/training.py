@@ -27,7 +27,7 @@ from waterfill.cli.shared import (
     write_json,
 )
 from waterfill.errors import Interrupted, TrainingError, WaterfillError
-from waterfill.files import check_writable
+from waterfill.files import check_writable, unread
 
 if TYPE_CHECKING:
     from waterfill.training.config import TrainConfig
@@ -72,7 +72,7 @@ def _field_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command()
+@click.command(short_help="Train a codec on photographs.")
 @click.argument("paths", nargs=-1, type=NAME, metavar="[PATH]...")
 @click.option("--out", type=PATH, metavar="DIR", help="Folder of the run, or of a queue's runs.")
 @click.option("--preset", metavar="NAME", help="Settings to start from; --presets lists them.")
@@ -200,7 +200,7 @@ def _base(preset: str | None, config_file: Path | None, out: Path, *, resume: bo
     try:
         text = config_file.read_text(encoding="utf-8")
     except OSError as error:
-        raise TrainingError(f"{config_file}: can't be read ({error.strerror})") from None
+        raise TrainingError(unread(config_file, error)) from None
     except UnicodeDecodeError as error:
         raise TrainingError(f"{config_file}: can't be read ({error})") from None
     return TrainConfig.from_toml(text, str(config_file))
@@ -395,6 +395,12 @@ def pack_pictures(
         were = "were" if others else "was"
         more = " …" if others else ""
         say(f"{_count(1 + len(others), 'unreadable picture')} {were} skipped: {first}{more}")
+    if report.smaller:
+        are = "is" if report.smaller == 1 else "are"
+        say(
+            f"{_count(report.smaller, 'picture')} {are} smaller than windows of {crop} pixels once "
+            "reduced, and stored as far as they go"
+        )
     write_json(json_file, asdict(report))
 
 

@@ -6,6 +6,7 @@ import operator
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -151,6 +152,11 @@ class Codec(nn.Module):
         if self._coded is None or self._coded[0] != stamp or stored is not None:
             self._coded = (stamp, CodedPrior(self.prior, self.gains, stored))
         return self._coded[1]
+
+    @property
+    def short_name(self) -> str:
+        """For tables: of a file, the folder's name and its own, which tells runs apart."""
+        return "/".join(Path(self.name.removesuffix(".safetensors")).parts[-2:])
 
     def check_quality(self, quality: float | None) -> float:
         """The quality as a stream carries it; None is 4, or the codec's only one.

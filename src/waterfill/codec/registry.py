@@ -31,9 +31,17 @@ from waterfill.codec.identity import identity
 from waterfill.codec.model import Codec
 from waterfill.data.images import MAX_PIXELS, bytes_in
 from waterfill.errors import BitstreamError, CodecError
-from waterfill.files import write_whole
+from waterfill.files import unread, write_whole
 
-__all__ = ["PRESETS", "as_codec", "decompress", "load_codec", "read_codec", "save_codec"]
+__all__ = [
+    "PRESETS",
+    "as_codec",
+    "codec_at",
+    "decompress",
+    "load_codec",
+    "read_codec",
+    "save_codec",
+]
 
 _FORMAT_KEY, _FORMAT = "waterfill.codec", "2"
 _TABLES = "coding."  # in front of the names of tensors that hold probability tables
@@ -267,11 +275,48 @@ def load_codec(
         codec = _seeded(PRESETS[name])
         codec.name = f"{name} (untrained)"
         return codec.eval()
+    data = _weights(name, pretrained=pretrained)
+    return read_codec(data, name, quality=quality, unpickle=unpickle)[0]
+
+
+def codec_at(name_or_path: str | os.PathLike[str], quality: float | None) -> Codec:
+    """Load a codec that is to be used at a quality.
+
+    Weights that were made elsewhere don't say what they were made for, and are taken to be of this
+    quality; a codec that says which it covers is what :func:`load_codec` gives.
+
+    Parameters
+    ----------
+    name_or_path
+        As for :func:`load_codec`.
+    quality
+        From 1 to 8; None for what :func:`load_codec` takes if nobody says.
+
+    Raises
+    ------
+    CodecError, QualityError
+        As :func:`load_codec`.
+    """
+    name = os.fsdecode(name_or_path)
+    data = _weights(name)
+    if _foreign_tensors(data, name, unpickle=False) is None:
+        quality = None
+    return read_codec(data, name, quality=quality)[0]
+
+
+def _weights(name: str, *, pretrained: bool = True) -> bytes:
+    """The file of weights of a codec, by its name or path.
+
+    Raises
+    ------
+    CodecError
+        If there is none.
+    """
     if name in PRESETS:
         bundled = _bundled(name)
         if not bundled.is_file():
             raise CodecError(f"{name}: no weights are bundled for it; give a file of weights")
-        return read_codec(bundled.read_bytes(), name, quality=quality)[0]
+        return bundled.read_bytes()
     path = Path(name)
     if (weights := path / "codec.safetensors").is_file():  # of a run
         raise CodecError(f"{name}: is a folder; its weights are {weights}")
@@ -279,7 +324,7 @@ def load_codec(
         known = [one for one in PRESETS if not pretrained or _bundled(one).is_file()]
         which = " with bundled weights" if pretrained else ""
         raise CodecError(f"{name}: neither a file nor a codec's name{which} ({', '.join(known)})")
-    return read_codec(path.read_bytes(), name, quality=quality, unpickle=unpickle)[0]
+    return path.read_bytes()
 
 
 def _bundled(name: str) -> Traversable:
@@ -320,6 +365,7 @@ def decompress(
         What :meth:`Codec.compress` returned; the path of a file of that, or the file, open.
     codec
         The codec that made it, its name, or its file of weights; by default the bundled one.
+        Weights that don't say their quality are taken to be of the stream's.
 
     Raises
     ------
@@ -330,18 +376,24 @@ def decompress(
         As :func:`load_codec`.
     """
     container = Container.unpack(_stream(data), max_pixels=MAX_PIXELS)
-    return (_default() if codec is None else as_codec(codec)).decompress(container).to_pil()
+    if codec is None:
+        made_by = _default()
+    elif isinstance(codec, str | os.PathLike):
+        made_by = codec_at(codec, container[0].quality)
+    else:
+        made_by = as_codec(codec)
+    return made_by.decompress(container).to_pil()
 
 
 def _stream(data: object) -> bytes:
     if isinstance(data, str | os.PathLike):
         path = Path(data)
         try:
-            if path.is_file():
-                return path.read_bytes()
+            if path.exists() and not path.is_file():
+                raise BitstreamError(f"{path}: is not a file")
+            return path.read_bytes()
         except OSError as error:
-            raise BitstreamError(f"{path}: can't be read ({error.strerror})") from None
-        raise BitstreamError(f"{path}: no such file")
+            raise BitstreamError(unread(path, error)) from None
     found = bytes_in(data)
     if found is None:
         raise BitstreamError(f"{type(data).__name__} is no stream; pass its bytes, or a path")

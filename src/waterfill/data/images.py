@@ -248,7 +248,7 @@ def _read(source: Path | io.BytesIO, name: str) -> Picture:
     except Image.DecompressionBombError:
         raise ImageError(f"{name}: at most {MAX_PIXELS:,} pixels are supported") from None
     except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
+        raise ImageError(f"{name}: no such file or folder") from None
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # damaged files make Pillow's readers raise nearly anything

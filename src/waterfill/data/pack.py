@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,8 @@ class PackReport:
         Pictures found.
     skipped
         Names of those that couldn't be read.
+    smaller
+        How many, reduced, have not the side of a crop: of these lies whole what a side has.
     members
         Pictures stored.
     shards, stored_bytes
@@ -55,11 +57,19 @@ class PackReport:
 
     sources: int
     skipped: tuple[str, ...]
+    smaller: int
     members: int
     shards: int
     stored_bytes: int
     resumed: int
     fingerprint: str
+
+
+class _Members(NamedTuple):
+    """What of a picture goes into a shard, name and bytes, and whether it is smaller than asked."""
+
+    encoded: list[tuple[str, bytes]]
+    smaller: bool
 
 
 @dataclass
@@ -71,6 +81,7 @@ class _Building:
     offsets: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    smaller: int = 0
 
     def add(self, header: bytes, name: str, data: bytes) -> None:
         self.names.append(name)
@@ -163,17 +174,20 @@ def pack(
     done = int(records[-1]["next"]) if records else 0
     resumed = len(records)
 
-    def members(index: int) -> list[tuple[str, bytes]]:
+    def members(index: int) -> _Members:
         name = _harmless(pictures.name(index))
         pixels = _reduced(pictures.pixels(index), reduction, max_side)
         if crop is None:
-            return [_encoded(name, pixels)]
+            return _Members([_encoded(name, pixels)], smaller=False)
         rng = np.random.default_rng([seed, zlib.crc32(os.fsencode(name))])
         windows = [_window(rng, pixels, crop) for _ in range(crops)]
         # In folders, the names themselves stay alike: no picture is split between training and
         # validation.
         numbered = enumerate(windows)
-        return [_encoded(f"{k}/{name}" if crops > 1 else name, w) for k, w in numbered]
+        return _Members(
+            [_encoded(f"{k}/{name}" if crops > 1 else name, w) for k, w in numbered],
+            smaller=min(pixels.shape[:2]) < crop,
+        )
 
     building = _Building()
 
@@ -190,6 +204,7 @@ def pack(
             "offsets": building.offsets,
             "sizes": building.sizes,
             "skipped": building.skipped,
+            "smaller": building.smaller,
             "next": position,
             "settings": settings,
         }
@@ -204,13 +219,14 @@ def pack(
             building.skipped.append(pictures.name(index))
         else:
             # A picture's windows never part: the next shard of a resumed run starts at a picture.
-            entries = [(_header(name, len(data)), name, data) for name, data in result]
+            entries = [(_header(name, len(data)), name, data) for name, data in result.encoded]
             size = sum(len(h) + len(d) + -len(d) % tarfile.BLOCKSIZE for h, _, d in entries)
             total = len(building.tar) + size + _END
             if building.names and total + -total % tarfile.RECORDSIZE > shard_bytes:
                 flush(index)
             for entry in entries:
                 building.add(*entry)
+            building.smaller += result.smaller
         progress(index + 1, len(pictures))
     if building.names:
         flush(len(pictures))
@@ -228,7 +244,8 @@ def _shard_path(folder: Path, number: int) -> Path:
 def _summary(record: dict[str, Any]) -> dict[str, Any]:
     """A record without the lists that grow with the number of pictures."""
     kept = {key: record[key] for key in ("bytes", "sha256", "skipped", "next")}
-    return {**kept, "skipped": list(kept["skipped"]), "count": len(record["names"])}
+    lists = {"skipped": list(kept["skipped"]), "count": len(record["names"])}
+    return {**kept, **lists, "smaller": int(record.get("smaller", 0))}
 
 
 def _finished(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
@@ -270,6 +287,7 @@ def _finish(
     report = PackReport(
         sources=sources,
         skipped=skipped,
+        smaller=sum(record["smaller"] for record in records),
         members=sum(record["count"] for record in records),
         shards=len(records),
         stored_bytes=sum(record["bytes"] for record in records),
@@ -287,18 +305,18 @@ def _finish(
 
 
 def _in_order(
-    work: Callable[[int], list[tuple[str, bytes]]], indices: range, workers: int
-) -> Iterator[tuple[int, list[tuple[str, bytes]] | ImageError]]:
+    work: Callable[[int], _Members], indices: range, workers: int
+) -> Iterator[tuple[int, _Members | ImageError]]:
     """Results in the order of ``indices``, a few worked on at a time."""
 
-    def guarded(index: int) -> list[tuple[str, bytes]] | ImageError:
+    def guarded(index: int) -> _Members | ImageError:
         try:
             return work(index)
         except ImageError as error:
             return error
 
     pool = ThreadPoolExecutor(workers, thread_name_prefix="pack")
-    waiting: deque[tuple[int, Future[list[tuple[str, bytes]] | ImageError]]] = deque()
+    waiting: deque[tuple[int, Future[_Members | ImageError]]] = deque()
     try:
         for index in indices:
             waiting.append((index, pool.submit(guarded, index)))

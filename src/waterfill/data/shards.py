@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from waterfill.data.images import IMAGE_SUFFIXES, decode_picture
 from waterfill.errors import ImageError
+from waterfill.files import unread
 
 __all__ = [
     "FORMAT",
@@ -129,7 +130,7 @@ def find_shards(folder: Path) -> list[Path]:
     try:
         files = [folder / name for name in sorted(os.listdir(folder))]
     except OSError as error:
-        raise ImageError(f"{folder}: can't be read ({error.strerror})") from None
+        raise ImageError(unread(folder, error)) from None
     shards = [p for p in files if p.suffix.lower() == ".tar" and p.is_file()]
     if any(load_json(record_of(p)) is not None for p in shards):
         raise ImageError(f"{folder}: packing was interrupted; run it again to finish it")
@@ -154,7 +155,7 @@ def open_shard(path: Path) -> Shard:
     try:
         length = path.stat().st_size
     except OSError as error:
-        raise ImageError(f"{path}: can't be read ({error.strerror})") from None
+        raise ImageError(unread(path, error)) from None
     if length > MAX_SHARD_BYTES:
         raise ImageError(
             f"{path}: shards may have {MAX_SHARD_BYTES >> 20} MiB at most; pack the pictures anew"
@@ -310,7 +311,7 @@ class PictureShards:
             with shard.path.open("rb") as stream:
                 same = stream.readinto(data) == shard.length and not stream.read(1)
         except OSError as error:
-            raise ImageError(f"{shard.path}: can't be read ({error.strerror})") from None
+            raise ImageError(unread(shard.path, error)) from None
         if same and shard.checked:  # a tenth of a second; WebP itself notices no flipped bit
             same = hashlib.sha256(data).hexdigest() == shard.digest
         if not same:

@@ -80,9 +80,8 @@ class OwnCodec:
         """The codec's, of a file its last folder's and its own; with effort and trellis if used."""
         if self.label is not None:
             return self.label
-        short = "/".join(Path(self.codec.name.removesuffix(".safetensors")).parts[-2:])
         effort = f", effort {self.effort}" if self.effort else ""
-        return f"{short}{effort}{', trellis' if self.trellis else ''}"
+        return f"{self.codec.short_name}{effort}{', trellis' if self.trellis else ''}"
 
     @property
     def settings(self) -> tuple[Setting, ...]:

@@ -216,8 +216,8 @@ class OwnCodec:
 
     @property
     def name(self) -> str:
-        """As the codec's."""
-        return self._codec.name
+        """The codec's, as evaluations have it."""
+        return self._codec.short_name
 
     def identity(self) -> dict[str, Any]:
         """Of the weights, with the side of tiles.

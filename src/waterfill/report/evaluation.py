@@ -22,7 +22,7 @@ from waterfill.report import figures
 from waterfill.report.figures import GENIE, plain
 from waterfill.report.maps import crop_for_show, data_uri
 from waterfill.report.page import fill
-from waterfill.report.text import base_name, number, provenance, setting
+from waterfill.report.text import number, provenance, setting
 
 __all__ = ["DRAWN_RUNGS", "Shown", "render_evaluation"]
 
@@ -114,7 +114,7 @@ class _Limit:
 
 def _limits(ladders: Mapping[str, Ladder]) -> list[_Limit]:
     return [
-        _Limit(f"{base_name(name)}: {rung.name}", rung.status, rung.curve)
+        _Limit(f"{name}: {rung.name}", rung.status, rung.curve)
         for name, ladder in ladders.items()
         for rung in ladder.rungs
         if rung.name in DRAWN_RUNGS
@@ -143,9 +143,7 @@ def _sentences(found: Evaluation, cells: Sequence[Comparison]) -> list[str]:
                 f"{number(abs(rate), 1)} % {'less' if rate < 0 else 'more'} than {cell.anchor}"
             )
         if parts:
-            sentences.append(
-                f"At equal PSNR {base_name(codec.name)} spends {', '.join(parts)} (BD-rate)."
-            )
+            sentences.append(f"At equal PSNR {codec.name} spends {', '.join(parts)} (BD-rate).")
     return sentences
 
 
@@ -262,7 +260,7 @@ def _doubts(cells: Sequence[Comparison]) -> list[str]:
     for cell in cells:
         reasons = cell.result.warnings if cell.result is not None else (cell.reason,)
         if cell.domain is None and reasons:
-            found.append(f"{base_name(cell.test)} against {cell.anchor}: {'; '.join(reasons)}")
+            found.append(f"{cell.test} against {cell.anchor}: {'; '.join(reasons)}")
     return list(dict.fromkeys(found))
 
 

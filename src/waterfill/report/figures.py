@@ -122,9 +122,11 @@ def blank(x_title: str, y_title: str, height: int) -> go.Figure:
             "remove": ["select2d", "lasso2d"],
         },
         margin={"l": 60, "r": 16, "t": 48, "b": 56},
-        legend={"orientation": "h", "x": 0, "y": -0.16, "yanchor": "top"},
+        # At the figure's lower edge, whatever its size: a share of the plot's height would move it
+        # into the axis title where many lines of names leave little of the plot.
+        legend={"orientation": "h", "x": 0, "y": 0, "yref": "container", "yanchor": "bottom"},
     )
-    figure.update_xaxes(title_text=x_title, **axis)
+    figure.update_xaxes(title_text=x_title, automargin=True, **axis)
     figure.update_yaxes(title_text=y_title, **axis)
     return figure
 
@@ -319,7 +321,7 @@ def decomposition(ladder: Ladder) -> go.Figure:
         line={"color": _HONEST, "width": 2, "dash": "dot"},
         hovertemplate=f"{escape(parts.honest_rung)}<br>%{{y:.4f}} bpp<extra></extra>",
     )
-    figure.update_layout(barmode="overlay", bargap=0.3, legend_y=-0.18)
+    figure.update_layout(barmode="overlay", bargap=0.3)
     figure.update_xaxes(categoryorder="array", categoryarray=labels, tickangle=0)
     figure.update_yaxes(rangemode="tozero")
     return figure
@@ -380,7 +382,7 @@ def channels(ladder: Ladder) -> go.Figure:
         marker={"symbol": "line-ew-open", "size": 9, "color": _INK, "line": {"width": 2}},
         hovertemplate="channel %{x}<br>%{y:.5f} bpp<extra></extra>",
     )
-    figure.update_layout(barmode="stack", bargap=0.2, legend_y=-0.2)
+    figure.update_layout(barmode="stack", bargap=0.2)
     figure.update_xaxes(type="category")
     return figure
 

@@ -1,6 +1,7 @@
 (() => {
   "use strict";
   const night = window.matchMedia("(prefers-color-scheme: dark)");
+  const narrow = window.matchMedia("(max-width: 36rem)");
   const data = (id) => document.getElementById(id).textContent;
   const dark = JSON.parse(data("dark-colours"));
   const config = { responsive: true, displaylogo: false, showSendToCloud: false, showEditInChartStudio: false };
@@ -16,6 +17,13 @@
     }
   }
 
+  // On a phone names stand below each other, which is not to cost the plot its height; words under
+  // columns stand upright. The buttons for the mouse would lie over those of the figure.
+  function fitNarrow({ data: lines, layout }) {
+    layout.height += 12 * lines.length;
+    if (layout.xaxis.tickangle === 0) layout.xaxis.tickangle = -90;
+  }
+
   function draw() {
     for (const host of document.querySelectorAll("[data-figure]")) {
       // All colours in one pass: a dark colour may be the light one of something else.
@@ -23,11 +31,14 @@
         night.matches ? dark[colour] ?? colour : colour);
       const figure = JSON.parse(text);
       if (choice && choice.value) ofPicture(figure.data, pictures[choice.value][host.dataset.figure]);
-      Plotly.react(host, figure.data, figure.layout, config);
+      if (narrow.matches) fitNarrow(figure);
+      const displayModeBar = narrow.matches ? false : "hover";
+      Plotly.react(host, figure.data, figure.layout, { ...config, displayModeBar });
     }
   }
   draw();
   night.addEventListener("change", draw);
+  narrow.addEventListener("change", draw);
   if (choice) choice.addEventListener("change", draw);
 
   for (const input of document.querySelectorAll(".slide input")) {

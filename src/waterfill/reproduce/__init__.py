@@ -17,11 +17,14 @@ from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdi
 __all__ = [
     "OVERNIGHT",
     "REPRODUCTIONS",
+    "WITHOUT_PICTURES",
+    "WITHOUT_TRAINING",
     "Line",
     "Reproduction",
     "Request",
     "Table",
     "Verdict",
+    "check_request",
     "reproduce",
 ]
 
@@ -46,6 +49,10 @@ REPRODUCTIONS: Mapping[str, Callable[[Request], Reproduction]] = MappingProxyTyp
 #: Those with a scale between minutes on two cores and a GPU.
 OVERNIGHT = ("fig5c",)
 
+#: Those that measure no pictures, and those that train nothing either.
+WITHOUT_PICTURES = ("fig2", "table1", "table2", "appendix-d", "paper2-table2")
+WITHOUT_TRAINING = (*WITHOUT_PICTURES, "fig3")
+
 
 def reproduce(name: str, request: Request) -> Reproduction:
     """Compute a figure or table again.
@@ -60,10 +67,25 @@ def reproduce(name: str, request: Request) -> Reproduction:
     Raises
     ------
     WaterfillError
-        If nothing has this name, it has no such scale, or what it needs is missing.
+        As :func:`check_request`, and if what it needs is missing.
+    """
+    check_request(name, request)
+    return REPRODUCTIONS[name](request)
+
+
+def check_request(name: str, request: Request) -> None:
+    """Fail before the work if it can't be asked for.
+
+    Raises
+    ------
+    WaterfillError
+        If nothing has this name, it has no such scale, or it has no use for what is given.
     """
     if name not in REPRODUCTIONS:
         raise WaterfillError(f"{name}: can't be reproduced ({', '.join(REPRODUCTIONS)})")
     if request.scale == "night" and name not in OVERNIGHT:
         raise WaterfillError(f"{name}: has no scale night, which is for {', '.join(OVERNIGHT)}")
-    return REPRODUCTIONS[name](request)
+    if request.pictures and name in WITHOUT_PICTURES:
+        raise WaterfillError(f"{name}: measures no pictures; leave them out")
+    if request.photographs and name in WITHOUT_TRAINING:
+        raise WaterfillError(f"{name}: trains nothing; leave --train out")

@@ -33,7 +33,7 @@ from waterfill.training.klt import start_from_klt
 from waterfill.training.learner import Learner
 from waterfill.training.objectives import Batch, Objective
 from waterfill.training.schedules import Schedule
-from waterfill.training.start import start_from
+from waterfill.training.start import load_start, start_from
 from waterfill.training.validation import LEAST_MSE, split, to_pixels
 
 __all__ = ["Report", "train"]
@@ -127,7 +127,9 @@ def train(
     ------
     TrainingError
         If ``out`` holds another run or one that is going on, the loss stops being finite, or a
-        checkpoint doesn't fit.
+        checkpoint doesn't fit; if the codec to start from has another architecture.
+    CodecError
+        If there is no codec to start from.
     WaterfillError
         If a file can't be written; the last checkpoint survives.
     ImageError
@@ -140,9 +142,12 @@ def train(
     folder = RunFolder(Path(out))
     folder.check(config)
     pictures = open_pictures(config.data)
+    # Before there is a folder: it may be a name that is mistaken.
+    start = load_start(config.start, config.codec) if config.start and not resume else None
     keep_large_blocks()
     with folder.claimed(resume=resume):
-        run = _Run(config, folder, pictures, make_fabric(config), progress, fresh=not resume)
+        fabric = make_fabric(config)
+        run = _Run(config, folder, pictures, fabric, progress, start, fresh=not resume)
         try:
             if resume:
                 run.go_on()
@@ -167,6 +172,7 @@ class _Run:
         pictures: PictureSet,
         fabric: Fabric,
         progress: Callable[[Report], None],
+        start: Codec | None,
         *,
         fresh: bool,
     ) -> None:
@@ -177,8 +183,8 @@ class _Run:
         torch.manual_seed(config.seed)
         codec = Codec(config.codec)
         self.started_from: str | None = None
-        if fresh and config.start:
-            self.started_from = start_from(codec, config.start, training, seed=config.seed)
+        if start is not None:
+            self.started_from = start_from(codec, start, training, seed=config.seed)
         elif fresh and config.codec.transform == "klt":
             start_from_klt(codec, training, seed=config.seed)
         codec = codec.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

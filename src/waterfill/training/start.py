@@ -4,56 +4,62 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from waterfill.codec.config import CodecConfig
 from waterfill.codec.model import Codec
 from waterfill.codec.registry import load_codec
 from waterfill.data.sets import PictureSet
 from waterfill.errors import TrainingError
 from waterfill.training.klt import grow_from
 
-__all__ = ["start_from"]
+__all__ = ["load_start", "start_from"]
 
 
-def start_from(codec: Codec, name: str, pictures: PictureSet, *, seed: int) -> str:
-    """Take over the weights of a codec by name or file, and return their identity.
+def load_start(name: str, ours: CodecConfig) -> Codec:
+    """The codec by name or file that one of the architecture ``ours`` can start from.
 
     It may differ in the qualities it covers, unless one of the two has gains and the other none; it
-    may have no context where ``codec`` has one; and it may have fewer latents of a ``klt``. A
+    may have no context where ``ours`` has one; and it may have fewer latents of a ``klt``. A
     context of space and channels starts by saying nothing, so that the other's prior is kept. A
     masked one makes means and scales by layers of its own, which start untrained: transforms and
     hyper-latent are kept, and what they predict is learned anew.
+
+    Raises
+    ------
+    CodecError
+        If there is no such codec.
+    TrainingError
+        If it has another architecture.
+    """
+    other = load_codec(name)
+    theirs = other.config
+    alike = replace(theirs, qualities=ours.qualities)
+    same = alike == ours
+    grown = theirs.context == "none" and replace(alike, context=ours.context) == ours
+    if ours.variable_rate == theirs.variable_rate and (same or grown or _wider(ours, alike)):
+        return other
+    raise TrainingError(f"{name}: has the architecture {theirs.to_dict()}, not {ours.to_dict()}")
+
+
+def _wider(ours: CodecConfig, theirs: CodecConfig) -> bool:
+    """Whether there are more latents of the same kind."""
+    plain = ours.transform == "klt" and ours.context == "none"
+    return plain and theirs.m < ours.m and replace(theirs, m=ours.m) == ours
+
+
+def start_from(codec: Codec, other: Codec, pictures: PictureSet, *, seed: int) -> str:
+    """Take over the weights of a codec that :func:`load_start` gave, and return their identity.
 
     Parameters
     ----------
     codec
         To be trained, just made.
-    name
-        Of the other.
+    other
+        Where it starts.
     pictures, seed
         For what further latents are made of.
-
-    Raises
-    ------
-    TrainingError
-        If the other has another architecture.
     """
-    other = load_codec(name)
-    ours, theirs = codec.config, other.config
-    alike = replace(theirs, qualities=ours.qualities)
-    same_gains = ours.variable_rate == theirs.variable_rate
-    if same_gains and alike == ours:
-        codec.load_state_dict(other.state_dict())
-    elif same_gains and theirs.context == "none" and replace(alike, context=ours.context) == ours:
-        codec.load_state_dict(codec.state_dict() | other.state_dict())
-    elif (
-        same_gains
-        and ours.transform == "klt"
-        and ours.context == "none"
-        and theirs.m < ours.m
-        and replace(alike, m=ours.m) == ours
-    ):
+    if other.config.m < codec.config.m:
         grow_from(codec, other, pictures, seed=seed)
-    else:
-        raise TrainingError(
-            f"{name}: has the architecture {theirs.to_dict()}, not {ours.to_dict()}"
-        )
+    else:  # a context that the other lacks keeps what it was made with
+        codec.load_state_dict(codec.state_dict() | other.state_dict())
     return other.weights_id.hex()
