@@ -287,9 +287,12 @@ def test_waterfall_adds_up_with_signs_as_measured(html: str) -> None:
     assert columns["quantisation"][1] > 0  # a gain goes up and is not clipped
 
 
-def test_a_curve_far_away_is_hidden_until_asked_for() -> None:
+@pytest.mark.parametrize(
+    "cost", [{"bpp_at_equal_psnr": 5.0}, {"bpp_at_equal_psnr": math.nan, "bpp": 5.0}]
+)
+def test_a_curve_far_away_is_hidden_until_asked_for(cost: dict[str, float]) -> None:
     ladder = make_ladder()
-    far = replace(ladder.rungs[3], bpp_at_equal_psnr=5.0)
+    far = replace(ladder.rungs[3], **cost)
     rungs = (*ladder.rungs[:3], far, *ladder.rungs[4:])
     traces = figure_of(render(replace(ladder, rungs=rungs)), "curves")["data"]
     assert [t["visible"] for t in traces] == [True] * 3 + ["legendonly"] + [True] * (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -170,6 +171,9 @@ def rate_distortion(ladder: Ladder) -> go.Figure:
         genie = rung.status == GENIE
         colour = colour_of(index)
         name = escape(rung.name)
+        # One that comes nowhere near the codec's PSNR costs what it costs where it is.
+        equal = rung.bpp_at_equal_psnr
+        cost = rung.bpp if math.isnan(equal) else equal
         figure.add_scatter(
             x=[point.bpp for point in rung.curve],
             y=[point.psnr for point in rung.curve],
@@ -177,7 +181,7 @@ def rate_distortion(ladder: Ladder) -> go.Figure:
             name=f"{name} ({GENIE})" if genie else name,
             mode="lines+markers" if len(rung.curve) > 1 else "markers",
             # One that costs several times as much would squeeze all others into a corner.
-            visible="legendonly" if rung.bpp_at_equal_psnr > _FAR * highest else True,
+            visible="legendonly" if cost > _FAR * highest else True,
             line={
                 "color": colour,
                 "width": 2 if index else 4,
