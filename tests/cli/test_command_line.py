@@ -639,7 +639,7 @@ def test_too_little_memory(tmp_path, weights, picture, capsys, monkeypatch, erro
     def greedy(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(registry, "load_codec", greedy)
+    monkeypatch.setattr(registry, "codec_at", greedy)
     arguments = ["compress", picture, tmp_path / "o", "--codec", weights]
     assert "not enough memory" in refuse(capsys, *arguments, watch=tmp_path)
 
@@ -648,7 +648,7 @@ def test_an_error_of_the_program_is_not_hidden(tmp_path, weights, picture, monke
     def wrong(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(registry, "load_codec", wrong)
+    monkeypatch.setattr(registry, "codec_at", wrong)
     with pytest.raises(RuntimeError, match="a bug"):
         run(["compress", str(picture), str(tmp_path / "o"), "--codec", weights])
 
@@ -657,7 +657,7 @@ def test_an_interrupt_is_one_line(tmp_path, weights, picture, capsys, monkeypatc
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(registry, "load_codec", interrupted)
+    monkeypatch.setattr(registry, "codec_at", interrupted)
     out = tmp_path / "o"
     assert run(["compress", str(picture), str(out), "--codec", weights]) == 130
     assert capsys.readouterr().err.strip() == "interrupted"
@@ -874,7 +874,7 @@ def test_signals_elsewhere_are_one_line(tmp_path, picture, weights, name, return
         from waterfill.codec import registry
         def load(*_):
             os.kill(os.getpid(), signal.{name})
-        registry.load_codec = load
+        registry.codec_at = load
         cli.main()
     """
     command = ["compress", picture, tmp_path / "o.wfl", "--codec", weights]

@@ -28,7 +28,7 @@ from waterfill.training.config import TrainConfig
 from waterfill.training.klt import grow_from, klt_of_blocks, start_from_klt
 from waterfill.training.loop import train
 from waterfill.training.objectives import RateDistortion
-from waterfill.training.start import start_from
+from waterfill.training.start import load_start, start_from
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -246,7 +246,8 @@ def test_a_masked_context_starts_from_transforms_and_hyper_latent(
     save_codec(Codec(config), tmp_path / "plain.safetensors", {})
     masked = Codec(dataclasses.replace(config, context="masked"))
     before = {name: tensor.clone() for name, tensor in masked.state_dict().items()}
-    start_from(masked, str(tmp_path / "plain.safetensors"), open_pictures([folder]), seed=0)
+    plain = load_start(str(tmp_path / "plain.safetensors"), masked.config)
+    start_from(masked, plain, open_pictures([folder]), seed=0)
     donor = wf.load_codec(tmp_path / "plain.safetensors").state_dict()
     for name, tensor in masked.state_dict().items():
         expected = before[name] if name.startswith("prior.context.") else donor[name]
