@@ -5,11 +5,12 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Processes", "connect", "is_first", "launched", "place"]
+__all__ = ["Processes", "connect", "is_first", "launched", "leave", "place"]
 
 #: How long one waits for the others: in a step of training as torch has it; who has measured its
 #: share of the pictures waits for as long as theirs may take.
@@ -100,6 +101,20 @@ def _part() -> None:
     # Fabric does so itself where GPUs are connected.
     if distributed.is_initialized() and distributed.get_backend() == "gloo":
         distributed.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code, once all is done that was to be done at its end.
+
+    Where it is one of several, the interpreter is not taken apart: threads that connected it to the
+    others can outlive their group, and what is destroyed around them would abort the process.
+    """
+    if launched()[1] > 1:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import click
 from waterfill import __version__
 from waterfill.allocator import keep_large_blocks
 from waterfill.errors import Interrupted, WaterfillError
+from waterfill.processes import leave
 
 __all__ = ["app", "main"]
 
@@ -46,7 +47,7 @@ def main() -> None:
         # The interpreter would try again as it ends: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 2
-    sys.exit(code)
+    leave(code)
 
 
 def run(arguments: list[str]) -> int:
