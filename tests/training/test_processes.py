@@ -92,9 +92,8 @@ def test_a_batch_that_can_not_be_shared_is_refused(settings: Path, tmp_path: Pat
         command, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
     )
     assert done.returncode == 2
-    assert done.stderr.strip() == (
-        "error: a batch of 3 can't be shared equally by 2 processes in 1 pieces each"
-    )
+    assert done.stderr.strip() == ("error: a batch of 3 can't be shared equally by 2 processes")
+    assert not (tmp_path / "run").exists()
 
 
 def test_processes_train_what_leaves_a_prior_without_gradient(

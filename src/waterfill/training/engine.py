@@ -12,7 +12,7 @@ from waterfill.errors import TrainingError
 from waterfill.processes import connect, launched
 from waterfill.training.config import TrainConfig
 
-__all__ = ["make_fabric", "resolved_precision"]
+__all__ = ["check_engine", "make_fabric", "resolved_precision"]
 
 
 def _native_bfloat16() -> bool:
@@ -37,20 +37,32 @@ def resolved_precision(config: TrainConfig) -> str:
     return config.precision
 
 
+def check_engine(config: TrainConfig) -> None:
+    """Check that a config can be trained by the processes and devices that are here.
+
+    Raises
+    ------
+    TrainingError
+        If a batch can't be shared equally among the processes; for float16 without a GPU.
+    """
+    resolved_precision(config)
+    _, world = launched()
+    if config.batch % (world * config.accumulate):
+        pieces = f" in {config.accumulate} pieces each" if config.accumulate > 1 else ""
+        raise TrainingError(
+            f"a batch of {config.batch} can't be shared equally by {world} processes{pieces}"
+        )
+
+
 def make_fabric(config: TrainConfig) -> Fabric:
     """The processes of a run: one, or as many as the launcher has started.
 
     Raises
     ------
     TrainingError
-        If a batch can't be shared equally among them.
+        As of :func:`check_engine`.
     """
-    _, world = launched()
-    if config.batch % (world * config.accumulate):
-        raise TrainingError(
-            f"a batch of {config.batch} can't be shared equally by {world} processes "
-            f"in {config.accumulate} pieces each"
-        )
+    check_engine(config)
     # Steps on the block transform alone, and a genie in the prior's place, leave parameters
     # without a gradient.
     partial = config.linear_steps > 0 or config.objective.startswith("oracle")

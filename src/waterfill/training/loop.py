@@ -27,7 +27,7 @@ from waterfill.errors import DivergedError, Interrupted, TrainingError
 from waterfill.provenance import environment
 from waterfill.training.checkpoint import capture, load_checkpoint, restore, save_checkpoint
 from waterfill.training.config import TrainConfig
-from waterfill.training.engine import make_fabric
+from waterfill.training.engine import check_engine, make_fabric
 from waterfill.training.folder import RunFolder
 from waterfill.training.klt import start_from_klt
 from waterfill.training.learner import Learner
@@ -127,7 +127,8 @@ def train(
     ------
     TrainingError
         If ``out`` holds another run or one that is going on, the loss stops being finite, or a
-        checkpoint doesn't fit; if the codec to start from has another architecture.
+        checkpoint doesn't fit; if the codec to start from has another architecture; if a batch
+        can't be shared equally among the processes, or their devices lack the precision.
     CodecError
         If there is no codec to start from.
     WaterfillError
@@ -141,8 +142,9 @@ def train(
     until = time.monotonic() + 60 * max_minutes
     folder = RunFolder(Path(out))
     folder.check(config)
+    # Before there is a folder: what is asked for, or the name of the codec, may be a mistake.
+    check_engine(config)
     pictures = open_pictures(config.data)
-    # Before there is a folder: it may be a name that is mistaken.
     start = load_start(config.start, config.codec) if config.start and not resume else None
     keep_large_blocks()
     with folder.claimed(resume=resume):
