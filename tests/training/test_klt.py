@@ -19,6 +19,7 @@ from waterfill.codec.gains import LAMBDAS
 from waterfill.codec.model import Codec
 from waterfill.codec.noise import Noise
 from waterfill.codec.registry import save_codec
+from waterfill.codec.transforms import FilteredSynthesis
 from waterfill.data.images import sample_pictures
 from waterfill.data.sets import open_pictures
 from waterfill.errors import TrainingError
@@ -268,3 +269,27 @@ def test_a_run_may_start_from_fewer_latents(folder: Path, tmp_path: Path) -> Non
     )
     with pytest.raises(TrainingError, match="architecture"):
         train(narrower, tmp_path / "narrower")
+
+
+def test_filters_grow_deeper_and_do_what_they_did(folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shallow = Codec(CodecConfig(4, 40, 4, transform="klt"))
+    with torch.no_grad():
+        for parameter in shallow.parameters():  # the way out too, which starts at zero
+            parameter.normal_(std=0.1)
+    save_codec(shallow, tmp_path / "shallow.safetensors", {})
+    deep = Codec(dataclasses.replace(shallow.config, pairs=(2, 5)))
+    donor = load_start(str(tmp_path / "shallow.safetensors"), deep.config)
+    start_from(deep, donor, open_pictures([folder]), seed=0)
+    x, y, step = torch.rand(1, 3, 64, 96) - 0.5, torch.randn(1, 40, 4, 6), torch.ones(1, 1, 1, 1)
+    with torch.no_grad():
+        assert torch.equal(deep.g_a(x), donor.g_a(x))
+        assert torch.equal(deep.g_s(y, step), donor.g_s(y, step))
+    deep.g_s(y, step).square().mean().backward()
+    assert isinstance(deep.g_s, FilteredSynthesis)
+    changes = [parameter.grad for parameter in deep.g_s.filter.pairs[4].parameters()]
+    assert any(change is not None and change.any() for change in changes)  # nor for ever
+    with pytest.raises(TrainingError, match="architecture"):
+        load_start(
+            str(tmp_path / "shallow.safetensors"), CodecConfig(4, 40, 4, "klt", pairs=(1, 2))
+        )

@@ -20,6 +20,8 @@ TRANSFORMS = {
 }
 SIDES = ("none", "scale", "mean-scale", "mean-scale-wide", "residual")
 CONTEXTS = ("none", "masked", "space-channel")
+#: Pairs of convolutions in the filters around a block transform, where nothing else is said.
+SHALLOW = (1, 3)
 #: Sides of a latent plane are multiples of this: two strides of 2 in the hyper-networks.
 HYPER_STRIDE = 4
 
@@ -45,6 +47,8 @@ class CodecConfig:
         What is known of latents from others that are decoded already: ``none``; ``masked``, a 5×5
         causal neighbourhood and 1×1 layers (Minnen 2018); ``space-channel``, uneven groups of
         channels with a checkerboard in each (as ELIC, He 2022).
+    pairs
+        Of ``klt``: pairs of convolutions in the filters of g_a and of g_s.
     mixtures
         Gaussians in a latent's density; more than one needs a context ``masked`` (Cheng 2020).
     linear_scale
@@ -63,6 +67,7 @@ class CodecConfig:
     transform: str = "table1"
     side: str = "mean-scale"
     context: str = "none"
+    pairs: tuple[int, int] = SHALLOW
     mixtures: int = 1
     linear_scale: bool = False
     centred: bool = True
@@ -80,6 +85,12 @@ class CodecConfig:
                 )
         if self.transform == "klt" and self.m > 3 * BLOCK**2:
             raise ValueError(f"klt needs at most {3 * BLOCK**2} latents, not {self.m}")
+        pairs = tuple(self.pairs) if isinstance(self.pairs, list | tuple) else ()
+        if len(pairs) != 2 or not all(type(count) is int and 1 <= count <= 64 for count in pairs):
+            raise ValueError(f"pairs must be two integers in 1 … 64, not {self.pairs!r}")
+        object.__setattr__(self, "pairs", pairs)
+        if self.transform != "klt" and pairs != SHALLOW:
+            raise ValueError(f"pairs are of the transform 'klt', not of {self.transform!r}")
         if self.transform == "attention" and (self.n % 2 or self.m % 2):
             raise ValueError(f"attention needs even widths, not n = {self.n}, m = {self.m}")
         if self.context != "none" and self.side in ("none", "scale"):
@@ -125,4 +136,4 @@ class CodecConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The architecture as a JSON-able mapping."""
-        return asdict(self) | {"qualities": list(self.qualities)}
+        return asdict(self) | {"qualities": list(self.qualities), "pairs": list(self.pairs)}

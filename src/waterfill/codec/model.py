@@ -59,7 +59,8 @@ class Passage(NamedTuple):
 def _transforms(config: CodecConfig) -> tuple[nn.Module, nn.Module]:
     n, m = config.n, config.m
     if config.transform == "klt":
-        return FilteredAnalysis(n, m), FilteredSynthesis(n, m)
+        analysis, synthesis = config.pairs
+        return FilteredAnalysis(n, m, analysis), FilteredSynthesis(n, m, synthesis)
     if config.transform == "table1":
         return table1(n, m)
     if config.transform == "table2":

@@ -322,6 +322,7 @@ def _converted(value: Any, hint: Any, label: str) -> Any:
         str: "text",
         tuple[str, ...]: "a list of texts",
         tuple[float, float]: "two numbers",
+        tuple[int, int]: "two whole numbers",
         CodecConfig: "a table",
     }[hint]
     if hint is float and _is_number(value):
@@ -335,6 +336,8 @@ def _converted(value: Any, hint: Any, label: str) -> Any:
             return tuple(value)
         if hint == tuple[float, float] and len(value) == 2 and all(map(_is_number, value)):
             return (_float(value[0], label), _float(value[1], label))
+        if hint == tuple[int, int] and len(value) == 2 and all(type(v) is int for v in value):
+            return tuple(value)
     raise TrainingError(f"{label} must be {wanted}, not {value!r}")
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.model import Codec
 from waterfill.codec.registry import load_codec
+from waterfill.codec.transforms.blocks import FilteredAnalysis, FilteredSynthesis
 from waterfill.data.sets import PictureSet
 from waterfill.errors import TrainingError
 from waterfill.training.klt import grow_from
@@ -18,10 +19,11 @@ def load_start(name: str, ours: CodecConfig) -> Codec:
     """The codec by name or file that one of the architecture ``ours`` can start from.
 
     It may differ in the qualities it covers, unless one of the two has gains and the other none; it
-    may have no context where ``ours`` has one; and it may have fewer latents of a ``klt``. A
-    context of space and channels starts by saying nothing, so that the other's prior is kept. A
-    masked one makes means and scales by layers of its own, which start untrained: transforms and
-    hyper-latent are kept, and what they predict is learned anew.
+    may have no context where ``ours`` has one; and of a ``klt`` it may have fewer latents, or
+    filters of fewer pairs of convolutions: the further ones start by adding nothing. A context of
+    space and channels starts by saying nothing, so that the other's prior is kept. A masked one
+    makes means and scales by layers of its own, which start untrained: transforms and hyper-latent
+    are kept, and what they predict is learned anew.
 
     Raises
     ------
@@ -35,7 +37,8 @@ def load_start(name: str, ours: CodecConfig) -> Codec:
     alike = replace(theirs, qualities=ours.qualities)
     same = alike == ours
     grown = theirs.context == "none" and replace(alike, context=ours.context) == ours
-    if ours.variable_rate == theirs.variable_rate and (same or grown or _wider(ours, alike)):
+    larger = grown or _wider(ours, alike) or _deeper(ours, alike)
+    if ours.variable_rate == theirs.variable_rate and (same or larger):
         return other
     raise TrainingError(f"{name}: has the architecture {theirs.to_dict()}, not {ours.to_dict()}")
 
@@ -44,6 +47,12 @@ def _wider(ours: CodecConfig, theirs: CodecConfig) -> bool:
     """Whether there are more latents of the same kind."""
     plain = ours.transform == "klt" and ours.context == "none"
     return plain and theirs.m < ours.m and replace(theirs, m=ours.m) == ours
+
+
+def _deeper(ours: CodecConfig, theirs: CodecConfig) -> bool:
+    """Whether filters are the same with more pairs of convolutions."""
+    more = all(few <= many for few, many in zip(theirs.pairs, ours.pairs, strict=True))
+    return more and replace(theirs, pairs=ours.pairs) == ours
 
 
 def start_from(codec: Codec, other: Codec, pictures: PictureSet, *, seed: int) -> str:
@@ -62,4 +71,7 @@ def start_from(codec: Codec, other: Codec, pictures: PictureSet, *, seed: int) -
         grow_from(codec, other, pictures, seed=seed)
     else:  # a context that the other lacks keeps what it was made with
         codec.load_state_dict(codec.state_dict() | other.state_dict())
+        for transform, pairs in zip((codec.g_a, codec.g_s), other.config.pairs, strict=True):
+            if isinstance(transform, FilteredAnalysis | FilteredSynthesis):
+                transform.filter.silence(pairs)
     return other.weights_id.hex()

@@ -49,6 +49,13 @@ class PictureFilter(nn.Module):
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
 
+    @torch.no_grad()
+    def silence(self, first: int) -> None:
+        """Have the pairs from ``first`` on add nothing, until they are trained."""
+        for pair in self.pairs[first:]:
+            for parameter in cast(nn.Sequential, pair)[-1].parameters():
+                nn.init.zeros_(parameter)
+
     def forward(self, x: Tensor) -> Tensor:
         """Filter ``x`` (B, 3, H, W), sides multiples of 16; zero until trained."""
         inner = self.enter(self._SCALE_IN * F.pixel_unshuffle(x, self._CELL))
@@ -69,17 +76,17 @@ class FilteredAnalysis(nn.Module):
     ----------
     n, m
         Channels of the filter, and of the latents.
+    pairs
+        Of convolutions in the filter.
 
     References
     ----------
     Tran, Liang, Tu, "Lapped transform via time-domain pre- and post-filtering", 2003.
     """
 
-    _PAIRS = 1
-
-    def __init__(self, n: int, m: int) -> None:
+    def __init__(self, n: int, m: int, pairs: int) -> None:
         super().__init__()
-        self.filter = PictureFilter(n, self._PAIRS)
+        self.filter = PictureFilter(n, pairs)
         self.blocks = nn.Conv2d(3, m, BLOCK, stride=BLOCK).requires_grad_(False)
         #: Leave the filter out, as if it were still zero: many times faster.
         self.linear_only = False
@@ -100,13 +107,13 @@ class FilteredSynthesis(nn.Module):
     ----------
     n, m
         Channels of the filter, and of the latents.
+    pairs
+        Of convolutions in the filter.
     """
 
-    _PAIRS = 3
-
-    def __init__(self, n: int, m: int) -> None:
+    def __init__(self, n: int, m: int, pairs: int) -> None:
         super().__init__()
-        self.filter = PictureFilter(n, self._PAIRS)
+        self.filter = PictureFilter(n, pairs)
         self.blocks = nn.ConvTranspose2d(m, 3, BLOCK, stride=BLOCK).requires_grad_(False)
         #: Leave the filter out, as if it were still zero: many times faster.
         self.linear_only = False
