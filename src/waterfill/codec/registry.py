@@ -49,7 +49,9 @@ _TABLES = "coding."  # in front of the names of tensors that hold probability ta
 #: Architectures by name. ``table1`` is Table I of the rate–distortion limits paper, and ``table2``
 #: its net for MNIST, each without and with its context.
 PRESETS: dict[str, CodecConfig] = {
-    "default": CodecConfig(n=64, m=480, hyper=64, transform="klt", context="space-channel"),
+    "default": CodecConfig(
+        n=64, m=480, hyper=64, transform="klt", context="space-channel", pairs=(3, 4)
+    ),
     "table1": CodecConfig(n=192, m=192, hyper=192),
     "table1-context": CodecConfig(n=192, m=192, hyper=192, context="masked"),
     "table2": CodecConfig(n=36, m=36, hyper=36, transform="table2"),
