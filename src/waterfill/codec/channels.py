@@ -18,6 +18,9 @@ channel                         ŷ                    bits
 :class:`OracleGaussian`         as either Gaussian   the same with the least σ², genie-aided
 ==============================  ===================  =========================================
 
+Dithered and the Gaussian test channel then scale ŷ − μ to its MMSE estimate, unless told not to. An
+oracle's μ is 0 unless it works about the predicted mean.
+
 An oracle knows each latent's variance, which no decoder can. Beside its own charge it tells what a
 prior would ask for the same ŷ (:meth:`Oracle.charged_by_prior`): the oracle's rate alone says
 little, because training can lower it without end.

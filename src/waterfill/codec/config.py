@@ -59,6 +59,11 @@ class CodecConfig:
     qualities
         Lowest and highest quality that the codec covers. One number twice makes a codec for one λ,
         which has no gains.
+
+    Raises
+    ------
+    ValueError
+        For values out of range, or parts that don't go together.
     """
 
     n: int = 64

@@ -319,6 +319,11 @@ class Codec(nn.Module):
         -------
         bytes
             A stream for :func:`waterfill.decompress`.
+
+        Raises
+        ------
+        ImageError, QualityError, CodecError
+            As :meth:`latents` and :meth:`tiles`.
         """
         picture, exact = self._accepted(image), self.check_quality(quality)
         tiles = self.tiles(picture, exact, effort=effort, trellis=trellis)

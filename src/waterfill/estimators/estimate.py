@@ -75,6 +75,7 @@ def bounds(
         ``bits`` or ``nats`` for a sample, ``bits/dim`` or ``nats/dim``.
     distortion
         ``mse``, ``sse`` or ``half-sse``; ``hamming`` for discrete sources, which have no other.
+        None for ``mse``, or for ``hamming`` where the source is discrete.
     seed
         Same seed, same result; a GPU draws numbers of its own.
     device

@@ -27,8 +27,9 @@ TERMS = ("coder_overhead", "quantisation", "context", "side_information", "varia
 class Point:
     """One rung, one picture (or a mean over pictures), one quality.
 
-    Rates are in bits per pixel of the picture, ``psnr`` in dB, ``ms_ssim`` NaN where pictures are
-    too small for it. ``parts`` splits ``bpp`` by what the bits buy. ``step`` is beside the codec's
+    Rates are in bits per pixel of the picture, ``psnr`` in dB, ``mse`` in squared 8-bit steps,
+    ``ms_ssim`` NaN where pictures are too small for it, and at settings that only serve comparisons
+    at equal PSNR. ``parts`` splits ``bpp`` by what the bits buy. ``step`` is beside the codec's
     own, ``price`` its λ; NaN where unknown.
     """
 
@@ -115,7 +116,7 @@ class Decomposition:
     limit_bpp
         What is left: every variance told for free about the predicted mean, genie-aided.
     honest_rung, honest_bpp
-        The achievable rung of lowest rate.
+        The rung of lowest rate that is not genie-aided.
     tightest_group, tightest_group_bpp
         The same of those that group variances and pay for them; None and NaN where not all of them
         come near that PSNR.

@@ -67,8 +67,8 @@ class TrainConfig:
     objective
         What a step minimises, one of :data:`OBJECTIVES`.
     source_model
-        ``none``, or that of the regulariser of paper 2: ``aligned`` with the codec's prior,
-        ``weaker`` or ``stronger`` than that. It is discarded after training.
+        ``none``, or that of the regulariser of paper 2, for ``mse`` alone: ``aligned`` with the
+        codec's prior, ``weaker`` or ``stronger`` than that. It is discarded after training.
     alpha
         Weight of the regulariser at the start. At 0 a source model learns beside a codec that does
         not notice.
@@ -132,6 +132,11 @@ class TrainConfig:
         Seed of weights, crops, qualities and noise.
     checkpoint_every, validate_every
         Steps between checkpoints and between validations.
+
+    Raises
+    ------
+    TrainingError
+        For values out of range, or settings that don't go together.
     """
 
     data: tuple[str, ...] = ()

@@ -123,6 +123,11 @@ def train(
     progress
         Called after every step, in the first process.
 
+    Returns
+    -------
+    Path
+        Of the averaged weights, ``codec.safetensors`` in ``out``.
+
     Raises
     ------
     TrainingError

@@ -1,6 +1,6 @@
 """Objectives: what a training step minimises. Each is a codec, a channel, a prior and a cost.
 
-The cost is bpp + λ·255²·MSE, or λ·(1 − MS-SSIM) for the distortion; a config may scale λ.
+The cost is bpp + λ·255²·MSE, or bpp + λ·(1 − MS-SSIM) with a λ of its own; a config may scale λ.
 
 ======================  ===================  =========================================
 kind                    channel              rate
@@ -12,7 +12,7 @@ kind                    channel              rate
 ``oracle-test-channel`` Gaussian test        told each variance (paper 1, fig. 4)
 ======================  ===================  =========================================
 
-Each can be regularised: its loss is then less by α·H_q(X|X̂) (paper 2), see
+Each can be regularised by MSE: its loss is then less by α·H_q(X|X̂) (paper 2), see
 :class:`~waterfill.training.regulariser.Regulariser`.
 
 What an oracle is told no decoder can know: those two are genie-aided. A prior is trained beside
