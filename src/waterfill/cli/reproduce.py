@@ -37,7 +37,7 @@ _FIRST = 18
     default="mini",
     show_default=True,
     metavar="NAME",
-    help="mini; of fig5c night, hours on two cores; or full, for a GPU.",
+    help="mini; of fig5c night, an hour or more; or full, for a GPU.",
 )
 @click.option(
     "--train",
