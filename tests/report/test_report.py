@@ -287,6 +287,20 @@ def test_waterfall_adds_up_with_signs_as_measured(html: str) -> None:
     assert columns["quantisation"][1] > 0  # a gain goes up and is not clipped
 
 
+@pytest.mark.parametrize("honest", [0.4, 0.77, 0.64, 0.63, 0.2])
+def test_no_line_runs_through_a_figure_of_the_waterfall(honest: float) -> None:
+    ladder = make_ladder()
+    parts = replace(ladder.decomposition, honest_bpp=honest)
+    traces = figure_of(render(replace(ladder, decomposition=parts)), "waterfall")["data"]
+    (labels,) = (trace for trace in traces if trace.get("mode") == "text")
+    assert len(labels["x"]) == 7
+    assert labels["text"][1] == "−0.0058"
+    height = 0.05 * 0.8
+    for place, side in zip(labels["y"], labels["textposition"], strict=True):
+        low = place if side == "top center" else place - height
+        assert not low <= honest <= low + height
+
+
 @pytest.mark.parametrize(
     "cost", [{"bpp_at_equal_psnr": 5.0}, {"bpp_at_equal_psnr": math.nan, "bpp": 5.0}]
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -243,6 +244,16 @@ class Step:
     change_bpp: float
     genie: bool
 
+    @property
+    def lowest_bpp(self) -> float:
+        """Where the column's lower end is."""
+        return min(self.base_bpp, self.base_bpp + self.change_bpp)
+
+    @property
+    def highest_bpp(self) -> float:
+        """Where its upper end is."""
+        return max(self.base_bpp, self.base_bpp + self.change_bpp)
+
 
 def steps(ladder: Ladder) -> tuple[Step, ...]:
     """The way from the first rung to the genie-aided limit, column by column, signs as measured.
@@ -298,8 +309,7 @@ def decomposition(ladder: Ladder) -> go.Figure:
                 number(column.change_bpp, sign=0 < i < last)
                 for i, column in zip(members, chosen, strict=True)
             ],
-            textposition="outside",
-            cliponaxis=False,
+            textposition="none",
             marker=_hatched("/")
             if genie
             else {"color": colour, "line": {"color": colour, "width": 1.5}},
@@ -325,10 +335,42 @@ def decomposition(ladder: Ladder) -> go.Figure:
         line={"color": _HONEST, "width": 2, "dash": "dot"},
         hovertemplate=f"{escape(parts.honest_rung)}<br>%{{y:.4f}} bpp<extra></extra>",
     )
+    figure.add_scatter(
+        x=labels,
+        y=[
+            column.highest_bpp if above else column.lowest_bpp
+            for column, above in _labelled(columns, parts.honest_bpp)
+        ],
+        mode="text",
+        text=[number(c.change_bpp, sign=0 < i < last) for i, c in enumerate(columns)],
+        textposition=[
+            "top center" if above else "bottom center"
+            for _, above in _labelled(columns, parts.honest_bpp)
+        ],
+        cliponaxis=False,
+        hoverinfo="skip",
+        showlegend=False,
+    )
     figure.update_layout(barmode="overlay", bargap=0.3)
     figure.update_xaxes(categoryorder="array", categoryarray=labels, tickangle=0)
     figure.update_yaxes(rangemode="tozero")
     return figure
+
+
+#: Height of a line of text, of the highest column's.
+_LINE_OF_TEXT = 0.06
+
+
+def _labelled(columns: Sequence[Step], line_bpp: float) -> Iterator[tuple[Step, bool]]:
+    """Each column, and whether its label goes above: at its end, unless the line runs there."""
+    room = _LINE_OF_TEXT * max(column.highest_bpp for column in columns)
+    for column in columns:
+        crossed_above = column.highest_bpp <= line_bpp <= column.highest_bpp + room
+        crossed_below = column.lowest_bpp - room <= line_bpp <= column.lowest_bpp
+        if column.change_bpp >= 0.0:
+            yield column, column.lowest_bpp <= 0.0 or not crossed_above or crossed_below
+        else:
+            yield column, crossed_below and not crossed_above
 
 
 def _hatched(shape: str) -> dict[str, Any]:
