@@ -335,18 +335,13 @@ def decomposition(ladder: Ladder) -> go.Figure:
         line={"color": _HONEST, "width": 2, "dash": "dot"},
         hovertemplate=f"{escape(parts.honest_rung)}<br>%{{y:.4f}} bpp<extra></extra>",
     )
+    placed = list(_labelled(columns, parts.honest_bpp))
     figure.add_scatter(
         x=labels,
-        y=[
-            column.highest_bpp if above else column.lowest_bpp
-            for column, above in _labelled(columns, parts.honest_bpp)
-        ],
+        y=[place for place, _ in placed],
         mode="text",
         text=[number(c.change_bpp, sign=0 < i < last) for i, c in enumerate(columns)],
-        textposition=[
-            "top center" if above else "bottom center"
-            for _, above in _labelled(columns, parts.honest_bpp)
-        ],
+        textposition=["top center" if above else "bottom center" for _, above in placed],
         cliponaxis=False,
         hoverinfo="skip",
         showlegend=False,
@@ -357,20 +352,25 @@ def decomposition(ladder: Ladder) -> go.Figure:
     return figure
 
 
-#: Height of a line of text, of the highest column's.
-_LINE_OF_TEXT = 0.06
+#: Height of a line of text, and its distance from a column, of the highest column's.
+_LINE_OF_TEXT, _DISTANCE = 0.06, 0.012
 
 
-def _labelled(columns: Sequence[Step], line_bpp: float) -> Iterator[tuple[Step, bool]]:
-    """Each column, and whether its label goes above: at its end, unless the line runs there."""
-    room = _LINE_OF_TEXT * max(column.highest_bpp for column in columns)
+def _labelled(columns: Sequence[Step], line_bpp: float) -> Iterator[tuple[float, bool]]:
+    """Where each column's label goes, and whether above: at its end, unless the line runs there."""
+    unit = max(column.highest_bpp for column in columns)
+    room, distance = _LINE_OF_TEXT * unit, _DISTANCE * unit
     for column in columns:
-        crossed_above = column.highest_bpp <= line_bpp <= column.highest_bpp + room
-        crossed_below = column.lowest_bpp - room <= line_bpp <= column.lowest_bpp
+        low, high = column.lowest_bpp, column.highest_bpp
+        crossed_above, crossed_below = (
+            high <= line_bpp <= high + room,
+            low - room <= line_bpp <= low,
+        )
         if column.change_bpp >= 0.0:
-            yield column, column.lowest_bpp <= 0.0 or not crossed_above or crossed_below
+            above = low <= 0.0 or not crossed_above or crossed_below
         else:
-            yield column, crossed_below and not crossed_above
+            above = crossed_below and not crossed_above
+        yield (high + distance if above else low - distance), above
 
 
 def _hatched(shape: str) -> dict[str, Any]:
