@@ -292,6 +292,7 @@ def decomposition(ladder: Ladder) -> go.Figure:
     parts, columns = ladder.decomposition, steps(ladder)
     labels = [_broken(column.label) for column in columns]
     last = len(columns) - 1
+    said = [number(column.change_bpp, sign=0 < i < last) for i, column in enumerate(columns)]
     groups = (
         (f"rate of the {escape(columns[0].label)}", _INK, [0]),
         ("loss of the codec", _LOSS, [i for i in range(1, last) if not columns[i].genie]),
@@ -305,10 +306,7 @@ def decomposition(ladder: Ladder) -> go.Figure:
             y=[column.change_bpp for column in chosen],
             base=[column.base_bpp for column in chosen],
             name=name,
-            text=[
-                number(column.change_bpp, sign=0 < i < last)
-                for i, column in zip(members, chosen, strict=True)
-            ],
+            text=[said[i] for i in members],
             textposition="none",
             marker=_hatched("/")
             if genie
@@ -340,7 +338,7 @@ def decomposition(ladder: Ladder) -> go.Figure:
         x=labels,
         y=[place for place, _ in placed],
         mode="text",
-        text=[number(c.change_bpp, sign=0 < i < last) for i, c in enumerate(columns)],
+        text=said,
         textposition=["top center" if above else "bottom center" for _, above in placed],
         cliponaxis=False,
         hoverinfo="skip",
