@@ -177,6 +177,15 @@ def test_the_same_in_bfloat16(photographs, tmp_path):
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_same_with_bases_that_turn(photographs, tmp_path, precision):
+    config = dataclasses.replace(CONFIG, optimiser="soap", precision=precision, steps=24)
+    run(photographs, tmp_path / "whole", config)
+    killed_at(21, photographs, tmp_path / "run", config)  # bases turned at 20, none at 22
+    run(photographs, tmp_path / "run", config, resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_finishes_the_step_and_checkpoints(whole, photographs, tmp_path, number):
     out, before = tmp_path / "run", signal.getsignal(number)

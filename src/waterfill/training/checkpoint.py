@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from waterfill.errors import TrainingError
 from waterfill.files import write_whole
 from waterfill.training.objectives import Objective
+from waterfill.training.optimisers import slots_of
 
 __all__ = ["capture", "load_checkpoint", "load_facts", "restore", "save_checkpoint", "trained"]
 
@@ -83,7 +84,7 @@ def trained(objective: Objective) -> list[torch.nn.Parameter]:
 
 
 def capture(
-    objective: Objective, average: AveragedModel, optimiser: torch.optim.Adam
+    objective: Objective, average: AveragedModel, optimiser: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
     """Every tensor that a run goes on from."""
     tensors = {f"model.{k}": v for k, v in objective.state_dict().items()}
@@ -98,7 +99,7 @@ def restore(
     tensors: dict[str, Tensor],
     objective: Objective,
     average: AveragedModel,
-    optimiser: torch.optim.Adam,
+    optimiser: torch.optim.Optimizer,
 ) -> None:
     """Put back what :func:`capture` took.
 
@@ -116,8 +117,8 @@ def restore(
     for index, parameter in enumerate(parameters):
         slot = f"optimiser.{index}."
         if f"{slot}step" in tensors:  # a parameter that has had no gradient yet has no slots
-            expected |= {f"{slot}exp_avg": parameter, f"{slot}exp_avg_sq": parameter}
-            expected[f"{slot}step"] = torch.zeros(())
+            kept = slots_of(optimiser, parameter)
+            expected |= {f"{slot}{name}": value for name, value in kept.items()}
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors or name not in expected:
             raise ValueError(f"{name} is {'missing' if name in expected else 'unknown'}")
@@ -130,10 +131,8 @@ def restore(
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in below("optimiser.").items():
         number, slot = name.split(".", 1)
-        if slot != "step":
-            # The fused optimiser walks through memory: its slots must lie there as the parameter
-            # does, and a file has forgotten how that was.
-            value = torch.empty_like(parameters[int(number)]).detach().copy_(value)
+        # A file has forgotten how a slot lay in memory.
+        value = torch.empty_like(expected[f"optimiser.{name}"]).copy_(value)
         slots.setdefault(int(number), {})[slot] = value
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": slots, "param_groups": groups})

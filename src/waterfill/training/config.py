@@ -16,6 +16,7 @@ from waterfill.codec.config import CodecConfig
 from waterfill.codec.priors.source import RELATIONS, source_model_for
 from waterfill.errors import CodecError, TrainingError
 from waterfill.seeds import check_seed
+from waterfill.training.optimisers import OPTIMISERS
 from waterfill.training.regulariser import UNITS
 
 __all__ = [
@@ -77,7 +78,7 @@ class TrainConfig:
     alpha_decay
         Last share of the run over which that weight falls to zero, linearly; 0 keeps it.
     source_rate
-        Adam's rate for the source model, as a multiple of the codec's. Where σ² is below
+        Rate for the source model, as a multiple of the codec's. Where σ² is below
         α/(2 ln 2·λ), more error is worth more than it costs until q has seen it: q has to learn
         faster than the codec, or the distortion runs away.
     distortion
@@ -105,8 +106,11 @@ class TrainConfig:
     accumulate
         Pieces that a process cuts its share of a batch into, to save memory. Up to the order of
         sums the outcome doesn't depend on it.
+    optimiser
+        ``adam``, or ``soap``: fewer steps, each of which costs more, see
+        :class:`~waterfill.training.optimisers.Soap`.
     learning_rate, warmup
-        Peak of Adam's rate, and steps of linear warm-up.
+        Peak of the optimiser's rate, and steps of linear warm-up.
     schedule, decay
         After warm-up the rate is ``constant``; or it falls to zero over the last share ``decay``
         of the run, ``linear`` or as a half ``cosine``, so that a run can be made longer while its
@@ -157,6 +161,7 @@ class TrainConfig:
     crop: int = 256
     augment: bool = True
     accumulate: int = 1
+    optimiser: str = "adam"
     learning_rate: float = 1e-3
     warmup: int = 500
     schedule: str = "linear"
@@ -200,6 +205,7 @@ class TrainConfig:
         self._check_regulariser()
         for name, known in (
             ("precision", PRECISIONS),
+            ("optimiser", OPTIMISERS),
             ("schedule", SCHEDULES),
             ("objective", OBJECTIVES),
             ("distortion", DISTORTIONS),

@@ -8,12 +8,13 @@ from lightning_fabric import Fabric
 from waterfill.codec.model import Codec
 from waterfill.training.config import TrainConfig
 from waterfill.training.objectives import Batch, Losses, objective_of
+from waterfill.training.optimisers import make_optimiser
 
 __all__ = ["Learner"]
 
 
 class Learner:
-    """An objective on a codec, with one Adam for all that learns.
+    """An objective on a codec, with one optimiser for all that learns.
 
     The codec and a source model beside it have each their rate and their clipping: neither notices
     what the other's gradients are.
@@ -29,7 +30,7 @@ class Learner:
 
     Attributes
     ----------
-    objective, adam
+    objective, optimiser
         As they are checkpointed, without what the engine has put around them.
     """
 
@@ -42,16 +43,22 @@ class Learner:
             for parameters, rate in zip(self._parts, (1.0, config.source_rate), strict=False)
         ]
         # The scaler of float16 has to look at gradients that the fused optimiser won't show.
-        fused = fabric.strategy.precision.precision != "16-mixed"
-        self.adam = torch.optim.Adam(groups, lr=config.learning_rate, fused=fused)
-        self._model, self._optimiser = fabric.setup(self.objective, self.adam)
+        precision = fabric.strategy.precision.precision
+        self.optimiser = make_optimiser(
+            config.optimiser,
+            groups,
+            config.learning_rate,
+            fused=precision != "16-mixed",
+            narrow=precision == "bf16-mixed",
+        )
+        self._model, self._engaged = fabric.setup(self.objective, self.optimiser)
         if config.compile:
             codec.g_a.compile()
             codec.g_s.compile()
 
     def set_rate(self, rate: float) -> None:
-        """Adam's rate for the codec, and in proportion for what learns beside it."""
-        for group in self.adam.param_groups:
+        """The optimiser's rate for the codec, and in proportion for what learns beside it."""
+        for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * rate
 
     def gradients(self, batch: Batch, *, pieces: int = 1, last: bool = True) -> Losses:
@@ -63,14 +70,14 @@ class Learner:
 
     def clip(self) -> float:
         """Clip each part's gradients for itself; the largest norm before."""
-        self._fabric.strategy.precision.unscale_gradients(self._optimiser)
+        self._fabric.strategy.precision.unscale_gradients(self._engaged)
         norms = [torch.nn.utils.clip_grad_norm_(part, self._clip) for part in self._parts]
         return float(torch.stack(norms).max())  # not a number if any of them is not
 
     def step(self) -> None:
         """Go along the gradients."""
-        self._optimiser.step()
+        self._engaged.step()
 
     def forget(self) -> None:
         """Drop the gradients."""
-        self._optimiser.zero_grad()
+        self._engaged.zero_grad()

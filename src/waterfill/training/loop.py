@@ -276,7 +276,7 @@ class _Run:
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise TrainingError(f"{checkpoint}: not a training checkpoint ({error})") from None
         try:
-            restore(tensors, self.objective, self.average, self.learner.adam)
+            restore(tensors, self.objective, self.average, self.learner.optimiser)
         except ValueError as error:
             raise TrainingError(f"{checkpoint}: does not fit this config ({error})") from None
         if self.folder.weights.exists():  # who holds them should not find others without a step
@@ -514,7 +514,7 @@ class _Run:
     def save(self) -> None:
         """Write the checkpoint and the weights."""
         self._saved = self.step
-        tensors = capture(self.objective, self.average, self.learner.adam)
+        tensors = capture(self.objective, self.average, self.learner.optimiser)
         if not all(bool(t.isfinite().all()) for t in tensors.values()):
             raise self._diverged("a weight stopped being finite")
         if not self.fabric.is_global_zero:
