@@ -184,6 +184,30 @@ def anchors() -> str:
     return "\n".join([head, "", columns, "|---|---|---|---|---|---|", *rows])
 
 
+def optimisers() -> str:
+    """Held-back loss of a codec trained from nothing by either optimiser."""
+    stored = json.loads((RESULTS.parent / "optimisers.json").read_text(encoding="utf-8"))
+    facts, rates = stored["environment"], stored["rates"]
+    adam, soap = stored["curves"]["adam"], stored["curves"]["soap"]
+    rows = [
+        f"| {one['step']:.0f} | {one['validation_loss']:.2f} | {one['seconds']:.0f} s "
+        f"| {other['validation_loss']:.2f} | {other['seconds']:.0f} s |"
+        for one, other in zip(adam, soap, strict=True)
+        if 5 * one["step"] % adam[-1]["step"] == 0
+    ]
+    head = (
+        f"Held-back loss, `{facts['command']}`, seed {facts['seed']}, {facts['machine']}, "
+        f"{facts['date']}:"
+    )
+    columns = f"| steps | Adam, {rates['adam']:g} | | SOAP, {rates['soap']:g} | |"
+    shares = stored["shares_of_adam"]
+    end = (
+        f"SOAP is where Adam ends after {shares['step']:.2f} of its steps and "
+        f"{shares['seconds']:.2f} of its time."
+    )
+    return "\n".join([head, "", columns, "|---|---|---|---|---|", *rows, "", end])
+
+
 def times() -> str:
     """What the whole ladder takes, from its start to its report."""
     stored = json.loads((RESULTS.parent / "limits.json").read_text(encoding="utf-8"))

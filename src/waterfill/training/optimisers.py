@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,9 +24,9 @@ class Soap(torch.optim.Optimizer):
     weight by itself and so takes many steps where this takes few; each costs more here: products
     with a basis for either side of a weight, and now and then a decomposition to turn the bases.
 
-    A convolution is seen as an array of output channels × taps × input channels, a matrix as
-    outputs × inputs, each side with a basis of its own up to a size of 800. Biases, and whatever
-    has another number of dimensions, are moved by Adam as it is.
+    A convolution is seen as an array of taps × output channels × input channels, or of outputs ×
+    patches of inputs where those are small; each side has a basis of its own up to a size of 800.
+    Biases, and whatever has another number of dimensions, are moved by Adam as it is.
 
     Written here because runs have to resume bit for bit from a file of tensors: the state is
     tensors of known shapes alone, all of them contiguous.
@@ -68,20 +68,13 @@ class Soap(torch.optim.Optimizer):
         options = {"lr": lr, "betas": betas, "eps": eps}
         super().__init__(groups, options | {"look": look, "turn": turn, "narrow": narrow})
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Any) -> float: ...
     @torch.no_grad()
-    def step(self, closure: Any = None) -> float | None:
-        """Move all parameters that have a gradient."""
-        if closure is not None:
-            raise ValueError("this optimiser evaluates no closure")
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move all parameters that have a gradient. There is no closure to evaluate."""
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._move(parameter, parameter.grad, group)
-        return None
 
     def _move(self, parameter: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         slots, sides = self.state[parameter], _sides(parameter)
@@ -92,8 +85,8 @@ class Soap(torch.optim.Optimizer):
         taken = int(slots["step"])
         array = _array(grad)
         if sides and (fresh or taken % group["look"] == 0):
-            # At first a plain mean, lest the first of them be all there is for long.
-            seen = 1 + taken // group["look"]
+            # A plain mean until there are enough of them, or the first would rule for long.
+            seen = 1 if fresh else 1 + taken // group["look"]
             weight = max(1.0 - group["betas"][1], 1.0 / seen)
             for side in sides:
                 slots[f"second_{side}"].lerp_(_second_moment(array, side), weight)
@@ -111,10 +104,10 @@ class Soap(torch.optim.Optimizer):
         mean, squares = slots["exp_avg"], slots["exp_avg_sq"]
         mean.lerp_(array, 1.0 - beta)
         squares.mul_(beta_squares).addcmul_(array, array, value=1.0 - beta_squares)
-        unbiased = math.sqrt(1.0 - beta_squares**taken) / (1.0 - beta**taken)
-        move = mean / squares.sqrt().add_(group["eps"])
+        unbiased = math.sqrt(1.0 - beta_squares**taken)
+        move = mean / (squares.sqrt() / unbiased).add_(group["eps"])
         move = _turned(move, [basis.T for basis in bases], sides)
-        parameter.sub_(_like(move, parameter), alpha=group["lr"] * unbiased)
+        parameter.sub_(_like(move, parameter), alpha=group["lr"] / (1.0 - beta**taken))
 
     def _turn(self, slots: dict[str, Tensor], sides: list[int]) -> None:
         """Turn the bases towards today's eigenvectors, and what is kept in them with them."""
@@ -130,24 +123,36 @@ class Soap(torch.optim.Optimizer):
             basis.copy_(turned)
 
 
-def _array(weight: Tensor) -> Tensor:
-    """A weight as taps × outputs × inputs, the taps among the inputs where they are few."""
+def _shape(weight: Tensor) -> tuple[int, ...]:
+    """Of a weight's array: taps × outputs × inputs, the taps among the inputs where they are few.
+
+    The fewer sides, the better the bases: a patch of all inputs has directions that neither its
+    taps nor its channels have.
+    """
     if weight.ndim == 2:
-        return weight[None]
+        return (1, *weight.shape)
     if weight.ndim != 4:
-        return weight
+        return tuple(weight.shape)
     outputs, inputs, height, width = weight.shape
     taps = height * width
-    array = weight.permute(2, 3, 0, 1)
     if taps * inputs <= _LARGEST_SIDE:
-        return weight.permute(0, 2, 3, 1).reshape(1, outputs, taps * inputs)
-    return array.reshape(taps, outputs, inputs)
+        return 1, outputs, taps * inputs
+    return taps, outputs, inputs
+
+
+def _array(weight: Tensor) -> Tensor:
+    """A weight, or its gradient, in that shape."""
+    shape = _shape(weight)
+    if weight.ndim != 4:
+        return weight.reshape(shape)
+    # Taps before inputs is how channels last lie in memory.
+    return weight.permute((0, 2, 3, 1) if shape[0] == 1 else (2, 3, 0, 1)).reshape(shape)
 
 
 def _like(array: Tensor, weight: Tensor) -> Tensor:
     """What :func:`_array` made of a weight as a weight again."""
     if weight.ndim != 4:
-        return array.view(weight.shape)
+        return array.reshape(weight.shape)
     outputs, inputs, height, width = weight.shape
     if len(array) == 1:
         return array.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
@@ -158,7 +163,7 @@ def _sides(weight: Tensor) -> list[int]:
     """The sides of a weight's array that get a basis."""
     if weight.ndim not in (2, 4):
         return []
-    return [k for k, size in enumerate(_array(weight).shape) if 1 < size <= _LARGEST_SIDE]
+    return [k for k, size in enumerate(_shape(weight)) if 1 < size <= _LARGEST_SIDE]
 
 
 def _turned(array: Tensor, bases: list[Tensor], sides: list[int]) -> Tensor:
@@ -199,15 +204,12 @@ def slots_of(optimiser: torch.optim.Optimizer, parameter: Tensor) -> dict[str, T
 
 
 def _slots(soap: bool, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
-    sides = _sides(parameter) if soap else []
     # The fused Adam walks through memory: its slots must lie there as the parameter does.
-    kept = torch.zeros_like(parameter)
-    if sides:
-        kept = torch.zeros_like(_array(parameter), memory_format=torch.contiguous_format)
+    kept = parameter.new_zeros(_shape(parameter)) if soap else torch.zeros_like(parameter)
     yield "step", torch.zeros(())
     yield "exp_avg", kept
     yield "exp_avg_sq", kept.clone()
-    for side in sides:
-        size = _array(parameter).shape[side]
+    for side in _sides(parameter) if soap else ():
+        size = _shape(parameter)[side]
         yield f"basis_{side}", parameter.new_zeros(size, size)
         yield f"second_{side}", parameter.new_zeros(size, size)
