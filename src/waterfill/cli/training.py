@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -149,7 +150,10 @@ def train(
         given.setdefault("source_model", "aligned")
     if alpha is None and not config.alpha and "source_model" in given:
         raise TrainingError("--source-model is of a regulariser: give its weight, --regularize")
-    config = config.with_values(given, label="command line")
+    try:
+        config = config.with_values(given, label="command line")
+    except TrainingError as error:
+        raise TrainingError(_as_options(str(error))) from None
     if not config.data:
         raise TrainingError("on what? name photographs, a folder of them, or tar shards")
 
@@ -176,6 +180,13 @@ def train(
         write_json(json_file, {"weights": str(weights), **last})
     if interrupted is not None and not interrupted.finished:
         raise interrupted
+
+
+def _as_options(message: str) -> str:
+    """A message with the options of this command in place of the settings they stand for."""
+    flags = {flag.replace("-", "_"): f"--{flag}" for flag, _, _ in _FIELDS if "-" in flag}
+    known = flags | {"alpha": "--regularize"}
+    return re.sub(r"(?<![-\w])\w+", lambda word: known.get(word[0], word[0]), message)
 
 
 def _base(preset: str | None, config_file: Path | None, out: Path, *, resume: bool) -> TrainConfig:

@@ -268,6 +268,7 @@ def fig3(request: Request) -> Reproduction:
         (
             "The oracle's rung is genie-aided: which latents are silent is told for free.",
             f"{exhibit.name}, bundled codec, quality 4, the channel that rounding spends most on.",
+            *(() if len(request.pictures) < 2 else ("Only the first picture is looked at.",)),
         ),
         environment(request.seed),
         maps,

@@ -197,7 +197,7 @@ class TrainConfig:
         if self.linear_steps and self.start:
             raise TrainingError(
                 f"linear_steps leave out the filter that a start from {self.start} brings; set "
-                "linear_steps to 0 (--linear-steps 0)"
+                "linear_steps to 0"
             )
         check_seed(self.seed, TrainingError)
         if not (self.warmup >= 0 and 0 <= self.decay <= 1 and 0 <= self.ema < 1):
