@@ -7,14 +7,18 @@ after an option or a stored result has changed. A test holds the pages to it.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import click
+import numpy as np
 
 from waterfill.cli import app
+from waterfill.codec.registry import load_codec
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "reproduce"
@@ -208,6 +212,142 @@ def optimisers() -> str:
     return "\n".join([head, "", columns, "|---|---|---|---|---|", *rows, "", end])
 
 
+def _signed(number: float, digits: int) -> str:
+    """A number with its sign, which is no hyphen."""
+    return f"{number:+.{digits}f}".replace("-", "−")
+
+
+def _percent(rate: float) -> str:
+    return f"{_signed(rate, 1)} %"
+
+
+def kodak() -> str:
+    """The bundled codec on Kodak: its curve, and where it lies beside others."""
+    stored = json.loads((RESULTS.parent / "kodak.json").read_text(encoding="utf-8"))
+    facts = stored["environment"]
+    images = [image for row in stored["rows"] for image in row["images"]]
+    within = sum(image["within_bounds"] and image["pixels_equal"] for image in images)
+    rows = []
+    for row in stored["rows"]:
+        bpp, decibels, similar = (
+            fmean(image[name] for image in row["images"]) for name in ("bpp", "psnr", "ms_ssim")
+        )
+        rows.append(f"| {row['quality']:g} | {bpp:.3f} | {decibels:.2f} | {similar:.3f} |")
+    rates, integers = stored["bd_rate_percent"], stored["integer_cost_percent"]
+    written = _written_with_effort()
+    other = _rates_against_vtm()
+    return "\n".join(
+        [
+            f"On the 24 Kodak photographs (`python benchmarks/{facts['command']}`, "
+            f"{facts['machine']}, {facts['date']}), means over the pictures:",
+            "",
+            "| quality | bpp | PSNR dB | MS-SSIM |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            f"- BD-rate by PSNR: {_percent(rates['jpeg'])} against Pillow's JPEG 4:2:0 and "
+            f"{_percent(rates['webp'])} against its WebP, in one run.",
+            written,
+            f"- Against VTM-9.1 as published: {other['bundled codec: bitstream']}, where BPG is at "
+            f"{other['published: bpg_444_x265_ycbcr']}, the hyperprior of 2018 at "
+            f"{other['published: compressai-bmshj2018-hyperprior_mse_cpu']} and its successor with "
+            f"a masked context at {other['published: compressai-mbt2018_mse_cpu']} (`fig5a`).",
+            f"- {within} of {len(images)} files lie between their ideal code length and "
+            "1.005 × it + 64 bytes, and decode to the encoder's pixels. Integer networks and "
+            "tables in place of floating point change the rate by "
+            f"{_signed(min(integers), 2)} to {_signed(max(integers), 2)} %.",
+        ]
+    )
+
+
+def _written_with_effort() -> str:
+    """BD-rates of files that took more time to write, and at how many rates they are smaller."""
+    stored = json.loads((RESULTS.parent / "kodak_effort.json").read_text(encoding="utf-8"))
+    cells = {
+        (cell["anchor"], cell["test"]): cell["result"]
+        for cell in stored["bd_rates"]
+        if cell["metric"] == "psnr"
+    }
+    (own,) = (codec["name"] for codec in stored["codecs"] if codec["kind"] == "own")
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for point in stored["curves"]:
+        curves.setdefault(point["codec"], []).append((point["psnr"], point["bpp"]))
+    said = []
+    for anchor, name in (("jpeg", "JPEG"), ("webp", "WebP"), ("jpeg2000", "JPEG 2000 (9/7)")):
+        psnr, bpp = zip(*sorted(curves[anchor]), strict=True)
+        below = sum(
+            rate < math.exp(np.interp(quality, psnr, np.log(bpp))) for quality, rate in curves[own]
+        )
+        rate = _with_interval(cells[anchor, own])
+        said.append(f"{rate} against {name}, below it at {below} of {len(curves[own])} rates")
+    flags = " ".join(f"--{flag}" for flag in reversed(own.split(", ")[1:]))
+    head = f"- Written with `{flags}`, 95 % intervals over the pictures: "
+    return f"{head}{'; '.join(said)} (`benchmarks/results/kodak_effort.json`)."
+
+
+def _rates_against_vtm() -> dict[str, str]:
+    stored = json.loads((RESULTS / "fig5a.json").read_text(encoding="utf-8"))
+    return {name: rate for name, _, rate in stored["tables"][0]["rows"]}
+
+
+def quantisation_gap() -> str:
+    """How much of the gap to the test channel effort and a trellis close."""
+    stored = json.loads((RESULTS.parent / "quantisers.json").read_text(encoding="utf-8"))
+    facts, gap = stored["environment"], stored["test_channel_bd_rate"]
+    pictures, qualities = (len({row[k] for row in stored["rows"]}) for k in ("picture", "quality"))
+    rows = [
+        f"| {name.removeprefix('rounding, ')} | {_signed(rate, 2)} % | {100 * rate / gap:.0f} % |"
+        for name, rate in stored["bd_rate"].items()
+    ]
+    head = (
+        f"{pictures} Kodak photographs, {qualities} qualities, every file decoded "
+        f"(`benchmarks/quantisers.py`, {facts['date']}). The quantisation gap is the distance to "
+        "the Gaussian test channel by the same prior, which is achievable and "
+        f"{_signed(gap, 2)} % here:"
+    )
+    table = ["| | BD-rate | of the quantisation gap |", "|---|---|---|", *rows]
+    return "\n".join([head, "", *table])
+
+
+def limits_paper() -> str:
+    """Figure 4's systems by their BD-rates."""
+    rows = []
+    for name in ("fig4a", "fig4b"):
+        stored = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        rows += [(row[0], row[1], row[-1]) for row in stored["tables"][0]["rows"]]
+        facts = stored["environment"]
+    seen = dict.fromkeys(row for row in rows if row[-1] != "+0.0 %")
+    lines = [f"| {' | '.join(row)} |" for row in seen]
+    head = f"24 Kodak photographs, four rates, {facts['machine']}, {facts['date']}:"
+    return "\n".join([head, "", "| system | status | BD-rate |", "|---|---|---|", *lines])
+
+
+def beside_published() -> str:
+    """Figure 5a's curves."""
+    found = _rates_against_vtm()
+    best = min(
+        (rate for name, rate in found.items() if name.startswith("published")),
+        key=lambda rate: float(rate.replace("−", "-").split()[0]),
+    )
+    return (
+        "Beside published codecs (`fig5a`, the bundled codec without fine-tuning, BD-rate against "
+        f"VTM-9.1): its files lie at {found['bundled codec: bitstream']}, its best achievable rung "
+        f"at {found['bundled codec: + context']}, the oracles at "
+        f"{found['bundled codec: oracle, test channel']} and "
+        f"{found['bundled codec: oracle, test channel, context']} (genie-aided), the best "
+        f"published codec at {best}."
+    )
+
+
+def weights() -> str:
+    """Which weights the stored results are of."""
+    ledger = json.loads((RESULTS.parent / "weights.json").read_text(encoding="utf-8"))
+    bundled = load_codec().weights_id.hex()
+    others = [f"`{name}` is of {of}" for name, of in ledger.items() if of != bundled]
+    rest = "; ".join(others)
+    return f"The bundled codec's weights are {bundled}" + (f"; {rest}." if rest else ".")
+
+
 def times() -> str:
     """What the whole ladder takes, from its start to its report."""
     stored = json.loads((RESULTS.parent / "limits.json").read_text(encoding="utf-8"))
@@ -236,6 +376,12 @@ def filled(text: str) -> str:
     return _MARKED.sub(lambda m: f"{m[1]}\n{made(m[2])}\n\n{m[3]}", text)
 
 
+def pages() -> list[Path]:
+    """All that may hold marks."""
+    others = (ROOT / "README.md", RESULTS.parent / "README.md")
+    return [*others, *sorted((ROOT / "docs").rglob("*.md"))]
+
+
 if __name__ == "__main__":
-    for page in sorted((ROOT / "docs").rglob("*.md")):
+    for page in pages():
         page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
