@@ -80,16 +80,33 @@ def test_a_valley_that_lies_askew_is_followed_faster_than_by_adam():
     assert cost(soap) < 0.5 * cost(weight.detach()) < 0.5 * cost(start)
 
 
+def test_rounding_decides_no_step():
+    moved = {}
+    for dtype in (torch.float32, torch.float64):
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.zeros(64, 75, dtype=dtype, requires_grad=True)
+        soap = Soap([weight], lr=1.0)
+        for step in range(3):
+            weight.grad = torch.randn(64, 75, generator=generator).to(dtype)
+            before = weight.detach().clone()
+            soap.step()
+            moved[dtype, step] = (weight.detach() - before).double().flatten()
+    assert not moved[torch.float32, 0].any()
+    for step in (1, 2):
+        pair = moved[torch.float32, step], moved[torch.float64, step]
+        assert torch.cosine_similarity(*pair, dim=0) > 0.9
+
+
 def test_bases_turn_towards_eigenvectors_and_the_mean_stays_what_it_is():
     generator = torch.Generator().manual_seed(0)
     colour = rotation(6, 7) @ torch.diag(torch.logspace(0, -2, 6, dtype=torch.float64))
     weight = torch.zeros(6, 9, dtype=torch.float64, requires_grad=True)
     turning = Soap([weight], lr=1e-3, look=1, turn=10)
     mean = torch.zeros(6, 9, dtype=torch.float64)
-    for _ in range(200):
+    for step in range(200):
         noise = torch.randn(6, 9, generator=generator, dtype=torch.float64)
         weight.grad = colour @ noise
-        mean.lerp_(weight.grad, 0.05)
+        mean.lerp_(weight.grad, 0.05 if step else 0.0)
         turning.step()
     slots = turning.state[weight]
     left, right = slots["basis_1"], slots["basis_2"]

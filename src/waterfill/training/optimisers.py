@@ -26,7 +26,8 @@ class Soap(torch.optim.Optimizer):
 
     A convolution is seen as an array of taps × output channels × input channels, or of outputs ×
     patches of inputs where those are small; each side has a basis of its own up to a size of 800.
-    Biases, and whatever has another number of dimensions, are moved by Adam as it is.
+    Biases, and whatever has another number of dimensions, are moved by Adam as it is. The first
+    gradient of a weight gives it its bases and does not move it.
 
     Written here because runs have to resume bit for bit from a file of tensors: the state is
     tensors of known shapes alone, all of them contiguous.
@@ -81,21 +82,24 @@ class Soap(torch.optim.Optimizer):
         fresh = not slots
         if fresh:
             slots.update(slots_of(self, parameter))
-        slots["step"] += 1
-        taken = int(slots["step"])
-        array = _array(grad)
-        if sides and (fresh or taken % group["look"] == 0):
+        array, taken = _array(grad), int(slots["step"])
+        if sides and taken % group["look"] == 0:
             # A plain mean until there are enough of them, or the first would rule for long.
-            seen = 1 if fresh else 1 + taken // group["look"]
+            seen = 1 if fresh else 2 + taken // group["look"]
             weight = max(1.0 - group["betas"][1], 1.0 / seen)
             for side in sides:
                 slots[f"second_{side}"].lerp_(_second_moment(array, side), weight)
-        if fresh:
+        if sides and fresh:
             for side in sides:
                 basis = torch.linalg.eigh(slots[f"second_{side}"]).eigenvectors
                 slots[f"basis_{side}"].copy_(basis.flip(1))
-        elif sides and taken % group["turn"] == 0:
+            # In bases of its own a gradient is diagonal: the rest of a step along it would be
+            # rounding errors, normalised to full length.
+            return
+        if sides and taken and taken % group["turn"] == 0:
             self._turn(slots, sides)
+        slots["step"] += 1
+        taken += 1
         bases = [slots[f"basis_{side}"] for side in sides]
         if group["narrow"]:
             bases = [basis.bfloat16() for basis in bases]
