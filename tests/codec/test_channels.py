@@ -23,7 +23,7 @@ from waterfill.codec.channels import (
     of_channels,
     solved_level,
 )
-from waterfill.codec.densities import Gaussian, gaussian_bin_bits
+from waterfill.codec.densities import Gaussian, GaussianMixture, gaussian_bin_bits
 from waterfill.codec.noise import Noise
 
 SAMPLES = 400_000
@@ -310,6 +310,17 @@ def test_a_level_for_each_channel_fills_each_to_its_own() -> None:
     part = of_channels(GaussianTest(levels), slice(1, 2))
     alone = part(y[1:2], Gaussian(prior.mu[1:2], prior.sigma[1:2]), Noise(2))
     assert torch.allclose(alone.bits, bits[1:2])
+
+
+def test_a_step_of_all_but_one_changes_nothing_of_a_mixture() -> None:
+    torch.manual_seed(0)
+    mu, sigma = 3 * torch.randn(3, 2000), 0.2 + torch.rand(3, 2000)
+    mixture = GaussianMixture(torch.log_softmax(torch.randn(3, 2000), 0), mu, sigma)
+    y = 4 * torch.randn(2000)
+    own = Rounding()(y, mixture, Noise(1))
+    beside = Stepped(Rounding(), 1.0 + 1e-6)(y, mixture, Noise(1))
+    assert torch.allclose(own.bits, beside.bits, rtol=1e-3)
+    assert torch.allclose(own.y_hat, beside.y_hat, rtol=1e-5)
 
 
 def test_a_step_scales_the_lattice_and_nothing_else() -> None:

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from waterfill.bitstream import gaussian_tables
-from waterfill.bitstream.tables import Rows
+from waterfill.bitstream.tables import Rows, Tables
 from waterfill.codec.bounds import bounded
 from waterfill.codec.channels import Crossing
+from waterfill.codec.coding import Prediction
 from waterfill.codec.config import CodecConfig
+from waterfill.codec.densities import gaussian_bin_bits
 from waterfill.codec.fixed_point import (
     ACTIVATION_BITS,
     FixedPointNetwork,
@@ -210,3 +213,33 @@ def test_bounded_lets_a_gradient_through_only_if_it_leads_back() -> None:
 def test_symbols_must_be_finite() -> None:
     with pytest.raises(CodecError, match="not finite"):
         integer_symbols(torch.tensor([1.0, float("nan")]))
+
+
+def factorised_of(law: object, reach: int = 40) -> Prediction:
+    """A prediction whose table is that of a law, rounded."""
+    edges = np.arange(-reach, reach + 2) - 0.5
+    masses = np.diff(law.cdf(edges))
+    tables = Tables.from_masses(np.array([-reach]), [masses])
+    nothing = np.zeros(0, np.int64)
+    centre = torch.zeros(1, 2, 2, dtype=torch.float64)
+    rows = np.zeros((1, 2, 2), np.int64)
+    return Prediction(centre, Rows(tables, rows), torch.zeros(0), nothing)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 5.0])
+def test_the_gaussian_beside_a_gaussian_table_is_its_own(sigma):
+    density = factorised_of(stats.norm(0.25, sigma)).density.gaussian()
+    assert torch.allclose(density.mu, torch.full_like(density.mu, 0.25), atol=0.02)
+    assert float(density.sigma[0, 0, 0]) == pytest.approx(sigma, rel=0.05)
+
+
+@pytest.mark.parametrize("sigma", [0.15, 0.28, 0.6, 2.0])
+def test_the_gaussian_beside_a_table_codes_its_symbols_at_little_more(sigma):
+    law = stats.laplace(0.0, sigma / 2**0.5)
+    density = factorised_of(law).density
+    symbols = np.round(law.rvs(100_000, random_state=1))
+    edges = symbols[:, None] + np.array([-0.5, 0.5])
+    entropy = float(np.mean(-np.log2(np.diff(law.cdf(edges)))))
+    sigma_of_all = density.gaussian().sigma[0, 0, 0].double()
+    charged = gaussian_bin_bits(torch.from_numpy(symbols), sigma_of_all).mean()
+    assert entropy <= float(charged) < 1.12 * entropy + 0.01

@@ -241,9 +241,7 @@ class Stepped:
 
     def __call__(self, y: Tensor, density: Density, noise: Noise) -> Crossing:
         """Send what is scaled, and scale it back."""
-        known = density.gaussian()
-        scaled = Gaussian(known.mu / self.step, known.sigma / self.step)
-        crossing = self.channel(y / self.step, scaled, noise)
+        crossing = self.channel(y / self.step, density.scaled(self.step), noise)
         return crossing._replace(y_hat=crossing.y_hat * self.step)
 
     def of_channels(self, channels: slice) -> Stepped:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from waterfill.bitstream.normal import (
     power_of_two,
 )
 from waterfill.codec.config import CodecConfig
-from waterfill.codec.densities import Gaussian, GaussianMixture
+from waterfill.codec.densities import Gaussian, GaussianMixture, gaussian_bin_bits
 from waterfill.codec.fixed_point import ACTIVATION_BITS, FixedPointNetwork
 from waterfill.codec.gains import GAIN_BITS, CodedGains, Gains
 from waterfill.codec.priors.context import Part
@@ -76,17 +76,16 @@ class Prediction:
         return torch.from_numpy(symbols).double()
 
     @property
-    def gaussian(self) -> Gaussian:
-        """The Gaussian with the mean and variance that are predicted, float32, in steps."""
+    def density(self) -> Gaussian | GaussianMixture:
+        """What is predicted, float32, in steps; the Gaussian beside it of a factorised density."""
         if self.weights is not None:
             logs = np.log(self.weights / float(1 << WEIGHT_BITS)).astype(np.float32)
             sigma = torch.from_numpy(_scales(self.rows))
-            return GaussianMixture(torch.from_numpy(logs), self.means.float(), sigma).gaussian()
+            return GaussianMixture(torch.from_numpy(logs), self.means.float(), sigma)
         if self.rows.size:
             return Gaussian(self.means.float(), torch.from_numpy(_scales(self.rows)))
         assert isinstance(self.distribution, Rows)
-        moments = np.array([_moments(*row) for row in self.distribution.tables.rows()])
-        mean, sigma = torch.from_numpy(moments.T.astype(np.float32))[:, :, None, None]
+        mean, sigma = _gaussians(self.distribution.tables)[:, :, None, None]
         centre = self.centre.float()
         return Gaussian(centre + mean, sigma.expand_as(centre))
 
@@ -96,14 +95,27 @@ def _scales(rows: NDArray[np.int64]) -> NDArray[np.float32]:
     return np.exp2(LOG2_SIGMA_MIN + rows / ROWS_PER_OCTAVE).astype(np.float32)
 
 
-def _moments(first: int, frequencies: NDArray[np.int64]) -> tuple[float, float]:
-    """Mean and deviation of a table, its escape left out, before rounding spread it by 1/12."""
+@lru_cache(maxsize=4)
+def _gaussians(tables: Tables) -> Tensor:
+    """Mean and deviation of the Gaussian that codes each row best, float32 (2, rows)."""
+    found = [_gaussian(*row) for row in tables.rows()]
+    return torch.tensor(found, dtype=torch.float32).T
+
+
+def _gaussian(first: int, frequencies: NDArray[np.int64]) -> tuple[float, float]:
+    """Of a table, its escape left out: the mean, and the deviation of least cross-entropy.
+
+    By variance σ would be far too small where most symbols are zero: rounding a latent that seldom
+    leaves its bin takes away more than the 1/12 that it adds to others.
+    """
     symbols, weights = first + np.arange(len(frequencies) - 1), frequencies[:-1]
+    sigmas = _scales(np.arange(ROWS))
     if not weights.sum():
-        return 0.0, 2.0**LOG2_SIGMA_MIN
-    mean = np.average(symbols, weights=weights)
-    power = np.average((symbols - mean) ** 2, weights=weights) - 1.0 / 12.0
-    return float(mean), float(max(power, 4.0**LOG2_SIGMA_MIN) ** 0.5)
+        return 0.0, float(sigmas[0])
+    mean = float(np.average(symbols, weights=weights))
+    residual = torch.from_numpy(symbols - mean).double()
+    bits = gaussian_bin_bits(residual, torch.from_numpy(sigmas).double()[:, None])
+    return mean, float(sigmas[(bits.numpy() @ weights).argmin()])
 
 
 #: At each stop: the part and what is predicted of it; back comes ŷ − centre, float64, in steps.

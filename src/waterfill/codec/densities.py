@@ -83,6 +83,10 @@ class Density(Protocol):
         """The same, but for the gradient of all that shapes it around its centre."""
         ...
 
+    def scaled(self, step: float) -> Density:
+        """The same in units of another step."""
+        ...
+
     def gaussian(self) -> Gaussian:
         """The Gaussian with its mean and variance, for channels whose theory is Gaussian.
 
@@ -110,6 +114,10 @@ class Gaussian:
     def frozen(self) -> Gaussian:
         """With a fixed σ."""
         return Gaussian(self.mu, self.sigma.detach())
+
+    def scaled(self, step: float) -> Gaussian:
+        """Both parameters over the step."""
+        return Gaussian(self.mu / step, self.sigma / step)
 
     def gaussian(self) -> Gaussian:
         """Itself."""
@@ -149,6 +157,10 @@ class GaussianMixture:
     def frozen(self) -> GaussianMixture:
         """With fixed weights, means and scales."""
         return GaussianMixture(self.log_weights.detach(), self.mu.detach(), self.sigma.detach())
+
+    def scaled(self, step: float) -> GaussianMixture:
+        """Means and scales over the step."""
+        return GaussianMixture(self.log_weights, self.mu / step, self.sigma / step)
 
     def gaussian(self) -> Gaussian:
         """By its first two moments."""

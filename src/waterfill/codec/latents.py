@@ -174,14 +174,16 @@ class Latents:
     def through(self, channel: Channel, noise: Noise) -> Arrival:
         """Another channel in place of rounding, and contexts made of what *it* delivers.
 
-        What the prior predicts, the channel takes for Gaussian: a density of another kind is stood
-        for by the Gaussian with its mean and variance.
+        A channel whose theory is Gaussian takes a mixture for the Gaussian with its mean and
+        variance. A factorised density, which is known at whole steps alone, is the Gaussian that
+        codes it best to all of them.
         """
         arrival, numbers = Arrival.blank(self.y.shape), count()
 
         def exchange(part: Part, predicted: Prediction) -> Tensor:
-            known = predicted.gaussian
-            crossing = of_channels(channel, part.channels)(part.take(self.y), known, noise)
+            density = predicted.density
+            known = density.gaussian()
+            crossing = of_channels(channel, part.channels)(part.take(self.y), density, noise)
             number = torch.full(crossing.bits.shape, next(numbers), dtype=torch.int32)
             values = (*crossing, known.mu, known.sigma, number)
             for plane, value in zip(arrival, values, strict=True):

@@ -177,6 +177,10 @@ class Factorized:
         """With a fixed density."""
         return Factorized(self.density, self.gain, is_frozen=True)
 
+    def scaled(self, step: float) -> Factorized:
+        """With fewer steps per unit."""
+        return Factorized(self.density, self.gain / step, self.is_frozen)
+
     def gaussian(self) -> Gaussian:
         """Not while it is being learned.
 
