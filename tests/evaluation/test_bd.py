@@ -190,14 +190,15 @@ def test_intervals_narrow_with_the_root_of_the_number_of_pictures_and_cover() ->
 
 @pytest.mark.parametrize("count", [8, 24])
 def test_an_interval_of_few_pictures_covers_as_often_as_it_says(count: int) -> None:
-    # Plain percentiles do so in 88 % and 92.5 % of cases.
+    # Plain percentiles do so in 88 % and 92.5 % of cases; the expanded ones of 8 pictures in
+    # 93.3 % where numpy's own quantile stands for the tail.
     rng = np.random.default_rng(0)
     covered = 0
-    for _ in range(1000):
+    for _ in range(4000):
         means = rng.standard_normal(count)[rng.integers(count, size=(400, count))].mean(1)
         low, high = bootstrap_interval(means, count)
         covered += low <= 0.0 <= high
-    assert 0.93 <= covered / 1000 <= 0.97
+    assert 0.94 <= covered / 4000 <= 0.96
 
 
 def test_an_interval_of_mean_rates_is_as_wide_as_students() -> None:

@@ -34,7 +34,7 @@ from waterfill.evaluation.kodak import KODAK, is_kodak
 from waterfill.evaluation.measure import OwnCodec, evaluate
 from waterfill.evaluation.metrics import in_decibels, psnr, psnr_of
 from waterfill.evaluation.published import published_curve
-from waterfill.evaluation.result import Evaluation
+from waterfill.evaluation.result import Contender, Evaluation
 from waterfill.evaluation.rows import Row, summarise
 from waterfill.provenance import identity
 
@@ -189,6 +189,30 @@ def test_lossless_settings_are_in_the_rows_but_not_on_the_curve(tmp_path: Path) 
     assert any(math.isinf(row.psnr) for row in found.rows)
     assert len(found.points("jpeg")) < len(found.curve("jpeg"))
     assert "null" in found.to_json()
+
+
+def test_a_picture_that_comes_back_exact_leaves_an_interval_and_a_word() -> None:
+    settings = tuple(str(k) for k in range(6))
+    rows = []
+    for codec, factor in (("anchor", 1.0), ("test", 1.1)):
+        for k, setting in enumerate(settings):
+            for number in range(10):
+                exact = codec == "test" and number == 3 and k == 5
+                psnr = math.inf if exact else 28.0 + 2.0 * k + 0.1 * number
+                mse = 255.0**2 * 10.0 ** (-0.1 * psnr)
+                bpp = factor * 0.2 * 1.5**k
+                image = f"{number}.png"
+                rows.append(
+                    Row(image, "", image, codec, "", setting, 1, bpp, mse, psnr, 0.9, 0.1, 0.1)
+                )
+    codecs = (Contender(name, "own", name, "", settings, "") for name in ("anchor", "test"))
+    found = Evaluation(tuple(rows), tuple(codecs))
+    compared = found.compare("anchor", "test")
+    assert compared.result is not None
+    assert compared.result.rate_percent == pytest.approx(10.0, abs=0.5)
+    assert compared.result.interval == pytest.approx((10.0, 10.0), abs=0.5)
+    assert not any("mean" in warning for warning in compared.result.warnings)
+    assert compared.caveats == ("test: 1 of 6 settings left out, a picture came back exact",)
 
 
 class Counting(Conventional):

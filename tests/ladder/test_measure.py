@@ -33,7 +33,9 @@ from waterfill.ladder.rungs import (
     BESIDE,
     BITSTREAM,
     CONTEXT,
+    TOLD,
     TRELLIS,
+    UNKNOWN_VARIANCE,
     Climb,
     Known,
     Predicted,
@@ -136,13 +138,13 @@ def test_channels_add_up_to_the_latents_rate(ladder: Ladder) -> None:
     for rung in ladder.rungs:
         latents = rung.bpp - sum(v for n, v in rung.parts.items() if n not in LATENT_PARTS)
         assert ladder.channels[rung.name].sum() == pytest.approx(latents, rel=1e-5)
-    unknown = ladder.channels["variances not known"]
+    unknown = ladder.channels[UNKNOWN_VARIANCE]
     (context,) = (rung for rung in ladder.rungs if rung.name == "+ context")
-    assert unknown.sum() == pytest.approx(context.parts["variances not known"], rel=1e-5)
+    assert unknown.sum() == pytest.approx(context.parts[UNKNOWN_VARIANCE], rel=1e-5)
     assert (unknown >= 0).all()
 
 
-LATENT_PARTS = ("latents", "latents, variances told", "variances not known")
+LATENT_PARTS = ("latents", TOLD, UNKNOWN_VARIANCE)
 
 
 def test_savings_are_against_the_file(ladder: Ladder) -> None:
@@ -421,6 +423,13 @@ def test_of_a_large_picture_one_climb_and_one_settings_latents_exist_at_a_time(
     found = measure_rung(codec, Watched("", Status.ACHIEVABLE, ""), [picture], [4, 5])
     assert len(found[0]) == 2
     assert len(alive) == 2 * 2 * 2
+
+
+def test_small_tiles_are_measured_too(photo: NDArray[np.uint8]) -> None:
+    codec = wf.load_codec("tiny", pretrained=False)
+    codec.tile = 64
+    ladder = wf.limits(codec, [photo[:64, :128]], 4)
+    assert math.isfinite(ladder.decomposition.limit_bpp)
 
 
 @pytest.mark.parametrize("source", [Oracle(), Grouped(4)])

@@ -21,7 +21,18 @@ from waterfill.codec.channels import (
 from waterfill.codec.densities import Gaussian
 from waterfill.codec.latents import Arrival, Latents
 from waterfill.codec.noise import Noise
-from waterfill.ladder.rungs import CONTEXT, LADDER, Climb, Known, Predicted, Rung, Status, Told
+from waterfill.ladder.rungs import (
+    CONTEXT,
+    LADDER,
+    TOLD,
+    UNKNOWN_VARIANCE,
+    Climb,
+    Known,
+    Predicted,
+    Rung,
+    Status,
+    Told,
+)
 from waterfill.ladder.subjects import View, stepped
 from waterfill.ladder.variances import SPREAD, Grouped, Moments, Oracle, Pooled
 
@@ -259,8 +270,8 @@ def test_the_split_of_the_rate_is_an_identity() -> None:
     latents = gaussian_latents(1.0, (6, 32, 32))
     reached = climb(RUNGS[CONTEXT], latents)
     parts = reached.parts
-    told, unknown = parts["latents, variances told"], parts["variances not known"]
+    told, unknown = parts[TOLD], parts[UNKNOWN_VARIANCE]
     assert told + unknown == pytest.approx(float(reached.spent[0].by_channel.sum()), rel=1e-6)
-    (lost,) = reached.lost["variances not known"]
+    (lost,) = reached.lost[UNKNOWN_VARIANCE]
     assert (lost.by_channel >= 0).all()
     assert float(lost.by_place.sum()) == pytest.approx(unknown, rel=1e-4)

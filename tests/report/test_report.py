@@ -21,7 +21,7 @@ from rich.console import Console
 
 from waterfill.cli.limits import _ladder_table
 from waterfill.ladder.result import TERMS, Decomposition, Exhibit, Ladder, Point, RungResult
-from waterfill.ladder.rungs import LADDER, Status
+from waterfill.ladder.rungs import LADDER, UNKNOWN_VARIANCE, Status
 from waterfill.report import figures
 from waterfill.report.html import render
 from waterfill.report.maps import crop_for_show, diverging, sequential
@@ -75,7 +75,7 @@ def make_ladder(name: str = "kite.png", qualities: tuple[float, ...] = (2.0, 4.0
         "grouped 4×4",
         0.60321,
         "made up",
-        {"ideal coder": -0.2525, "variances told": -31.7171},
+        {"ideal coder": -0.2525, "variances told (genie-aided)": -31.7171},
         {term: (loss - 0.0101, loss + 0.0202) for term, loss in zip(TERMS, losses, strict=True)},
     )
     pixels = random.integers(0, 256, (32, 48, 3), dtype=np.uint8)
@@ -94,9 +94,7 @@ def make_ladder(name: str = "kite.png", qualities: tuple[float, ...] = (2.0, 4.0
         dict(zip(("quantisation", "context", "variance"), maps[:3], strict=True)),
     )
     rows = ({"rung": "ideal coder", "quality": qualities[-1], "step": 1.0, "ms_ssim": 0.93},)
-    channels = {
-        name: random.random(90) for name in ("ideal coder", "+ context", "variances not known")
-    }
+    channels = {name: random.random(90) for name in ("ideal coder", "+ context", UNKNOWN_VARIANCE)}
     return Ladder(
         "toy",
         qualities[-1],

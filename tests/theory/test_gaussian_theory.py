@@ -183,6 +183,16 @@ def test_correlated_rates_known_answers() -> None:
     assert rates.joint == pytest.approx(3.124, abs=5e-4)
 
 
+@pytest.mark.parametrize("distortion", [1e-10, 1e-15, 1e-17, 1e-100])
+def test_equal_sources_at_tiny_distortion_cost_one_source_and_half_a_bit(distortion) -> None:
+    # ½log₂(det(Σ + D)/D²) with Σ of ones is ½log₂(2/D + 1).
+    rates = theory.correlated_rates(1.0, 1.0, distortion)
+    expected = 0.5 * math.log2(2.0 / distortion + 1.0)
+    assert rates.additive == pytest.approx(expected, rel=1e-9)
+    assert rates.scaled == pytest.approx(expected, rel=1e-9)
+    assert rates.joint <= rates.additive
+
+
 @given(st.floats(0.1, 10.0), st.floats(-1.0, 1.0), st.floats(0.01, 20.0))
 def test_joint_rate_is_reverse_waterfilling_of_the_eigenvalues(
     v: float, rho: float, d: float

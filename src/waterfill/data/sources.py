@@ -192,18 +192,38 @@ def sphere(dimension: int = 2, noise: float = 0.1) -> Source:
 
 def _entropy_of_noisy_sphere(dimension: int, noise: float) -> float:
     """By quadrature over the radius; the mean of exp(κ·u₁) on the sphere is a Bessel function."""
-    half = 0.5 * dimension
-    reach = 12.0 * math.sqrt(noise * dimension)
-    r = np.linspace(0.0, 1.0 + reach, 20_001)[1:]
-    kappa = r / noise
-    order = half - 1.0
-    with np.errstate(divide="ignore"):
-        bessel = np.log(special.ive(order, kappa)) + kappa
-    log_mean = special.gammaln(half) + order * np.log(2.0 / kappa) + bessel
-    log_p = -half * math.log(2 * math.pi * noise) - (r * r + 1.0) / (2 * noise) + log_mean
-    log_shell = math.log(2.0) + half * math.log(math.pi) - special.gammaln(half)
-    weight = np.exp(log_p + log_shell + (dimension - 1) * np.log(r))
-    return -float(np.sum(weight * np.where(weight > 0, log_p, 0.0)) / np.sum(weight))
+    half, spread = 0.5 * dimension, math.sqrt(noise)
+    middle = math.sqrt(1.0 + noise * (dimension - 1))
+    r = np.linspace(max(0.0, middle - 14.0 * spread), middle + 14.0 * spread, 20_001)[1:]
+    kappa, order = r / noise, half - 1.0
+    log_mean = special.gammaln(half) + order * np.log(2.0 / kappa) + _log_ive(order, kappa)
+    log_p = -half * math.log(2 * math.pi * noise) - (r - 1.0) ** 2 / (2 * noise) + log_mean
+    log_weight = log_p + (dimension - 1) * np.log(r)
+    weight = np.exp(log_weight - log_weight.max())
+    return -float(np.sum(weight * log_p) / np.sum(weight))
+
+
+def _log_ive(order: float, x: Array) -> Array:
+    """log(e^−x·I_order(x)) also where the function itself under- or overflows.
+
+    References
+    ----------
+    NIST Digital Library of Mathematical Functions, 10.41.3 (Debye's expansion) and 10.40.1.
+    """
+    if order >= 60.0:
+        t = x / order
+        root = np.sqrt(1.0 + t * t)
+        p = 1.0 / root
+        first = (3.0 * p - 5.0 * p**3) / 24.0
+        second = (81.0 * p**2 - 462.0 * p**4 + 385.0 * p**6) / 1152.0
+        power = order * (1.0 / (root + t) - np.arcsinh(1.0 / t))
+        series = np.log1p(first / order + second / order**2)
+        return np.asarray(power - 0.5 * np.log(2 * math.pi * order * root) + series)
+    # Each formula meets only what it is good for: neither is finite everywhere.
+    near = x < 1e6 * (order**2 + 1.0)
+    far = np.where(near, np.inf, x)
+    asymptotic = -0.5 * np.log(2 * math.pi * far) + np.log1p((1.0 - 4.0 * order**2) / (8.0 * far))
+    return np.where(near, np.log(special.ive(order, np.where(near, x, 1.0))), asymptotic)
 
 
 def banana() -> Source:

@@ -157,13 +157,24 @@ class Evaluation:
         return np.array([p for p in pairs if math.isfinite(p[1])], float).reshape(-1, 2)
 
     def _stack(self, codec: str, domain: str | None, metric: Metric) -> NDArray[np.float64]:
-        """(pictures, n, 2) where every picture has every point, else the mean curve (n, 2)."""
+        """(pictures, n, 2) where every picture has every point, else the mean curve (n, 2).
+
+        Like :meth:`points`, without settings at which a picture comes back exact.
+        """
         by_setting = self._rows(codec, domain).values()
         if metric == "psnr":  # a mean of MS-SSIM in dB is not that of the mean
             found = np.array([[(r.bpp, r.psnr) for r in rows] for rows in by_setting])
-            if np.isfinite(found).all():
-                return np.ascontiguousarray(found.transpose(1, 0, 2))
+            finite = found[np.isfinite(found).all((1, 2))]
+            return np.ascontiguousarray(finite.transpose(1, 0, 2))
         return self.points(codec, domain, metric)
+
+    def _left_out(self, codec: str, domain: str | None, metric: Metric) -> list[str]:
+        """What to know where a curve lacks settings because a picture came back exact."""
+        settings = len(self.codec(codec).settings)
+        exact = sum(math.isinf(p.quality(metric)) for p in self.curve(codec, domain, metric))
+        if not exact:
+            return []
+        return [f"{codec}: {exact} of {settings} settings left out, a picture came back exact"]
 
     def anchor(self, name: str) -> Contender | PublishedCurve:
         """What an anchor's name stands for: a measured codec first, then a published curve.
@@ -223,6 +234,9 @@ class Evaluation:
                 caveats.append(f"{name}: is of the 24 Kodak photographs; {these}")
         if against.caveat:
             caveats.append(f"{name}: {against.caveat}")
+        measured = [test] if isinstance(against, PublishedCurve) else [anchor, test]
+        for codec in measured:
+            caveats += self._left_out(codec, domain, metric)
         try:
             points = (
                 against.array(metric)

@@ -180,7 +180,7 @@ def _bd_rates(curves: Curves) -> dict[str, float]:
         TRELLIS: plain(curves.get(TRELLIS, ())),
         POSTERIOR: plain(curves[POSTERIOR]),
         CONTEXT: plain(curves[CONTEXT]),
-        "variances told": plain(curves[CONTEXT], UNKNOWN_VARIANCE),
+        "variances told (genie-aided)": plain(curves[CONTEXT], UNKNOWN_VARIANCE),
     }
     found = {}
     for name, stage in stages.items():

@@ -42,7 +42,7 @@ from waterfill.ladder.stored import (
     record_of_measurement,
     record_of_moments,
 )
-from waterfill.ladder.subjects import OwnCodec, Setting, Subject, noise_of
+from waterfill.ladder.subjects import OwnCodec, Setting, Sitting, Subject, noise_of
 from waterfill.ladder.variances import Moments
 from waterfill.parallel import side_by_side
 from waterfill.row_shards import Record, Rows, Work, open_rows
@@ -64,15 +64,7 @@ def _levels(subject: Subject, setting: Setting, channels: int, seed: int) -> Ten
     flat = torch.full((channels,), WATER_LEVEL)
     if not math.isfinite(setting.price):
         return flat
-    (sample,) = sample_pictures(["astronaut"])
-    left = (sample.width - _SAMPLE_SIDE) // 2
-    pixels = np.ascontiguousarray(sample.pixels[:_SAMPLE_SIDE, left : left + _SAMPLE_SIDE])
-    picture = Picture("sample", pixels)
-    try:
-        sitting = subject.sit(picture, setting)
-    except ImageError:  # the codec is of grey pictures alone
-        picture = as_picture(pixels.mean(2).round().astype(np.uint8))
-        sitting = subject.sit(picture, setting)
+    picture, sitting = _sample(subject, setting, _SAMPLE_SIDE)
     (view,) = sitting.views
     weights = sensitivity(sitting.reconstruct, view.rounded().y_hat, seed=seed)
     best, least = flat, math.inf
@@ -84,6 +76,20 @@ def _levels(subject: Subject, setting: Setting, channels: int, seed: int) -> Ten
         if cost < least:
             best, least = levels, cost
     return best
+
+
+def _sample(subject: Subject, setting: Setting, side: int) -> tuple[Picture, Sitting]:
+    """The middle of a built-in photograph, small enough for one tile."""
+    (sample,) = sample_pictures(["astronaut"])
+    left = (sample.width - side) // 2
+    pixels = np.ascontiguousarray(sample.pixels[:side, left : left + side])
+    picture = Picture("sample", pixels)
+    try:
+        sitting = subject.sit(picture, setting)
+    except ImageError:  # the codec is of grey pictures alone
+        picture = as_picture(pixels.mean(2).round().astype(np.uint8))
+        sitting = subject.sit(picture, setting)
+    return (picture, sitting) if len(sitting.views) == 1 else _sample(subject, setting, side // 2)
 
 
 class _Progress:

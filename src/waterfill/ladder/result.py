@@ -249,7 +249,11 @@ class Ladder:
 
     def to_dict(self) -> dict[str, Any]:
         """The ladder as JSON-able data; NaN becomes ``None``."""
-        decomposition = {**self.decomposition.__dict__, "sentence": self.decomposition.sentence}
+        decomposition = {
+            **self.decomposition.__dict__,
+            "sentence": self.decomposition.sentence,
+            "genie_aided": ["variance_bpp", "limit_bpp"],
+        }
         rungs = []
         for rung in self.rungs:
             row = {k: v for k, v in rung.__dict__.items() if k != "curve"}

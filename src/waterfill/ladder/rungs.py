@@ -68,7 +68,8 @@ BESIDE = (TEST_CHANNEL, POSTERIOR, CONTEXT)
 LATENTS, SIDE = "latents", "side information"
 #: The latents' rate of the rung ``+ context`` in two: what it would be if each variance were told,
 #: which is genie-aided, and what not knowing it costs.
-TOLD, UNKNOWN_VARIANCE = "latents, variances told", "variances not known"
+TOLD = "latents, variances told (genie-aided)"
+UNKNOWN_VARIANCE = "variances not known (genie-aided)"
 
 
 @dataclass(frozen=True)

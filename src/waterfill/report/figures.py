@@ -414,7 +414,7 @@ def channels(ladder: Ladder) -> go.Figure:
     figure.add_bar(
         x=labels,
         y=unknown.tolist(),
-        name="variances not known (genie-aided)",
+        name=UNKNOWN_VARIANCE,
         marker=_hatched("x"),
         hovertemplate="channel %{x}<br>%{y:.5f} bpp<extra></extra>",
     )

@@ -227,9 +227,11 @@ def correlated_rates(
         raise ValueError("correlation must be at most 1")
     rho = np.abs(rho)
     independent = np.log1p(v / d) / np.log(2.0)
-    additive = independent + 0.5 * np.log2(1.0 - (rho * v / (v + d)) ** 2)
-    kept = np.maximum(1.0 - d / v, 0.0)
-    scaled = 2.0 * half_log2_ratio(v, d) + 0.5 * np.log2(1.0 - (rho * kept) ** 2)
+    # 1 − a² as (1 − a)(1 + a), and 1 − a without cancelling: where D is tiny a is all but 1.
+    lost = (d + (1.0 - rho) * v) / (v + d)
+    additive = independent + 0.5 * np.log2(lost * (2.0 - lost))
+    lost = np.minimum((1.0 - rho) + rho * d / v, 1.0)
+    scaled = 2.0 * half_log2_ratio(v, d) + 0.5 * np.log2(lost * (2.0 - lost))
     small, large = v * (1.0 - rho), v * (1.0 + rho)
     # Water-filling two eigenvalues with the budget 2D: the small one fills up first.
     level = np.where(d <= small, d, 2.0 * d - small)
