@@ -90,6 +90,11 @@ def test_what_comes_back_is_what_went_in(tmp_path: Path) -> None:
     assert all(same(record(k), one) for k, one in enumerate(again))
 
 
+def test_text_that_is_no_unicode_is_kept_escaped() -> None:
+    pa = row_shards._pyarrow()[0]
+    assert row_shards._column(pa, ["a", None, "\udcff"], None).to_pylist() == ["a", None, "\\udcff"]
+
+
 def test_memory_gives_the_same_and_keeps_nothing() -> None:
     rows = open_rows(None)
     assert isinstance(rows, InMemory)

@@ -8,6 +8,7 @@ from waterfill import theory
 from waterfill.errors import (
     BitstreamError,
     CodecError,
+    CurveError,
     ImageError,
     QualityError,
     TrainingError,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BitstreamError",
     "CodecError",
+    "CurveError",
     "ImageError",
     "Ladder",
     "QualityError",

@@ -5,6 +5,8 @@ from __future__ import annotations
 __all__ = [
     "BitstreamError",
     "CodecError",
+    "CurveError",
+    "DivergedError",
     "ImageError",
     "Interrupted",
     "QualityError",
@@ -30,6 +32,10 @@ class ImageError(WaterfillError):
 
 class CodecError(WaterfillError):
     """Weights or a codec name that can't be used."""
+
+
+class CurveError(WaterfillError, ValueError):
+    """Rate–distortion curves that can't be compared."""
 
 
 class QualityError(WaterfillError, ValueError):

@@ -22,6 +22,7 @@ __all__ = [
     "check_writable",
     "descriptor_of",
     "held",
+    "make_folder",
     "unread",
     "write_all",
     "write_whole",
@@ -104,6 +105,20 @@ def check_writable(*paths: Path) -> None:
                 finally:
                     for _, _, temporary in staged:
                         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, where there is none.
+
+    Raises
+    ------
+    WaterfillError
+        If it can't be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WaterfillError(f"{path}: can't be created ({error.strerror or error})") from None
 
 
 def unread(path: str | os.PathLike[str], error: OSError) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from waterfill.errors import WaterfillError
-from waterfill.files import check_writable, write_whole
+from waterfill.files import check_writable, make_folder, write_whole
 from waterfill.parallel import side_by_side
 from waterfill.processes import Processes
 from waterfill.provenance import identity
@@ -285,10 +285,7 @@ class RowShards:
 
 
 def _writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WaterfillError(f"{folder}: can't be created ({error.strerror})") from None
+    make_folder(folder)
     check_writable(folder / "rows")
 
 
@@ -355,8 +352,11 @@ def _column(pa: Any, values: Sequence[Any], fixed: Any) -> Any:
     if there and isinstance(there[0], Mapping):
         pairs = [None if value is None else list(value.items()) for value in values]
         return pa.array(pairs, pa.map_(pa.string(), pa.float64()))
+    if there and all(isinstance(value, str) for value in there):
+        # A file name that is not UTF-8 has lone surrogates; escaped, it is text.
+        escaped = [v and v.encode(errors="backslashreplace").decode() for v in values]
+        return pa.array(escaped, pa.string())
     for kind, arrow in (
-        (str, pa.string()),
         (bool, pa.bool_()),
         (int, pa.int64()),
     ):

@@ -200,6 +200,28 @@ def test_a_second_run_codes_nothing(folder: Path, capsys: pytest.CaptureFixture[
     assert entries == {path: path.stat().st_mtime_ns for path in (folder / "kept").rglob("*.json")}
 
 
+def test_names_that_are_no_text_and_json_in_a_new_folder(
+    tmp_path: Path, photo: NDArray[np.uint8]
+) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path / "in") + b"/\xff.png")
+    (tmp_path / "in").mkdir()
+    Image.fromarray(photo[:64, :64]).save(odd)
+    out = tmp_path / "new"
+    command = ["evaluate", str(tmp_path / "in"), "--against", "jpeg", "--codec", str(WEIGHTS)]
+    assert run([*command, "--out", str(out), "--json", str(out / "all.json"), "--no-cache"]) == 0
+    told = json.loads((out / "all.json").read_text())
+    assert {row["image"] for row in told["rows"]} == {"\udcff.png"}
+
+
+def test_results_that_can_not_be_written_are_found_before_the_work(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "out" / "rows.csv").mkdir(parents=True)
+    assert evaluate(folder, "--against", "jpeg") == 2
+    assert "rows.csv" in capsys.readouterr().err
+    assert [path.name for path in (folder / "out").iterdir()] == ["rows.csv"]
+
+
 def test_it_lists_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["evaluate", "--list"]) == 0
     said = capsys.readouterr().out

@@ -179,6 +179,11 @@ def test_unknown_names_and_missing_weights_say_so(tmp_path: Path) -> None:
         wf.load_codec("no-such-codec")
     with pytest.raises(wf.CodecError, match=r"neither a file nor .* name \(default, table1, "):
         wf.load_codec("no-such-codec", pretrained=False)
+    with pytest.raises(wf.CodecError, match="states its own qualities"):
+        wf.load_codec("tiny", pretrained=False, quality=4)
+    (tmp_path / "file").write_bytes(b"some weights")
+    with pytest.raises(wf.CodecError, match="is a file of weights"):
+        wf.load_codec(tmp_path / "file", pretrained=False)
     with pytest.raises(wf.CodecError, match="neither a file nor"):
         wf.load_codec(tmp_path)
     (tmp_path / "codec.safetensors").touch()

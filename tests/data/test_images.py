@@ -366,6 +366,18 @@ def test_find_images_takes_files_folders_and_globs_once_each_and_sorted(tmp_path
     assert find_images([tmp_path / "note.txt"]) == [tmp_path / "note.txt"]
 
 
+def test_globs_take_pictures_and_look_into_folders(tmp_path):
+    for name in ("a.png", "note.txt", "sub/b.png", "sub/more.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    pictures = [tmp_path / "a.png", tmp_path / "sub" / "b.png"]
+    assert find_images([str(tmp_path / "*")]) == pictures
+    assert find_images([str(tmp_path / "s*")]) == pictures[1:]
+    with pytest.raises(ImageError, match="no pictures there"):
+        find_images([str(tmp_path / "*.txt")])
+
+
 def test_find_images_says_what_is_missing(tmp_path):
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(ImageError, match="no pictures in this folder"):

@@ -168,6 +168,7 @@ def test_a_numpy_file_need_not_fit_into_memory(tmp_path: Path) -> None:
         ("gaussian:n=2,rho=0.1,decay=1", "together"), ("discrete:p=1", "2 to"),
         ("discrete:p=0.5+0.3", "sum to 0.8"), ("discrete:p=0.5+0.50001", "sum to 1.00001"),
         ("no/such/file.npy", "no such file"), ("gaussian:n=9999999", "from 1 to"),
+        ("gaussian:n=4,var=3,decay=0.5", "decay and var"), ("gaussian:var=3,spread=1", "and var"),
     ],
 )  # fmt: skip
 def test_bad_names_get_one_line(spec: str, message: str) -> None:

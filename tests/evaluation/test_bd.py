@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import waterfill as wf
-from waterfill.errors import WaterfillError
+from waterfill.errors import CurveError, WaterfillError
 from waterfill.evaluation.bd import LEAST_PICTURES, Method, bootstrap_interval, compare
 from waterfill.evaluation.published import published_curve, published_curves
 
@@ -210,3 +210,11 @@ def test_an_interval_of_mean_rates_is_as_wide_as_students() -> None:
     student = 2 * 2.365 * 100.0 * factors.std(ddof=1) / math.sqrt(8)
     width = found.interval[1] - found.interval[0]
     assert width == pytest.approx(student, rel=0.1)
+
+
+def test_what_is_no_array_of_numbers_is_a_curve_error() -> None:
+    for wrong in ("a curve", [[1.0, 2.0], [3.0]]):
+        with pytest.raises(CurveError, match="test must be an"):
+            compare(CURVE, wrong)
+    with pytest.raises(CurveError, match="coverage must lie between"):
+        compare(CURVE, CURVE, coverage=95)

@@ -266,8 +266,9 @@ def test_newton_needs_few_passes_on_geometric_variances(n: int, ratio: float, sh
     ],
 )
 def test_bad_budgets_and_weights_are_refused(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        reverse_waterfill([1.0, 2.0], **arguments)
+    for variances in ([1.0, 2.0], [0.0, 0.0]):
+        with pytest.raises(ValueError, match=message):
+            reverse_waterfill(variances, **arguments)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from waterfill.cli.shared import (
     writable_folder,
 )
 from waterfill.errors import WaterfillError
-from waterfill.files import as_json, check_writable, write_all
+from waterfill.files import as_json, write_all
 from waterfill.processes import is_first
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def bounds(
     from waterfill.estimators.estimate import method_of
     from waterfill.report.bounds import render_bounds
 
-    names = list(dict.fromkeys(filter(None, methods.split(","))))
+    names = list(dict.fromkeys(filter(None, map(str.strip, methods.split(",")))))
     if not names:
         raise WaterfillError("--method names none")
     asked = _numbers(slopes)
@@ -109,9 +109,7 @@ def bounds(
     where = check_device(device)
     opened = open_source(source)
     if is_first():
-        if json_file is not None:
-            check_writable(json_file)
-        writable_folder(out)
+        writable_folder(out, "bounds.json", "bounds.csv", "bounds.html", json_file=json_file)
     with progress_bar() as bar:
         task = bar.add_task("starting", total=None)
 

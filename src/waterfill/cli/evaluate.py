@@ -28,7 +28,7 @@ from waterfill.cli.shared import (
     writable_folder,
 )
 from waterfill.errors import WaterfillError
-from waterfill.files import check_writable, write_all
+from waterfill.files import write_all
 from waterfill.processes import is_first
 
 if TYPE_CHECKING:
@@ -134,9 +134,7 @@ def evaluate(
     anchors = list(named.values())
     measured = [name for name in anchors if name in CONVENTIONAL]
     if is_first():
-        if json_file is not None:
-            check_writable(json_file)
-        writable_folder(out)
+        writable_folder(out, "evaluation.json", "rows.csv", "evaluation.html", json_file=json_file)
     kept = None if no_cache else Cache(cache)
     rows = shards_folder(shards, out)
     with progress_bar() as bar:
@@ -160,7 +158,7 @@ def evaluate(
     }
     if json_file is not None:
         results[json_file] = text
-    write_all({path: _bytes(data) for path, data in results.items()})
+    write_all(results)
     cells = found.bd_rates(anchors)
     pictures = _pictures(found)
     if cells:
@@ -172,10 +170,6 @@ def evaluate(
     for remark in _remarks(found, cells):
         out_console.print(f"* {remark}", style="dim", highlight=False, markup=False)
     say("\n" + "\n".join(str(path) for path in results))
-
-
-def _bytes(data: str | bytes) -> bytes:
-    return data.encode() if isinstance(data, str) else data
 
 
 def _list() -> None:

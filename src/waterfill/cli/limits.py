@@ -25,7 +25,7 @@ from waterfill.cli.shared import (
     shards_option,
     writable_folder,
 )
-from waterfill.files import check_writable, write_all
+from waterfill.files import write_all
 from waterfill.processes import is_first
 
 if TYPE_CHECKING:
@@ -76,9 +76,7 @@ def limits(
     for one in quality:
         model.check_quality(one)
     if is_first():
-        if json_file is not None:
-            check_writable(json_file)
-        writable_folder(out)
+        writable_folder(out, "report.html", "ladder.json", json_file=json_file)
     kept = shards_folder(shards, out)
     with progress_bar() as bar:
         task = bar.add_task("starting", total=None)

@@ -19,7 +19,7 @@ from waterfill.cli.shared import (
     say,
     writable_folder,
 )
-from waterfill.files import as_json, check_writable, write_all
+from waterfill.files import as_json, write_all
 
 if TYPE_CHECKING:
     from waterfill.reproduce import Reproduction
@@ -88,9 +88,8 @@ def reproduce(
 
         request = Request(scale, found_pictures, photographs, out / "runs", seed, advance)
         check_request(name, request)
-        if json_file is not None:
-            check_writable(json_file)
-        writable_folder(out)
+        results = (f"{name}.{kind}" for kind in ("json", "csv", "html"))
+        writable_folder(out, *results, json_file=json_file)
         found = compute(name, request)
     data = as_json(found.to_dict())
     contents: dict[Path, str | bytes] = {

@@ -22,7 +22,14 @@ from rich.progress import (
 )
 
 from waterfill.errors import WaterfillError
-from waterfill.files import as_json, check_writable, descriptor_of, unread, write_whole
+from waterfill.files import (
+    as_json,
+    check_writable,
+    descriptor_of,
+    make_folder,
+    unread,
+    write_whole,
+)
 from waterfill.processes import is_first, launched
 from waterfill.seeds import check_seed
 
@@ -137,13 +144,12 @@ def progress_bar(*columns: Any) -> Iterator[Progress]:
         yield bar
 
 
-def writable_folder(path: Path) -> None:
-    """Fail before the work, not after it, if results can't be written."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WaterfillError(f"{path}: can't be created ({error.strerror})") from None
-    check_writable(path / "report.html")
+def writable_folder(path: Path, *names: str, json_file: Path | None = None) -> None:
+    """Fail before the work, not after it, if results of these names can't be written there."""
+    make_folder(path)
+    check_writable(*(path / name for name in names))
+    if json_file is not None:  # which may lie in that folder
+        check_writable(json_file)
 
 
 def check_outputs(source: Path, *targets: Path | None) -> None:

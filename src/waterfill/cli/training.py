@@ -28,7 +28,7 @@ from waterfill.cli.shared import (
     write_json,
 )
 from waterfill.errors import Interrupted, TrainingError, WaterfillError
-from waterfill.files import check_writable, unread
+from waterfill.files import check_writable, make_folder, unread
 
 if TYPE_CHECKING:
     from waterfill.training.config import TrainConfig
@@ -312,10 +312,7 @@ def _work_through(
 
     experiments = load_experiments(queue)
     if hand_back is not None:
-        try:
-            hand_back.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainingError(f"{hand_back}: can't be created ({error.strerror})") from None
+        make_folder(hand_back)
         check_writable(hand_back / "results")
     last: dict[str, Any] = {}
     with progress_bar(TextColumn("{task.fields[state]}")) as bar:

@@ -126,7 +126,7 @@ def save_codec(codec: Codec, path: str | os.PathLike[str], facts: Mapping[str, s
         Provenance, stored beside the widths in the file's header.
     """
     tensors = {k: v.detach().cpu().half().contiguous() for k, v in codec.state_dict().items()}
-    metadata = {_FORMAT_KEY: _FORMAT, "config": json.dumps(codec.config.to_dict()), **facts}
+    metadata = {**facts, _FORMAT_KEY: _FORMAT, "config": json.dumps(codec.config.to_dict())}
     # Tables are those of the weights as they are stored.
     prior = _holding(codec.config, tensors).coded_prior()
     for name in prior.table_names():
@@ -274,10 +274,14 @@ def load_codec(
         kind = type(name_or_path).__name__
         raise CodecError(f"{kind} is neither a codec's name nor a path") from None
     if name in PRESETS and not pretrained:
+        if quality is not None:
+            raise CodecError(f"{name}: states its own qualities; don't give one")
         codec = _seeded(PRESETS[name])
         codec.name = f"{name} (untrained)"
         return codec.eval()
     data = _weights(name, pretrained=pretrained)
+    if not pretrained:
+        raise CodecError(f"{name}: is a file of weights; pretrained=False takes an architecture")
     return read_codec(data, name, quality=quality, unpickle=unpickle)[0]
 
 

@@ -392,21 +392,27 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     for item in paths:
         path = Path(item)
         if os.path.isdir(path):  # unlike the methods of Path, no error for names that are too long
-            inside = sorted(
-                p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
-            )
+            inside = _pictures_at(path)
             if not inside:
                 raise ImageError(f"{path}: no pictures in this folder")
         elif os.path.exists(path):
             inside = [path]
         else:
-            inside = [Path(p) for p in sorted(glob.glob(str(item), recursive=True))]
-            inside = [p for p in inside if os.path.isfile(p)]
-            if not inside:
+            matched = [Path(p) for p in sorted(glob.glob(str(item), recursive=True))]
+            if not matched:
                 raise ImageError(f"{path}: no such file or folder")
+            inside = [p for one in matched for p in _pictures_at(one)]
+            if not inside:
+                raise ImageError(f"{path}: no pictures there")
         for one in inside:
             found.setdefault(os.path.abspath(one), one)
     return list(found.values())
+
+
+def _pictures_at(path: Path) -> list[Path]:
+    """The picture at a path, or those of a folder; nothing for other files."""
+    found = sorted(path.rglob("*")) if os.path.isdir(path) else [path]
+    return [p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
 
 
 def sample_pictures(names: Sequence[str] = _SAMPLES) -> list[Picture]:

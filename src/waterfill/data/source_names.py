@@ -68,6 +68,8 @@ def _from_path(path: Path, settings: _Settings) -> Source:
     if path.is_dir() or path.suffix.lower() in IMAGE_SUFFIXES:
         size, grey = settings.whole("size", 8), settings.whole("grey", 1, least=0)
         settings.done()
+        if grey > 1:
+            raise WaterfillError(f"{path}: grey must be 0 or 1, not {grey}")
         return patches(path, size, bool(grey))
     settings.done()
     if is_idx(path):
@@ -132,12 +134,15 @@ class _Settings:
 
 
 def _gaussian(settings: _Settings) -> Source:
+    told = settings.has("var")
     var = settings.numbers("var", "1")
     n = settings.whole("n", var.size)
     if var.size not in (1, n):
         raise WaterfillError(f"gaussian: {var.size} variances for n = {n}")
     var, rotation = np.broadcast_to(var, n).copy(), None
     kinds = [key for key in ("decay", "rho", "spread") if settings.has(key)]
+    if told and kinds in (["decay"], ["spread"]):
+        kinds.append("var")  # they say themselves what the variances are
     if len(kinds) > 1:
         raise WaterfillError(f"gaussian: {' and '.join(kinds)} don't go together")
     if kinds == ["decay"]:  # deviations 2 e^{−rk}, turned by some orthogonal matrix

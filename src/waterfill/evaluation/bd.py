@@ -12,13 +12,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 from scipy.special import ndtr, stdtrit
 
-from waterfill.errors import WaterfillError
+from waterfill.errors import CurveError
 from waterfill.seeds import check_seed
 
 __all__ = [
     "LEAST_PICTURES",
     "BDResult",
-    "CurveError",
     "Method",
     "bootstrap_interval",
     "compare",
@@ -38,10 +37,6 @@ LEAST_PICTURES = 8
 #: than bpp stay possible.
 _BETWEEN = 10.0
 _INTERPOLATORS = {"pchip": PchipInterpolator, "akima": Akima1DInterpolator}
-
-
-class CurveError(WaterfillError, ValueError):
-    """Curves that can't be compared."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,7 @@ def sorted_curve(points: ArrayLike, name: str) -> NDArray[np.float64]:
         If the shape is another, a value is not finite, a rate not positive, or the columns look
         swapped.
     """
-    curve = np.asarray(points, dtype=np.float64)
+    curve = as_points(points, name)
     if curve.ndim != 2 or curve.shape[1] != 2:
         raise CurveError(f"{name} must be an (n, 2) array of (bpp, dB), not {curve.shape}")
     if not np.isfinite(curve).all() or (curve[:, 0] <= 0).any():
@@ -96,6 +91,14 @@ def sorted_curve(points: ArrayLike, name: str) -> NDArray[np.float64]:
     if len(curve) and qualities.max() < _BETWEEN < rates.min():
         raise CurveError(f"{name} looks like (dB, bpp); its columns must be (bpp, dB)")
     return curve[np.lexsort((curve[:, 0], curve[:, 1]))]
+
+
+def as_points(points: ArrayLike, name: str) -> NDArray[np.float64]:
+    """Points as float64; CurveError for what is no array of numbers."""
+    try:
+        return np.asarray(points, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise CurveError(f"{name} must be an (n, 2) array of (bpp, dB)") from None
 
 
 def _prepared(points: ArrayLike, name: str) -> tuple[NDArray[np.float64], list[str]]:
@@ -188,7 +191,9 @@ def compare(
     if method not in _INTERPOLATORS:
         raise CurveError(f"no method {method!r} of interpolation; there are pchip and akima")
     seed = check_seed(seed)
-    stacks = [np.asarray(points, dtype=np.float64) for points in (anchor, test)]
+    if not 0 < coverage < 1:
+        raise CurveError(f"coverage must lie between 0 and 1, not {coverage}")
+    stacks = [as_points(points, name) for points, name in ((anchor, "anchor"), (test, "test"))]
     means = [stack.mean(0) if stack.ndim == 3 else stack for stack in stacks]
     (a, said), (b, also) = _prepared(means[0], "anchor"), _prepared(means[1], "test")
     low, high = max(a[0, 1], b[0, 1]), min(a[-1, 1], b[-1, 1])

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from waterfill.data.images import Picture
-from waterfill.errors import WaterfillError
-from waterfill.files import check_writable, write_whole
+from waterfill.files import check_writable, make_folder, write_whole
 
 __all__ = ["Cache", "default_folder", "fingerprint"]
 
@@ -59,10 +58,7 @@ class Cache:
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.folder = default_folder() if folder is None else Path(folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise WaterfillError(f"{self.folder}: can't be created ({error.strerror})") from None
+        make_folder(self.folder)
         check_writable(self.folder / "probe.json")
 
     def _path(self, key: Mapping[str, Any]) -> Path:
@@ -88,8 +84,5 @@ class Cache:
             If it can't be written.
         """
         path = self._path(key)
-        try:
-            path.parent.mkdir(exist_ok=True)
-        except OSError as error:
-            raise WaterfillError(f"{path.parent}: can't be created ({error.strerror})") from None
+        make_folder(path.parent)
         write_whole(path, _text({"key": key, "row": row, "sha256": _digest(row)}) + "\n")

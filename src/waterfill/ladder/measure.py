@@ -282,7 +282,7 @@ def _digest_of(moments: Moments) -> str:
 def measure_rung(
     codec: Codec,
     rung: Rung,
-    images: Sequence[ImageLike],
+    images: ImageLike | Iterable[ImageLike],
     qualities: Sequence[float],
     *,
     seed: int = 0,
@@ -304,7 +304,7 @@ def measure_rung(
     list of list of Point
         Of every picture, in the order of the qualities.
     """
-    subject, items = OwnCodec(codec), list(images)
+    subject, items, seed = OwnCodec(codec), pictures_in(images), check_seed(seed)
     checked = [codec.check_quality(quality) for quality in qualities]
     settings = [Setting(quality, price=lambda_of_quality(quality)) for quality in checked]
     m = codec.config.m

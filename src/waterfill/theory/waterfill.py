@@ -369,9 +369,9 @@ def reverse_waterfill(
         return ReverseWaterfill(level, _distortions(v, w, u, level).reshape(shape), bits)
 
     assert rate is not None
-    bits = _budget(rate, "rate") if peak > 0.0 else 0.0
-    if bits == 0.0:
-        level = peak
+    bits = _budget(rate, "rate")
+    if bits == 0.0 or peak == 0.0:
+        level, bits = peak, 0.0
     elif bits >= _MOST_BITS_PER_COMPONENT * u.size:
         level = 0.0
     else:

@@ -234,7 +234,8 @@ class TrainConfig:
                 "a budget belongs to oracle-test-channel in a paper mode, without a context"
             )
         if self.distortion == "ms-ssim" and self.crop < MS_SSIM_MIN_SIDE:
-            raise TrainingError(f"ms-ssim needs crops of {MS_SSIM_MIN_SIDE}, not {self.crop}")
+            least = -(-MS_SSIM_MIN_SIDE // self.codec.alignment) * self.codec.alignment
+            raise TrainingError(f"ms-ssim needs crops of {least} at least, not {self.crop}")
 
     def _check_regulariser(self) -> None:
         if not 0 <= self.alpha < math.inf:

@@ -14,7 +14,7 @@ import torch
 
 from waterfill.codec.registry import load_codec
 from waterfill.errors import Interrupted, TrainingError
-from waterfill.files import write_whole
+from waterfill.files import make_folder, write_whole
 from waterfill.training.checkpoint import load_facts
 from waterfill.training.config import TrainConfig, parse_toml
 from waterfill.training.folder import RunFolder
@@ -234,7 +234,7 @@ def hand_back(runs: str | Path, out: str | Path, *, piece_bytes: int = PIECE_BYT
         If ``out`` can't be written to.
     """
     written = []
-    Path(out).mkdir(parents=True, exist_ok=True)
+    make_folder(Path(out))
     for weights in sorted(Path(runs).glob("*/codec.safetensors")):
         folder = RunFolder(weights.parent)
         content = weights.read_bytes()

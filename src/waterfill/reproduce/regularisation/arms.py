@@ -16,8 +16,7 @@ import numpy as np
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.registry import load_codec
 from waterfill.data.images import Picture, as_picture, sample_pictures
-from waterfill.errors import DivergedError, WaterfillError
-from waterfill.evaluation.bd import CurveError
+from waterfill.errors import CurveError, DivergedError, WaterfillError
 from waterfill.evaluation.cache import fingerprint
 from waterfill.evaluation.curves import bd_rate
 from waterfill.files import write_whole
