@@ -146,9 +146,12 @@ def progress_bar(*columns: Any) -> Iterator[Progress]:
 
 def writable_folder(path: Path, *names: str, json_file: Path | None = None) -> None:
     """Fail before the work, not after it, if results of these names can't be written there."""
+    inside = json_file is not None and path.absolute() in json_file.absolute().parents
+    if json_file is not None and not inside:  # before there is a folder
+        check_writable(json_file)
     make_folder(path)
     check_writable(*(path / name for name in names))
-    if json_file is not None:  # which may lie in that folder
+    if json_file is not None and inside:
         check_writable(json_file)
 
 
