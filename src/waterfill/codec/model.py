@@ -38,7 +38,7 @@ from waterfill.errors import BitstreamError, CodecError, ImageError, QualityErro
 
 __all__ = ["Codec", "Passage"]
 
-#: Passes of refinement.
+#: Most passes of refinement.
 _MOST_EFFORT = 1000
 #: No transform may look further than so many latents.
 _MOST_REACH = 32
@@ -156,7 +156,7 @@ class Codec(nn.Module):
 
     @property
     def short_name(self) -> str:
-        """For tables: of a file, the folder's name and its own, which tells runs apart."""
+        """For tables: for a file, its folder and name, which tells runs apart."""
         return "/".join(Path(self.name.removesuffix(".safetensors")).parts[-2:])
 
     def check_quality(self, quality: float | None) -> float:

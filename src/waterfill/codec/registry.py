@@ -181,7 +181,7 @@ def read_codec(
         at = DEFAULT_QUALITY if quality is None else quality
         return from_compressai(foreign, label, quality=at), {}
     if quality is not None:
-        raise CodecError(f"{label}: says itself which qualities it covers; none can be given")
+        raise CodecError(f"{label}: states its own qualities; don't give one")
     try:
         tensors = tensors_from_bytes(data)
         header_size = int.from_bytes(data[:8], "little")

@@ -179,7 +179,7 @@ def compare(
         Below four points, without overlap, for values that are not finite, or for an unknown
         method or different pictures.
     WaterfillError
-        For a seed that is none.
+        For an invalid seed.
 
     References
     ----------

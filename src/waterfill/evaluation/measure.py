@@ -77,7 +77,7 @@ class OwnCodec:
 
     @property
     def name(self) -> str:
-        """The codec's, of a file its last folder's and its own; with effort and trellis if used."""
+        """The codec's short name, with effort and trellis if used."""
         if self.label is not None:
             return self.label
         effort = f", effort {self.effort}" if self.effort else ""
@@ -322,7 +322,7 @@ def evaluate(
         If a codec is unknown, or its library is missing.
     WaterfillError
         If two codecs have one name, the cache or ``shards`` can't be written or used, or the seed
-        is none.
+        is invalid.
     """
     seed = check_seed(seed)
     items = _items(images)

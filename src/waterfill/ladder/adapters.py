@@ -154,11 +154,10 @@ class Adapted:
 
     def __init__(self, codec: TransformCodec) -> None:
         if isinstance(codec, type):
-            raise CodecError(f"{codec.__name__} is a class; what it makes can be measured")
+            raise CodecError(f"{codec.__name__} is a class; pass an instance")
         for method in _lacking(codec, _TRANSFORMS):
             raise CodecError(
-                f"{type(codec).__name__} is no codec that can be measured: "
-                f"it has no method {method}()"
+                f"{type(codec).__name__} can't be measured: it has no method {method}()"
             )
         lacking = _lacking(codec, _CONTEXT)
         if len(lacking) == 1:  # without its context it would be another codec
@@ -175,7 +174,7 @@ class Adapted:
         return str(getattr(self._codec, "name", type(self._codec).__name__))
 
     def identity(self) -> dict[str, Any]:
-        """None: nothing says when it has become another codec.
+        """Refused: nothing tells when such a codec has changed.
 
         Raises
         ------

@@ -205,7 +205,7 @@ def limits(
         If there is no such codec, or one of other make breaks the protocol; with ``shards``, for
         all of those, and for weights that no file holds.
     WaterfillError
-        If ``shards`` can't be written, or holds a file that is damaged; for a seed that is none.
+        If ``shards`` can't be written, or holds a file that is damaged; for an invalid seed.
     """
     seed = check_seed(seed)
     subject = _as_subject(codec)

@@ -29,8 +29,8 @@ class Point:
 
     Rates are in bits per pixel of the picture, ``psnr`` in dB, ``mse`` in squared 8-bit steps,
     ``ms_ssim`` NaN where pictures are too small for it, and at settings that only serve comparisons
-    at equal PSNR. ``parts`` splits ``bpp`` by what the bits buy. ``step`` is beside the codec's
-    own, ``price`` its λ; NaN where unknown.
+    at equal PSNR. ``parts`` splits ``bpp`` by what the bits buy. ``step`` is relative to the
+    codec's own, ``price`` its λ; NaN where unknown.
     """
 
     quality: float
@@ -49,7 +49,7 @@ class Point:
 
 
 def setting_label(quality: float, step: float = 1.0) -> str:
-    """A setting in words: of a quality, of a step beside the codec's own, or its own rate."""
+    """A setting in words: a quality, a step relative to the codec's own, or its only rate."""
     if step != 1.0:
         return f"step × {step:.3g}"
     return f"quality {quality:g}" if math.isfinite(quality) else "its own rate"

@@ -143,8 +143,8 @@ def work_through(
     """Run what is unfinished until time is up.
 
     An experiment that fails is reported, and the next one begins; Ctrl-C or SIGTERM leaves a
-    checkpoint and ends the queue. One that began with other weights of another than are there now
-    is not trained again, but its note says so.
+    checkpoint and ends the queue. A run that began with weights of its ``after`` that have changed
+    since is not trained again; its note says so.
 
     Parameters
     ----------
@@ -219,7 +219,7 @@ def work_through(
 
 
 def hand_back(runs: str | Path, out: str | Path, *, piece_bytes: int = PIECE_BYTES) -> list[Path]:
-    """Copy weights and records of all runs, cut in pieces that fit through a narrow door.
+    """Copy weights and records of all runs, weights in pieces of at most ``piece_bytes``.
 
     ``NAME.safetensors.000``, ``.001`` … concatenated are the weights of run ``NAME``.
 

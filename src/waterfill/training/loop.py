@@ -49,14 +49,15 @@ _RECORDED = (*_WATCHED, *Objective.ASIDE)
 #: What stops a run with a checkpoint.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-#: A held-back loss so many times above the last has left for good.
+#: A held-back loss stops the run when it exceeds the lower of the first and the last by more than
+#: so many times that loss.
 _RUNAWAY = 10.0
 #: A prior's rate so much above the first, while the oracle's falls, is worth a word.
 _DRIFT = 0.05
 #: Shares of λ: a regulariser below the first does nothing, from the second on it rules.
 _VANISHING, _DOMINATING = 1e-3, 1.0
-#: Times its least that the smoothed cost of distortion of a dominated codec may grow to before the
-#: run stops; and steps until the mean of what crops happen to be has settled.
+#: Factor over its least at which a dominated codec's smoothed distortion cost stops the run; steps
+#: before that mean has settled.
 _GROWN, _SETTLED = 3.0, 50
 
 
@@ -360,7 +361,7 @@ class _Run:
                 seeds[part],
             )
             losses = self.learner.gradients(batch, pieces=pieces, last=piece == pieces - 1)
-            # Of what is exact, as blank pictures can be, it would stay infinite in all means after.
+            # One exact (blank) picture would make all later means infinite.
             psnr = (-10.0 * torch.log10(losses.mse.detach().clamp_min(LEAST_MSE))).mean()
             bpp, prior_bpp = losses.bpp.detach().mean(), losses.prior_bpp.detach().mean()
             values = (losses.loss.detach(), bpp, psnr, prior_bpp)

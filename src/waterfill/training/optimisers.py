@@ -203,7 +203,7 @@ def make_optimiser(
 
 
 def slots_of(optimiser: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """What an optimiser keeps of a parameter that it has moved: zeros that lie as it does."""
+    """State of an optimiser for a parameter: zeros, in the layout the optimiser keeps them in."""
     return dict(_slots(isinstance(optimiser, Soap), parameter))
 
 

@@ -98,7 +98,7 @@ class Regulariser(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= alpha < math.inf:
-            raise TrainingError(f"alpha can't be negative, nor {alpha}")
+            raise TrainingError(f"alpha must be finite and at least 0, not {alpha}")
         if unit not in UNITS:
             raise TrainingError(f"the unit must be one of {', '.join(UNITS)}, not {unit}")
         if not 0 < share <= 1:
