@@ -231,7 +231,7 @@ class Stepped:
     Parameters
     ----------
     channel
-        At a step of 1.
+        The channel at a step of 1.
     step
         Step of the lattice, or factor on √θ, in the codec's own steps.
     """

@@ -26,7 +26,7 @@ def sensitivity(reconstruct: Callable[[Tensor], Tensor], y_hat: Tensor, *, seed:
     y_hat
         (M, h, w).
     seed
-        Of the probes.
+        Seed of the probes.
 
     Returns
     -------

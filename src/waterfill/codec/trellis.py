@@ -101,9 +101,9 @@ def cheapest_path(
     Parameters
     ----------
     trellis
-        Of a plane.
+        Trellis of a plane.
     target
-        In steps from the centre, in the shape of the plane.
+        Latents in steps from the centre, in the shape of the plane.
     curvature
         Bits per squared step, positive, in the shape of the plane.
 

@@ -52,7 +52,7 @@ class PackReport:
     resumed
         How many of the files an earlier, interrupted run had written.
     fingerprint
-        Of the shards, as ``open_pictures`` gives it.
+        Fingerprint of the shards, as ``open_pictures`` gives it.
     """
 
     sources: int

@@ -283,7 +283,7 @@ def conventional(name: str) -> Conventional:
     Raises
     ------
     CodecError
-        If there is none of that name, or its library is missing.
+        If no codec has that name, or its library is missing.
     """
     codec = CONVENTIONAL.get(name.strip().lower())
     if codec is None:

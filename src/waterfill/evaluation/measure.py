@@ -205,7 +205,7 @@ def _text(setting: Setting) -> str:
 
 
 def _made_of(codec: OwnCodec | Conventional, setting: Setting) -> str | None:
-    """What a caller's codec is made of beside what it says of itself; None if nobody can tell."""
+    """What tells a caller's codec from others of its name and version; None if that's unknown."""
     return "" if isinstance(codec, OwnCodec) else codec.made_of(setting)
 
 
@@ -230,7 +230,7 @@ def _key(
     }
 
 
-#: What a cache keeps of a row; the rest is who asked.
+#: Fields of a row that a cache keeps; the others come from the request.
 _KEPT = (
     "bytes",
     "bpp",
@@ -310,7 +310,7 @@ def evaluate(
         measurements, and all of them return the same evaluation. Unlike the cache it is of this
         work, and may lie where all machines see it.
     seed
-        Of the intervals.
+        Seed of the intervals.
     progress
         Called with measurements done, in all, and what was measured last.
 

@@ -62,9 +62,9 @@ class Analysis:
 class TransformCodec(Protocol):
     """What a codec has to do to be measured. Gradients are welcome but not needed.
 
-    A codec may also say its ``price``, λ in bpp + λ·255²·MSE; None where nobody knows. It is asked
-    about one picture after the other. What it is given lies on the CPU as float32 and is its own to
-    alter; what it gives may lie anywhere.
+    A codec may also say its ``price``, λ in bpp + λ·255²·MSE; None where unknown. Pictures are
+    measured one after the other. Tensors passed to it are float32 on the CPU, and it may change
+    them; those it returns may be on any device.
     """
 
     @property

@@ -97,11 +97,11 @@ class Decomposition:
     Attributes
     ----------
     psnr
-        Of what the codec shows, dB.
+        PSNR of the codec's reconstructions, dB.
     achieved_bpp
-        Of its files, or of the ideal coder where it makes none.
+        Rate of its files, or of the ideal coder where it makes none.
     coder_overhead_bpp
-        Of the file over its ideal code length.
+        Rate of the file in excess of its ideal code length.
     quantisation_bpp
         Rounding's rate over that of Gaussian noise, by the same prior.
     trellis_bpp

@@ -220,7 +220,7 @@ class OwnCodec:
         return self._codec.short_name
 
     def identity(self) -> dict[str, Any]:
-        """Of the weights, with the side of tiles.
+        """Identity of the weights, and the side of tiles.
 
         Raises
         ------

@@ -149,13 +149,13 @@ def work_through(
     Parameters
     ----------
     experiments
-        In order of urgency.
+        The runs, most urgent first.
     out
         Folder of the runs' folders.
     data
         Pictures for experiments that name none.
     max_minutes
-        In all.
+        Time for all of them together.
     progress
         Called with the experiment's name and a report, after every step.
     """

@@ -75,12 +75,12 @@ class RunFolder:
     def claimed(self, *, resume: bool) -> Iterator[None]:
         """Hold the folder exclusively; it must hold a run if ``resume``, else none.
 
-        Of the processes of a launcher the first one holds it for all.
+        Where a launcher has started several processes, the first holds it for all.
 
         Raises
         ------
         TrainingError
-            If it does not, if another process is at work in it, or if it can't be made.
+            If it does not, if another process is training into it, or if it can't be made.
         """
         if resume and not self.checkpoint.exists():
             raise TrainingError(f"{self.checkpoint}: no such file, nothing to resume")

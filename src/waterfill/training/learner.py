@@ -22,11 +22,11 @@ class Learner:
     Parameters
     ----------
     config
-        Of the run.
+        Settings of the run.
     fabric
-        Its processes, devices and precision.
+        Processes, devices and precision of the run.
     codec
-        To be trained.
+        The codec to be trained.
 
     Attributes
     ----------

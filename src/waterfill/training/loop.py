@@ -38,23 +38,23 @@ from waterfill.training.validation import LEAST_MSE, split, to_pixels
 
 __all__ = ["Report", "train"]
 
-#: So many steps left out one after another are no accident any more.
+#: Most steps skipped in a row before the run stops.
 _MAX_SKIPPED_IN_A_ROW = 100
-#: What is recorded of training and of validation. The rate that a learned prior charges is the same
-#: as that which is trained, unless a genie helps.
+#: Figures recorded in training and in validation. The rate that a learned prior charges is the
+#: trained one, unless the channel is genie-aided.
 _WATCHED = ("loss", "bpp", "psnr", "prior_bpp")
-#: What is recorded of training alone besides.
+#: Figures recorded in training.
 _RECORDED = (*_WATCHED, *Objective.ASIDE)
 
-#: What stops a run with a checkpoint.
+#: Signals that stop a run with a checkpoint.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 #: A held-back loss stops the run when it exceeds the lower of the first and the last by more than
 #: so many times that loss.
 _RUNAWAY = 10.0
-#: A prior's rate so much above the first, while the oracle's falls, is worth a word.
+#: A prior's rate above its first by more than this share, while the oracle's falls, is reported.
 _DRIFT = 0.05
-#: Shares of λ: a regulariser below the first does nothing, from the second on it rules.
+#: Shares of λ: a regulariser below the first does nothing, above the second it dominates.
 _VANISHING, _DOMINATING = 1e-3, 1.0
 #: Factor over its least at which a dominated codec's smoothed distortion cost stops the run; steps
 #: before that mean has settled.
@@ -280,7 +280,7 @@ class _Run:
             restore(tensors, self.objective, self.average, self.learner.optimiser)
         except ValueError as error:
             raise TrainingError(f"{checkpoint}: does not fit this config ({error})") from None
-        if self.folder.weights.exists():  # who holds them should not find others without a step
+        if self.folder.weights.exists():  # don't rewrite them before a step is done
             self._saved = self.step
         self._tell(note=f"resumed at step {self.step}")
 

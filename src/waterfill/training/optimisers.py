@@ -128,7 +128,7 @@ class Soap(torch.optim.Optimizer):
 
 
 def _shape(weight: Tensor) -> tuple[int, ...]:
-    """Of a weight's array: taps × outputs × inputs, the taps among the inputs where they are few.
+    """Shape a weight is seen in: taps × outputs × inputs, few taps being joined to the inputs.
 
     The fewer sides, the better the bases: a patch of all inputs has directions that neither its
     taps nor its channels have.

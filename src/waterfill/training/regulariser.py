@@ -124,7 +124,7 @@ class Regulariser(nn.Module):
         weight
             Of each picture's cost in the loss, (B,); None for 1. q learns from all alike.
         seeds
-            Of the windows, one for each picture; None draws them from torch's generator.
+            Seeds of the windows, one for each picture; None draws them from torch's generator.
         """
         self.source.check(x, x_hat)
         if not self._checked:

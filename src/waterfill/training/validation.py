@@ -38,16 +38,16 @@ class Validation:
     Parameters
     ----------
     pictures
-        Of which the first readable ones are taken.
+        Candidates; the first readable ones are taken.
     config
-        Of the run.
+        Settings of the run.
     count
         How many to take.
 
     Attributes
     ----------
     longest_side
-        Of the pictures that were taken, in pixels.
+        Longest side of the pictures taken, in pixels.
     """
 
     def __init__(self, pictures: PictureSet, config: TrainConfig, count: int = _PICTURES) -> None:

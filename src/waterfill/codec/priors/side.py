@@ -111,9 +111,9 @@ class HyperLatent(nn.Module):
         Parameters
         ----------
         symbols
-            Of z.
+            Symbols of z.
         quality
-            Of the stream.
+            Quality of the stream.
         network
             Integer twin of h_s.
         """
