@@ -518,7 +518,7 @@ class Codec(nn.Module):
         current: list[Tensor] = []
         for number, row in enumerate([*rows, []]):
             below = [next(latents) for _ in row]
-            # A stream's checksum comes behind its last tile.
+            # A stream's checksum follows its last tile.
             if not row and next(latents, None) is not None:
                 raise ValueError(f"more than {len(places)} tiles for {height}×{width} pixels")
             if number:

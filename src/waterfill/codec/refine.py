@@ -33,11 +33,11 @@ __all__ = ["refine"]
 
 #: Share of the latents that may change in a pass.
 _SHARE = 0.5
-#: How much larger their curvature is taken at first; less after a pass that pays, more after one
-#: that doesn't.
+#: Factor on their curvature at first; it falls after a pass that pays, and rises after one that
+#: doesn't.
 _CAUTION, _BOLDER, _MORE_CAREFUL = 2.5, 1.2, 1.5
-#: How much larger that of lanes of a trellis which may not change: contexts move what is predicted
-#: of them, and which of their latents the trellis runs through.
+#: Factor on the curvature of trellis lanes that may not change: contexts move what is predicted of
+#: them, and which of their latents the trellis runs through.
 _HELD = 50.0
 #: Curvature of channels that hardly show, in bits per squared step.
 _LEAST_CURVATURE = 0.3

@@ -154,7 +154,7 @@ def _seeded(config: CodecConfig, seed: int = 0) -> Codec:
         return Codec(config)
 
 
-# Inside somebody's inference mode, too: what is derived from weights goes by their versions.
+# Also inside a caller's inference mode, whose tensors have no versions: coded tables go by those.
 @torch.inference_mode(False)
 def read_codec(
     data: bytes, label: str, *, quality: float | None = None, unpickle: bool = False

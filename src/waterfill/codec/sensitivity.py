@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["sensitivity"]
 
-#: Latents to a side of the piece that is looked at, and how often.
+#: Side in latents of the piece that is probed, and the number of probes.
 _PIECE, _PROBES = 16, 2
 
 

@@ -1,4 +1,4 @@
-"""Codecs of other make on the ladder: a small protocol, and what to do with one that keeps it."""
+"""Other people's codecs on the ladder: a small protocol, and adapters for what keeps it."""
 
 from __future__ import annotations
 
@@ -115,9 +115,9 @@ def _has_context(codec: object) -> TypeGuard[ContextCodec]:
 
 @contextmanager
 def evaluating(model: object) -> Iterator[None]:
-    """A network in evaluation mode, and each of its modules in its own again after that.
+    """Put a network into evaluation mode, and its modules back into their own modes afterwards.
 
-    What is no network is left alone.
+    Anything but a network is left alone.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [module.training for module in modules]

@@ -41,13 +41,12 @@ OBJECTIVES = (
     "oracle-rounding",
     "oracle-test-channel",
 )
-#: Fields that may differ when a run goes on: where things are, how often they are looked at, and
-#: how long it lasts.
+#: Fields that may differ when a run is resumed: paths, intervals of checks, and its length.
 _FREE = frozenset(
     {"steps", "data", "start", "checkpoint_every", "validate_every", "skip_nonfinite"}
 )
 
-#: Beyond these a number is a slip: the first batch alone would outlast patience or memory.
+#: Larger values are refused as typing errors: such a run would never end, or run out of memory.
 _MOST = {"steps": 10**9, "batch": 1 << 16, "crop": 1 << 12}
 
 
@@ -301,7 +300,7 @@ class TrainConfig:
     def changed_from(self, other: Mapping[str, Any]) -> str | None:
         """The first field that differs from ``other``, and may not when a run goes on."""
         ours = self.to_dict()
-        # Of a plateau, what is looked at decides the outcome.
+        # With ``plateau``, the held-back losses, and so how often they are taken, decide the rate.
         free = _FREE - ({"validate_every"} if self.schedule == "plateau" else set())
         return next((n for n in ours if n not in free and ours[n] != other.get(n)), None)
 

@@ -25,7 +25,7 @@ __all__ = ["PIECE_BYTES", "Experiment", "Outcome", "hand_back", "load_experiment
 
 #: Largest piece of handed-back weights.
 PIECE_BYTES = 16_000_000
-#: With less time left, starting up would be all that a run gets done.
+#: With less time left, a run would do no more than start up.
 _LEAST_MINUTES = 0.5
 
 
@@ -210,7 +210,7 @@ def work_through(
             number = stopped_by = stop.number
             step = _stands_at(folder)
         except Exception as error:
-            # Whatever befell this one, the next has its own data, start and size.
+            # The next run has its own data, start and size, and may succeed.
             reason = " ".join(str(error).split()) or type(error).__name__
             note = f"failed: {reason}"
             torch.cuda.empty_cache()

@@ -148,7 +148,7 @@ def train(
     until = time.monotonic() + 60 * max_minutes
     folder = RunFolder(Path(out))
     folder.check(config)
-    # Before there is a folder: what is asked for, or the name of the codec, may be a mistake.
+    # Before a folder is made: the request, or the codec's name, may be a mistake.
     check_engine(config)
     pictures = open_pictures(config.data)
     start = load_start(config.start, config.codec) if config.start and not resume else None
@@ -538,7 +538,7 @@ class _Run:
         provenance = {
             "steps": str(self.step),
             "seconds": f"{self.seconds:.0f}",
-            # Weights are given away; where things lay on this machine is not.
+            # Weights are published; paths on this machine are not.
             "training": json.dumps(self.config.without_places()),
             "data": self.fingerprint,
             "validation": json.dumps(self.shown),

@@ -162,7 +162,7 @@ class Objective(nn.Module, ABC):
         Added to the loss; its source model learns beside the codec and is not part of it.
     """
 
-    #: What :meth:`aside` has figures of.
+    #: Names of the figures that :meth:`aside` gives.
     ASIDE = ("source_bits", "pull", "resistance")
 
     def __init__(

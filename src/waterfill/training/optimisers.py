@@ -84,7 +84,7 @@ class Soap(torch.optim.Optimizer):
             slots.update(slots_of(self, parameter))
         array, taken = _array(grad), int(slots["step"])
         if sides and taken % group["look"] == 0:
-            # A plain mean until there are enough of them, or the first would rule for long.
+            # A plain mean until there are enough of them, or the first would dominate for long.
             seen = 1 if fresh else 2 + taken // group["look"]
             weight = max(1.0 - group["betas"][1], 1.0 / seen)
             for side in sides:

@@ -19,7 +19,7 @@ from waterfill.training.objectives import Batch, Objective
 __all__ = ["LEAST_MSE", "Validation", "split", "to_pixels"]
 
 _PICTURES, _SIDE = 16, 256
-#: A PSNR is taken of this much at least: of an exact reconstruction it has no bound.
+#: Least MSE that a PSNR is taken of: that of an exact reconstruction is infinite.
 LEAST_MSE = 1e-12
 
 
