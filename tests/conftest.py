@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-# Before NumPy is there; its threads turn in place while they wait. See below.
+# Before NumPy is there; its threads spin while they wait. See below.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np

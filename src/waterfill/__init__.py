@@ -62,7 +62,7 @@ def __getattr__(name: str) -> Any:
 
         module = importlib.import_module(_LAZY[name])
         value = getattr(module, name)
-        globals()[name] = value  # also hides the sub-package `waterfill.ladder` behind its function
+        globals()[name] = value  # looked up once
         return value
     raise AttributeError(f"module 'waterfill' has no attribute {name!r}")
 

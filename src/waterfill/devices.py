@@ -28,13 +28,13 @@ def check_device(device: Any) -> torch.device:
         if str(wanted) == "cuda" and launched()[0] > 1:
             wanted = torch.device("cuda", place() % max(1, torch.cuda.device_count()))
         tried = torch.zeros(1, dtype=torch.float64, device=wanted)
-        tried.item()  # what holds shapes alone has no numbers to give back
+        tried.item()  # fails on the meta device, which has no values
     # Each kind of device that is not there has its own way to say so.
     except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
         name = str(device)
         raise WaterfillError(
-            f"device {name!r} can't be computed on here ({reason}); use 'cpu'"
+            f"can't compute on device {name!r} here ({reason}); use 'cpu'"
         ) from None
     return tried.device
 

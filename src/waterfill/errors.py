@@ -69,4 +69,4 @@ class Interrupted(KeyboardInterrupt):
 
 
 class DivergedError(TrainingError):
-    """A training run that has left for where no going on would help."""
+    """A training run that has diverged beyond recovery."""

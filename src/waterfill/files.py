@@ -38,8 +38,8 @@ def write_whole(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Write ``data`` to ``path`` so that the file is either complete or untouched.
 
     The bytes go to a temporary file beside it, reach the disk, and then take its name. A symbolic
-    link stays one, and its target is written. To a device, a pipe, or what a process has open
-    (``/dev/stdout``), be it a file, is written directly, behind what is there.
+    link stays one, and its target is written. A device, a pipe, or what a process has open
+    (``/dev/stdout``) is appended to directly, even if it is a file.
 
     Raises
     ------

@@ -32,10 +32,10 @@ def side_by_side(
     count
         How many there are.
     of
-        How many there are with those that others do; None for ``count``. Only what is alone among
-        these gets all threads: sums on several may differ in their last bits from sums on one.
+        Items over all processes; None for ``count``. Only a single item gets all threads: sums
+        on several may differ in their last bits from sums on one.
     in_turn
-        One after the other, each with all threads: for work that must not meet itself.
+        One after the other, each with all threads: for work that must not run concurrently.
 
     Raises
     ------

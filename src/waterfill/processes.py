@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Processes", "connect", "is_first", "launched", "leave", "place"]
 
-#: How long one waits for the others: in a step of training as torch has it; who has measured its
-#: share of the pictures waits for as long as theirs may take.
+#: How long a process waits for others: torch's default in training; after measuring its share of
+#: the pictures, as long as theirs may take.
 _STEP, _SHARE = timedelta(minutes=30), timedelta(days=30)
 
 
@@ -59,7 +59,7 @@ def connect(
     partial
         Whether a training step may leave parameters without a gradient.
     patience
-        How long one waits for another before it gives up.
+        How long a process waits for another before it gives up.
     """
     # Takes seconds to import; most commands are one process and do without.
     from lightning_fabric import Fabric
@@ -85,7 +85,7 @@ def connect(
 
 @contextmanager
 def _without_news(logger: logging.Logger) -> Iterator[None]:
-    """Warnings alone: that of the precision, it would tell whoever asked for it, on every start."""
+    """Warnings only: Fabric also reports the chosen precision at every start."""
     level = logger.level
     logger.setLevel(logging.WARNING)
     try:
@@ -95,7 +95,7 @@ def _without_news(logger: logging.Logger) -> Iterator[None]:
 
 
 def _part() -> None:
-    """Leave the others: what still listens for them as the interpreter ends would abort it."""
+    """Leave the others: threads still connected at interpreter exit would abort it."""
     from torch import distributed
 
     # Fabric does so itself where GPUs are connected.

@@ -33,7 +33,8 @@ __all__ = ["InMemory", "Record", "RowShards", "Rows", "Work", "open_rows"]
 
 #: Changes whenever the files mean something else.
 _FORMAT = "1"
-#: A kill loses no more than so many seconds' work, or this share of all since the start, …
+#: A kill loses at most the work of these seconds or of this share of the run so far, whichever is
+#: longer, …
 _SECONDS, _SHARE = 2.0, 0.02
 #: … and no more items than these; they are what a reader holds of each process at a time.
 _ITEMS = 64
@@ -79,7 +80,7 @@ class Rows(Protocol):
         count
             How many there are.
         what
-            What decides an item, as JSON can hold it, by its number: the digest of its pixels.
+            Item number to JSON-able data that identifies it: the digest of its pixels.
         """
         ...
 
@@ -101,7 +102,7 @@ class Rows(Protocol):
         stage
             What rows are of; those of one stage have the same names.
         about
-            All that decides a record beside its item and the program, as JSON can hold it.
+            All else that decides a record, besides its item and the program, as JSON-able data.
         items
             Their names, of :meth:`identify`.
         work
@@ -111,7 +112,7 @@ class Rows(Protocol):
         in_turn
             One after the other on all threads, instead of side by side on one each.
         run
-            So many neighbours go to one process, which can use what they have in common.
+            Consecutive items given to one process, which share work.
         """
         ...
 

@@ -45,7 +45,7 @@ def test_without_a_gpu_none_is_computed_on(
 ) -> None:
     assert run(["bounds", "gaussian", "--device", "cuda", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: device 'cuda' can't be computed on here")
+    assert error.startswith("error: can't compute on device 'cuda' here")
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
@@ -61,7 +61,7 @@ def test_a_file_of_samples(tmp_path: Path) -> None:
     [
         (["cauchy"], "no source of this name"),
         (["gaussian", "-m", "magic"], "no such method"),
-        (["gaussian", "-m", ","], "names none"),
+        (["gaussian", "-m", ","], "names no method"),
         (["gaussian", "--slopes", "1,x"], "numbers with commas"),
         (["gaussian", "--slopes", "-1"], "above zero"),
         (["gaussian", "--unit", "dB"], "rate unit"),
@@ -69,8 +69,8 @@ def test_a_file_of_samples(tmp_path: Path) -> None:
         (["gaussian", "--set", "particles=3"], "none of the methods"),
         (["gaussian", "--set", "wgd.particles=3"], "not among"),
         (["missing.npy"], "no such file"),
-        (["gaussian", "--device", "cuda:99"], "device 'cuda:99' can't be computed on here"),
-        (["gaussian", "--device", "gpu"], "device 'gpu' can't be computed on here"),
+        (["gaussian", "--device", "cuda:99"], "can't compute on device 'cuda:99' here"),
+        (["gaussian", "--device", "gpu"], "can't compute on device 'gpu' here"),
     ],
 )
 def test_what_can_not_be_done_is_one_line_and_code_2(

@@ -774,7 +774,7 @@ def test_presets_are_listed(capsys):
     ("arguments", "what"),
     [
         (["train", "x"], "--out"),
-        (["train", "--out", "DIR"], "on what?"),
+        (["train", "--out", "DIR"], "name photographs"),
         (["train", "--out", "DIR", "--preset", "none"], "no such preset (--presets"),
         (["train", "--out", "DIR", "--preset", "bundle"], "did you mean bundled?"),
         (["train", "--out", "DIR", "--preset", "medium", "--config", "x"], "exclude"),
@@ -788,7 +788,7 @@ def test_presets_are_listed(capsys):
         (["train", "--out", "DIR", "--hand-back", "x"], "belongs to --queue"),
         (["train", "x", "--out", "DIR", "--max-minutes", "nan"], "--max-minutes"),
         (["train", "x", "--out", "DIR", "--learning-rate", "0"], ": --learning-rate must be"),
-        (["train", "x", "--out", "DIR", "--regularize", "-1"], ": --regularize can't be"),
+        (["train", "x", "--out", "DIR", "--regularize", "-1"], ": --regularize must be"),
         (["train", "x", "--out", "DIR", "--start", "a", "--linear-steps", "9"], "set --linear-st"),
         (["data", "pack", "DIR", "--out", "DIR"], "folder of their own"),
         (["data", "pack", "x", "--out", "DIR", "--seed", "-1"], "seed"),

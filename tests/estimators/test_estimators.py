@@ -63,6 +63,7 @@ def test_bounds_are_bounds(method: str, variances: list[float], slope: float, se
     exact = lagrangian(source, slope)
     if point.status == Status.LOWER:
         assert point.lagrangian <= exact + margin(point)
+        assert point.lagrangian >= 0.5 * exact - margin(point)  # and not empty
     else:
         assert point.lagrangian >= exact - margin(point)
         assert point.lagrangian <= exact + 1.0  # and not empty

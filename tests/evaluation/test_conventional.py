@@ -100,7 +100,7 @@ def test_conversion_loses_little_and_nothing_where_bits_suffice(
     def left(bits: int, chroma: Any) -> float:
         return psnr(photo, Colour(matrix, bits, chroma, limited).round_trip(photo))
 
-    assert left(10, "4:4:4") == np.inf or left(10, "4:4:4") > 60
+    assert left(10, "4:4:4") > 60
     assert left(12, "4:4:4") == np.inf
     assert 48 < left(8, "4:4:4") < left(10, "4:4:4")
     assert left(8, "4:2:0") < left(8, "4:4:4")

@@ -353,8 +353,8 @@ def broken(**changes: Any) -> BlockTransform:
         (broken(side_bits=torch.ones(3)), r"side_bits must be a number, not \(3,\)"),
         (broken(y=torch.ones(1, 192, 8, 8) * 1j), "y must be real, not torch.complex64"),
         (broken(mu=torch.ones(1) * 1j), "μ must be real, not torch.complex64"),
-        (object(), "object is no codec that can be measured: it has no method analyse"),
-        (BlockTransform, "BlockTransform is a class; what it makes can be measured"),
+        (object(), "object can't be measured: it has no method analyse"),
+        (BlockTransform, "BlockTransform is a class; pass an instance"),
         (nn.Conv2d, "Conv2d is a class"),
     ],
 )

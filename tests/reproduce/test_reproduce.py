@@ -199,7 +199,7 @@ def test_what_cant_be_reproduced_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["reproduce", "fig9", "--out", str(tmp_path / "out")]) == 2
-    assert "fig9: can't be reproduced (fig2, fig3" in capsys.readouterr().err
+    assert "fig9: no such figure or table (fig2, fig3" in capsys.readouterr().err
     assert run(["reproduce", "fig2", "--scale", "big", "--out", str(tmp_path / "out")]) == 2
     assert run(["reproduce", "fig2", "--scale", "night", "--out", str(tmp_path / "out")]) == 2
     assert "fig2: has no scale night, which is for fig5c" in capsys.readouterr().err

@@ -191,7 +191,7 @@ def test_tables_that_are_none() -> None:
         entropy([0.0, 0.0])
     with pytest.raises(ValueError, match="at least 0"):
         entropy([0.5, -0.5])
-    with pytest.raises(ValueError, match="needs 2 axes"):
+    with pytest.raises(ValueError, match="at least 2 axes"):
         conditional_entropy([0.5, 0.5])
     with pytest.raises(ValueError, match="no codec keeps"):
         searched([0.5, 0.5], 0.1, 1)

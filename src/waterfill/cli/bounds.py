@@ -102,7 +102,7 @@ def bounds(
 
     names = list(dict.fromkeys(filter(None, map(str.strip, methods.split(",")))))
     if not names:
-        raise WaterfillError("--method names none")
+        raise WaterfillError("--method names no method")
     asked = _numbers(slopes)
     wanted = _settings(settings, names)
     chosen = [method_of(name, wanted[name]) for name in names]

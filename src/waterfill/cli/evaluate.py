@@ -60,10 +60,14 @@ _SHOWN = 4
     help="Conventional codecs and published curves, with commas; --list names them.",
 )
 @click.option(
-    "--quality", "-q", type=float, multiple=True, help="Of own codecs; repeat. [all whole ones]"
+    "--quality",
+    "-q",
+    type=float,
+    multiple=True,
+    help="Quality of own codecs; repeatable. [all whole ones]",
 )
-@click.option("--effort", type=int, default=0, show_default=True, help="As of compress.")
-@click.option("--trellis", is_flag=True, help="As of compress.")
+@click.option("--effort", type=int, default=0, show_default=True, help="As for compress.")
+@click.option("--trellis", is_flag=True, help="As for compress.")
 @click.option("--limits", is_flag=True, help="Draw each own codec's limits over the curves.")
 @click.option("--cache", type=PATH, metavar="DIR", help="Where measurements are kept.")
 @click.option("--no-cache", is_flag=True, help="Measure everything anew, and keep nothing.")

@@ -37,7 +37,7 @@ _FIRST = 18
     default="mini",
     show_default=True,
     metavar="NAME",
-    help="mini; of fig5c night, an hour or more; or full, for a GPU.",
+    help="mini, full (for a GPU), or for fig5c night (an hour or more).",
 )
 @click.option(
     "--train",
@@ -55,7 +55,9 @@ _FIRST = 18
     show_default=True,
     help="Folder for NAME.html, NAME.csv, NAME.json, and runs/.",
 )
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the channels' noise.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Seed of the channels' noise."
+)
 @json_option
 def reproduce(
     name: str,
@@ -70,9 +72,9 @@ def reproduce(
 
     NAME of paper 1 is fig2, fig3, fig4a, fig4b, fig4b-ms-ssim, fig5a, fig5c, table1, table2,
     appendix-d or appendix-g; of paper 2 paper2-fig3, -fig4, -fig5, -fig6, -fig8, -table1, -table2,
-    -table3 or, beyond it, -annealed, -bundled. PICTURE are those to measure on, built-in
-    photographs by default; of fig5c, MNIST's test digits; of paper 2, the folder's name says the
-    domain. Trainings go on where they stopped.
+    -table3 or, beyond it, -annealed, -bundled. PICTURE: what to measure on, by default
+    built-in photographs; for fig5c MNIST's test digits; for paper 2 a folder's name gives the
+    domain. An interrupted training is resumed.
     """
     from waterfill.data.images import find_images
     from waterfill.report.reproduction import render_reproduction

@@ -42,10 +42,7 @@ _STDOUT = 1
 
 
 class _Named(click.Path):
-    """A path that says which: an empty one would be the current folder, and - is a stream's.
-
-    What leads to standard output has it for itself.
-    """
+    """A path, neither empty nor ``-``. If it is standard output, messages go to stderr."""
 
     def convert(
         self,
@@ -122,7 +119,7 @@ def shards_folder(shards: Path | None, out: Path) -> Path | None:
 
 
 def only(qualities: tuple[float, ...]) -> float | None:
-    """The one quality that is asked for, which weights are of that don't say theirs."""
+    """The quality, if just one is asked for: that of weights that don't state theirs."""
     return qualities[0] if len(set(qualities)) == 1 else None
 
 

@@ -37,31 +37,35 @@ if TYPE_CHECKING:
 
 #: Options that replace a field of the config: flag, type, help. Unset they leave the field alone.
 _FIELDS: tuple[tuple[str, Any, str], ...] = (
-    ("objective", str, "What a step minimises."),
-    ("source-model", str, "aligned, weaker or stronger, of the regulariser."),
-    ("alpha-unit", str, "Bits of the regulariser per dimension or pixel."),
-    ("alpha-decay", float, "Last share of steps, its weight falling to 0."),
-    ("source-rate", float, "Rate of its source model, beside the codec's."),
+    (
+        "objective",
+        str,
+        "rate-distortion, test-channel, learned-posterior, oracle-rounding or oracle-test-channel.",
+    ),
+    ("source-model", str, "Regulariser's source model: aligned, weaker or stronger."),
+    ("alpha-unit", str, "What the regulariser counts bits by: dimension or pixel."),
+    ("alpha-decay", float, "Share of the run, at its end, in which α falls to 0."),
+    ("source-rate", float, "Source model's learning rate, times the codec's."),
     ("distortion", str, "mse or ms-ssim."),
-    ("lambda-scale", float, "Factor of λ at all qualities."),
-    ("oracle-mean", str, "zero or predicted, of oracles."),
-    ("oracle-mode", str, "smooth, paper or paper-detached."),
-    ("budget", float, "Distortion per latent, of paper modes."),
+    ("lambda-scale", float, "Factor on λ at all qualities."),
+    ("oracle-mean", str, "Mean that an oracle works about: zero or predicted."),
+    ("oracle-mode", str, "Mode of oracle-test-channel: smooth, paper or paper-detached."),
+    ("budget", float, "Distortion per latent, in paper modes only."),
     ("steps", int, "Optimiser steps in all."),
     ("batch", int, "Crops per step, over all processes."),
     ("crop", int, "Side of a crop in pixels."),
-    ("accumulate", int, "Pieces that a share of a batch is cut into."),
+    ("accumulate", int, "Pieces each process cuts its part of a batch into."),
     ("optimiser", str, "adam or soap."),
     ("learning-rate", float, "Peak rate of the optimiser."),
     ("warmup", int, "Steps up to the peak rate."),
     ("schedule", str, "constant, linear, cosine or plateau."),
-    ("decay", float, "Last share of steps, rate falling."),
-    ("patience", int, "Validations that make a plateau."),
+    ("decay", float, "Share of the run, at its end, in which the rate falls."),
+    ("patience", int, "Validations without a gain before the rate is halved."),
     ("linear-steps", int, "First steps on the block transform alone."),
     ("clip", float, "Largest gradient norm."),
     ("ema", float, "Decay of the averaged weights."),
     ("precision", str, "auto, 32-true, bf16-mixed or 16-mixed."),
-    ("seed", SEED, "Of weights, crops and noise."),
+    ("seed", SEED, "Seed of weights, crops and noise."),
     ("start", str, "A codec whose weights to start from."),
     ("checkpoint-every", int, "Steps between checkpoints."),
     ("validate-every", int, "Steps between validations."),
@@ -88,10 +92,14 @@ def _field_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--augment/--no-augment", default=None, help="Reduce and mirror crops.")
 @click.option("--compile/--no-compile", default=None, help="Compile the transforms.")
 @click.option(
-    "--skip-nonfinite/--stop-nonfinite", default=None, help="Leave out steps that go wrong."
+    "--skip-nonfinite/--stop-nonfinite",
+    default=None,
+    help="Skip steps whose loss or gradient is not finite.",
 )
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in DIR.")
-@click.option("--max-minutes", type=float, default=math.inf, help="Stop with a checkpoint after.")
+@click.option(
+    "--max-minutes", type=float, default=math.inf, help="Stop after this time, with a checkpoint."
+)
 @click.option("--queue", type=PATH, metavar="DIR", help="Work through the experiments of a folder.")
 @click.option("--hand-back", type=PATH, metavar="DIR", help="Then copy results there, in pieces.")
 @click.option("--presets", "list_presets", is_flag=True, help="List the presets, and do nothing.")
@@ -134,7 +142,7 @@ def train(
     if hand_back is not None:
         raise TrainingError("--hand-back belongs to --queue")
     if out is None:
-        raise TrainingError("where to? name a folder for the run with --out")
+        raise TrainingError("name a folder for the run with --out")
     given = {name: value for name, value in fields.items() if value is not None}
     if alpha is not None:
         given["alpha"] = alpha
@@ -149,13 +157,13 @@ def train(
     if alpha is not None and config.source_model == "none":
         given.setdefault("source_model", "aligned")
     if alpha is None and not config.alpha and "source_model" in given:
-        raise TrainingError("--source-model is of a regulariser: give its weight, --regularize")
+        raise TrainingError("--source-model needs a regulariser: give its weight with --regularize")
     try:
         config = config.with_values(given, label="command line")
     except TrainingError as error:
         raise TrainingError(_as_options(str(error))) from None
     if not config.data:
-        raise TrainingError("on what? name photographs, a folder of them, or tar shards")
+        raise TrainingError("name photographs to train on, a folder of them, or tar shards")
 
     from waterfill.training.folder import RunFolder
     from waterfill.training.loop import train as run_training
@@ -353,9 +361,16 @@ def data() -> None:
 @click.option("--shard-mb", default=64.0, show_default=True, help="Size of a shard, at most 256.")
 @click.option("--crop", type=int, help="Store windows of this side instead of whole pictures.")
 @click.option("--crops", default=1, show_default=True, help="Windows of each picture.")
-@click.option("--max-side", type=int, help="Reduce until the longer side has so many pixels.")
-@click.option("--reduction", default=0.5, show_default=True, help="Reduce by this at least.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the windows.")
+@click.option(
+    "--max-side", type=int, help="Reduce further, until the longer side has so many pixels."
+)
+@click.option(
+    "--reduction",
+    default=0.5,
+    show_default=True,
+    help="Factor for a picture's sides, at most; 1 keeps them.",
+)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the windows.")
 @json_option
 def pack_pictures(
     paths: tuple[str, ...],

@@ -231,9 +231,9 @@ class Stepped:
     Parameters
     ----------
     channel
-        At a step of 1.
+        The channel at a step of 1.
     step
-        Of the lattice, or √θ beside what it was, in the codec's own steps.
+        Step of the lattice, or factor on √θ, in the codec's own steps.
     """
 
     channel: Channel

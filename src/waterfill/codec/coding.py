@@ -49,12 +49,12 @@ class Prediction:
     centre
         What its latents are rounded about, in steps, float64, in the shape of the part.
     distribution
-        Of its symbols.
+        Probabilities of its symbols.
     means, rows
         Of a Gaussian, or of each of a mixture with K leading: means in steps, float64, and rows of
         the Gaussian tables. Empty for a factorised density.
     weights
-        Of a mixture, in 2^−WEIGHT_BITS.
+        Weights of a mixture, in units of 2^−WEIGHT_BITS.
     """
 
     centre: Tensor
@@ -103,7 +103,7 @@ def _gaussians(tables: Tables) -> Tensor:
 
 
 def _gaussian(first: int, frequencies: NDArray[np.int64]) -> tuple[float, float]:
-    """Of a table, its escape left out: the mean, and the deviation of least cross-entropy.
+    """Mean of a table without its escape, and the deviation of least cross-entropy.
 
     By variance σ would be far too small where most symbols are zero: rounding a latent that seldom
     leaves its bin takes away more than the 1/12 that it adds to others.
@@ -128,7 +128,7 @@ class CodedPrior:
     Parameters
     ----------
     prior, gains
-        Of the codec.
+        Prior and gains of the codec.
     stored
         Tables that came with the weights. Those of z, or of y where the prior is factorised, depend
         on exponentials and are not the same to the last bit on every machine; stored ones are.
@@ -161,12 +161,12 @@ class CodedPrior:
 
     @cached_property
     def _z_reach(self) -> Reach:
-        """Of the density of z, the same at all qualities."""
+        """Reach of the density of z, the same at all qualities."""
         assert self._prior.side is not None
         return self._prior.side.density.reach()
 
     def z_distribution(self, shape: tuple[int, ...], quality: float) -> Rows:
-        """Of the symbols of z at a quality, (N, h/4, w/4)."""
+        """Probabilities of the symbols of z at a quality, (N, h/4, w/4)."""
         return Rows.by_channel(self.tables(f"z{round(quality)}"), shape)
 
     @torch.no_grad()
@@ -184,9 +184,9 @@ class CodedPrior:
         z_symbols
             The side information, where there is one.
         quality
-            Of the stream.
+            Quality of the stream.
         shape
-            Of y, (M, h, w).
+            Shape of y, (M, h, w).
         exchange
             What happens at each stop.
         """

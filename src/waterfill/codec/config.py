@@ -48,7 +48,7 @@ class CodecConfig:
         causal neighbourhood and 1×1 layers (Minnen 2018); ``space-channel``, uneven groups of
         channels with a checkerboard in each (as ELIC, He 2022).
     pairs
-        Of ``klt``: pairs of convolutions in the filters of g_a and of g_s.
+        For ``klt``: pairs of convolutions in the filters of g_a and of g_s.
     mixtures
         Gaussians in a latent's density; more than one needs a context ``masked`` (Cheng 2020).
     linear_scale

@@ -108,7 +108,7 @@ class Gaussian:
         return self.mu
 
     def bits(self, residual: Tensor) -> Tensor:
-        """By log-CDFs, exact far out."""
+        """From log-CDFs, exact far out in the tails."""
         return gaussian_bin_bits(residual, self.sigma)
 
     def frozen(self) -> Gaussian:
@@ -149,7 +149,7 @@ class GaussianMixture:
         return torch.zeros_like(self.mu[0])
 
     def bits(self, residual: Tensor) -> Tensor:
-        """Of the mixed masses, from the logarithms of each."""
+        """−log₂ of the mixed masses, from the logarithms of each."""
         each = gaussian_bin_bits(residual - self.mu, self.sigma)
         logs = self.log_weights - math.log(2.0) * each
         return torch.logsumexp(logs, 0) / -math.log(2.0)
@@ -163,7 +163,7 @@ class GaussianMixture:
         return GaussianMixture(self.log_weights, self.mu / step, self.sigma / step)
 
     def gaussian(self) -> Gaussian:
-        """By its first two moments."""
+        """The Gaussian with the same mean and variance."""
         weights = torch.exp(self.log_weights)
         mean = (weights * self.mu).sum(0)
         power = (weights * (self.sigma.square() + (self.mu - mean).square())).sum(0)

@@ -40,7 +40,7 @@ def integer_weights(
     Parameters
     ----------
     weight, bias
-        Of the trained layer.
+        Parameters of the trained layer.
     inputs
         Axes of ``weight`` that one output sums over.
 
@@ -75,7 +75,7 @@ def shifted_sums(
     Parameters
     ----------
     bias
-        Of each output (O).
+        Bias of each output (O).
     products
         Weights (O, C), planes (C, …) flattened with their margins, and from which place on.
     length

@@ -44,7 +44,7 @@ __all__ = [
     "read_checkpoint",
 ]
 
-#: What weights are taken to be made for if nobody says: quality 4, λ = .013.
+#: Quality that weights are assumed to be trained for unless told: 4, λ = .013.
 DEFAULT_QUALITY = 4.0
 
 #: What parts are called there, by the kind of module they belong to; others have the same names.
@@ -105,14 +105,15 @@ def read_checkpoint(data: bytes, label: str) -> dict[str, Tensor]:
     Raises
     ------
     CodecError
-        If it is damaged, or there is anything else in it than names and tensors.
+        If it is damaged, or holds anything besides names and tensors.
     """
     try:
-        # These weights were published as checkpoints, and nothing else reads those. Only who asks
-        # for it gets here (unpickle=True), and weights_only builds tensors and runs no code.
+        # These weights were published as checkpoints, and nothing else reads those. Only
+        # unpickle=True gets here, and weights_only builds tensors and runs no code.
         found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception:  # of any kind: whoever wrote the file decides. What torch says of it, namely
-        # to load it without restriction, is no advice to pass on.
+    except Exception:
+        # A file can raise any kind of exception. Torch's message advises loading it without
+        # restriction, which must not be passed on.
         raise CodecError(f"{label}: damaged, or more than tensors in a dictionary") from None
     if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]

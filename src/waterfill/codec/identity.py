@@ -19,7 +19,7 @@ __all__ = ["identity"]
 def identity(config: CodecConfig, tensors: Mapping[str, Tensor]) -> bytes:
     """Eight bytes that only this architecture with these tensors has.
 
-    Neither the order of the tensors matters, nor what else a file says beside them.
+    Neither the order of the tensors nor a file's other contents matter.
 
     Parameters
     ----------

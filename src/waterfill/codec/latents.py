@@ -42,9 +42,9 @@ class Arrival(NamedTuple):
     Attributes
     ----------
     y_hat
-        In steps, float32 (M, h, w).
+        ŷ in steps, float32 (M, h, w).
     bits
-        Of each latent.
+        Bits spent on each latent.
     mu, sigma
         Mean and deviation that the prior gave them, in steps.
     part
@@ -71,9 +71,9 @@ class Quantised:
     Attributes
     ----------
     symbols
-        Of y, int32 (M, h, w).
+        Symbols of y, int32 (M, h, w).
     y_hat
-        In steps, float32 (M, h, w).
+        ŷ in steps, float32 (M, h, w).
     planes
         The symbols part by part, in the order of coding, with their distributions.
     """
@@ -108,7 +108,7 @@ class Latents:
     prior
         Integer twin of the codec's prior.
     quality
-        Of the stream.
+        Quality of the stream.
     chosen
         Symbols that an encoder prefers to the nearest ones.
     trellis
@@ -218,11 +218,11 @@ def decoded_latents(
     z
         Symbols of the side information, where there is one.
     quality
-        Of the stream.
+        Quality of the stream.
     shape
-        Of y, (M, h, w).
+        Shape of y, (M, h, w).
     reader
-        At the first symbol.
+        Reader of the stream, at the first symbol.
     trellis
         Whether symbols are those of trellis-coded quantisation.
     """

@@ -38,9 +38,9 @@ from waterfill.errors import BitstreamError, CodecError, ImageError, QualityErro
 
 __all__ = ["Codec", "Passage"]
 
-#: Passes of refinement.
+#: Most passes of refinement.
 _MOST_EFFORT = 1000
-#: No transform may look further than so many latents.
+#: Farthest, in latents, that an output of a transform may look.
 _MOST_REACH = 32
 
 
@@ -123,7 +123,7 @@ class Codec(nn.Module):
         channel
             How y becomes ŷ and what it costs.
         noise
-            Of the channel, and of the surrogate of z's rounding.
+            Noise of the channel, and of the surrogate for rounding z.
         prior
             In place of the codec's own, called as :meth:`Prior.forward` is.
         """
@@ -156,7 +156,7 @@ class Codec(nn.Module):
 
     @property
     def short_name(self) -> str:
-        """For tables: of a file, the folder's name and its own, which tells runs apart."""
+        """For tables: for a file, its folder and name, which tells runs apart."""
         return "/".join(Path(self.name.removesuffix(".safetensors")).parts[-2:])
 
     def check_quality(self, quality: float | None) -> float:
@@ -171,7 +171,7 @@ class Codec(nn.Module):
         if quality is None:
             quality = min(max(4.0, low), high)
         exact = round(check_quality(quality) * QUALITY_STEPS) / QUALITY_STEPS
-        # The ends may lie between what a stream can carry: they are then its nearest.
+        # Ends between two qualities that a stream can carry are rounded to the nearest.
         least, most = (round(end * QUALITY_STEPS) / QUALITY_STEPS for end in (low, high))
         if not least <= exact <= most:
             covered = f"quality {low:g} alone" if low == high else f"qualities {low:g} … {high:g}"
@@ -502,11 +502,11 @@ class Codec(nn.Module):
             ŷ (M, h, w) of tiles of ``side`` pixels, row by row; used up to its end, where that of a
             stream says whether its checksum is right.
         quality
-            Of all.
+            Quality of all tiles.
         height, width
-            Of the picture.
+            Sides of the picture in pixels.
         side
-            Of a tile; None for this codec's own.
+            Side of a tile in pixels; None for this codec's own.
         """
         side = side or self.tile
         pixels = np.empty((height, width, 3), np.uint8)
@@ -518,7 +518,7 @@ class Codec(nn.Module):
         current: list[Tensor] = []
         for number, row in enumerate([*rows, []]):
             below = [next(latents) for _ in row]
-            # A stream's checksum comes behind its last tile.
+            # A stream's checksum follows its last tile.
             if not row and next(latents, None) is not None:
                 raise ValueError(f"more than {len(places)} tiles for {height}×{width} pixels")
             if number:

@@ -33,11 +33,11 @@ __all__ = ["refine"]
 
 #: Share of the latents that may change in a pass.
 _SHARE = 0.5
-#: How much larger their curvature is taken at first; less after a pass that pays, more after one
-#: that doesn't.
+#: Factor on their curvature at first; it falls after a pass that pays, and rises after one that
+#: doesn't.
 _CAUTION, _BOLDER, _MORE_CAREFUL = 2.5, 1.2, 1.5
-#: How much larger that of lanes of a trellis which may not change: contexts move what is predicted
-#: of them, and which of their latents the trellis runs through.
+#: Factor on the curvature of trellis lanes that may not change: contexts move what is predicted of
+#: them, and which of their latents the trellis runs through.
 _HELD = 50.0
 #: Curvature of channels that hardly show, in bits per squared step.
 _LEAST_CURVATURE = 0.3
@@ -57,7 +57,7 @@ def refine(
     Parameters
     ----------
     latents
-        Of a picture, or of a tile.
+        Latents of a picture, or of a tile.
     reconstruct
         g_s, differentiable: ŷ (M, h, w) in steps to (planes, H, W) in [0, 1].
     x
@@ -67,12 +67,12 @@ def refine(
     passes
         How often all latents are looked at.
     seed
-        Of which may change when.
+        Seed of the probes, and of which latents may change in a pass.
 
     Returns
     -------
     Quantised
-        Of the least bits + λ·distortion that was met on the way.
+        The choice with the least bits + λ·distortion met on the way.
     """
     # Squared errors, summed over all samples, in bits.
     per_error = price * 255.0**2 / len(x)
@@ -117,7 +117,7 @@ class _Chooser:
     before
         ŷ (M, h, w) of the choice so far.
     slope, curvature
-        Of the distortion there, in bits.
+        Slope and curvature of the distortion there, in bits.
     free
         Which latents may change; which lanes of a trellis, in the places of the first channel.
     """

@@ -112,9 +112,9 @@ def _holding(config: CodecConfig, tensors: Mapping[str, torch.Tensor]) -> Codec:
 def save_codec(codec: Codec, path: str | os.PathLike[str], facts: Mapping[str, str]) -> None:
     """Write a codec's weights as float16 safetensors, whole or not at all.
 
-    Beside the weights lie the probability tables that are made of them by exponentials: whoever
-    loads the file codes with these, to the last bit. The same codec and facts make the same bytes,
-    and the codec has the same ``weights_id`` whatever the facts are.
+    The file also holds the probability tables that are derived from the weights through
+    exponentials: all who load it code with the same ones, to the last bit. The same codec and facts
+    make the same bytes, and the codec has the same ``weights_id`` whatever the facts are.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def _seeded(config: CodecConfig, seed: int = 0) -> Codec:
         return Codec(config)
 
 
-# Inside somebody's inference mode, too: what is derived from weights goes by their versions.
+# Also inside a caller's inference mode, whose tensors have no versions: coded tables go by those.
 @torch.inference_mode(False)
 def read_codec(
     data: bytes, label: str, *, quality: float | None = None, unpickle: bool = False
@@ -181,7 +181,7 @@ def read_codec(
         at = DEFAULT_QUALITY if quality is None else quality
         return from_compressai(foreign, label, quality=at), {}
     if quality is not None:
-        raise CodecError(f"{label}: says itself which qualities it covers; none can be given")
+        raise CodecError(f"{label}: states its own qualities; don't give one")
     try:
         tensors = tensors_from_bytes(data)
         header_size = int.from_bytes(data[:8], "little")
@@ -255,7 +255,7 @@ def load_codec(
     pretrained
         ``False`` gives any architecture with seeded random weights.
     quality
-        Of weights that were made elsewhere, which don't say it themselves: 4 unless given.
+        For weights made elsewhere, which don't state theirs: 4 unless given.
     unpickle
         Also read PyTorch checkpoints (``.pth``, ``.pt``, ``.tar``), by the loader that is
         restricted to tensors.
@@ -296,7 +296,7 @@ def codec_at(name_or_path: str | os.PathLike[str], quality: float | None) -> Cod
     name_or_path
         As for :func:`load_codec`.
     quality
-        From 1 to 8; None for what :func:`load_codec` takes if nobody says.
+        From 1 to 8; None for the default of :func:`load_codec`.
 
     Raises
     ------
@@ -316,7 +316,7 @@ def _weights(name: str, *, pretrained: bool = True) -> bytes:
     Raises
     ------
     CodecError
-        If there is none.
+        If there is no such codec or file.
     """
     if name in PRESETS:
         bundled = _bundled(name)
@@ -354,7 +354,7 @@ def as_codec(codec: Codec | str | os.PathLike[str]) -> Codec:
 
 @cache
 def _default() -> Codec:
-    """The bundled codec, which nobody else holds: what a user has loaded, they may change."""
+    """The bundled codec, apart from those that users have loaded, which they may change."""
     return load_codec()
 
 

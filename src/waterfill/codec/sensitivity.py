@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["sensitivity"]
 
-#: Latents to a side of the piece that is looked at, and how often.
+#: Side in latents of the piece that is probed, and the number of probes.
 _PIECE, _PROBES = 16, 2
 
 
@@ -26,7 +26,7 @@ def sensitivity(reconstruct: Callable[[Tensor], Tensor], y_hat: Tensor, *, seed:
     y_hat
         (M, h, w).
     seed
-        Of the probes.
+        Seed of the probes.
 
     Returns
     -------

@@ -59,7 +59,7 @@ def reach_of(
     network
         g_a, or g_s.
     channels
-        Of its input.
+        Channels of its input.
     cell
         Side of a latent's cell in pixels.
     up

@@ -77,7 +77,7 @@ def _branches(
             best = np.clip(2 * np.rint((nearest - parity) / 2.0) + parity, parity, last)
             best = best.astype(np.int64)
             least = price(best)
-            # One further in costs less; an escape is the only way to what lies beyond a table.
+            # One closer to zero may cost less; only an escape reaches beyond a table.
             further_in = np.maximum(best - 2, parity)
             others = [further_in]
             if parity == 0 and (nearest > reach).any():
@@ -101,9 +101,9 @@ def cheapest_path(
     Parameters
     ----------
     trellis
-        Of a plane.
+        Trellis of a plane.
     target
-        In steps from the centre, in the shape of the plane.
+        Latents in steps from the centre, in the shape of the plane.
     curvature
         Bits per squared step, positive, in the shape of the plane.
 

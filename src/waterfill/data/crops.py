@@ -189,7 +189,7 @@ class CropSource:
                     waiting.append(pool.submit(self._batch, step, count, rows, stop))
                     step += 1
                 if self._order.count:
-                    # Where the user stands, not the workers: what they still need must stay.
+                    # From the user's place, not the workers': groups still needed must stay.
                     due = self._order.ahead((step - len(waiting)) * count)
                     for group in due[len(asked) :] if due[: len(asked)] == asked else due:
                         reader.submit(self.pictures.prepare, group)

@@ -43,12 +43,12 @@ __all__ = [
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"}
 )
-# Pillow's names of the same. Other readers stay shut: one of them runs programs on its input.
+# Pillow's names of the same. Other readers are disabled: one runs programs on its input.
 _FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 #: Pictures above this many pixels, 16,384², are refused.
 MAX_PIXELS = 1 << 28
-#: Longest side: what JPEG holds. A transform pads sides to multiples of 64, so that a line of so
-#: many pixels would take the memory of 64.
+#: Longest side: what JPEG holds. A transform pads sides to multiples of 64, so that a picture one
+#: pixel high takes the memory of 64 rows.
 MAX_SIDE = 65_535
 
 _SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")

@@ -44,7 +44,7 @@ class PackReport:
     skipped
         Names of those that couldn't be read.
     smaller
-        How many, reduced, have not the side of a crop: of these lies whole what a side has.
+        Pictures with a side below a crop's once reduced; that side is stored whole.
     members
         Pictures stored.
     shards, stored_bytes
@@ -52,7 +52,7 @@ class PackReport:
     resumed
         How many of the files an earlier, interrupted run had written.
     fingerprint
-        Of the shards, as ``open_pictures`` gives it.
+        Fingerprint of the shards, as ``open_pictures`` gives it.
     """
 
     sources: int
@@ -66,7 +66,7 @@ class PackReport:
 
 
 class _Members(NamedTuple):
-    """What of a picture goes into a shard, name and bytes, and whether it is smaller than asked."""
+    """Names and bytes that a picture adds to a shard; whether it is smaller than asked."""
 
     encoded: list[tuple[str, bytes]]
     smaller: bool
@@ -119,7 +119,7 @@ def pack(
     out
         Folder of the shards and ``index.json``, which is written last.
     shard_bytes
-        Size of a shard in bytes, at most; 256 MiB at most. A picture that alone is larger gets a
+        Largest size of a shard in bytes, up to 256 MiB. A picture that alone is larger gets a
         shard of its own.
     crop
         Store random windows of this side in pixels (or as much as the picture has), drawn from
@@ -129,7 +129,7 @@ def pack(
     max_side
         Reduce pictures further, until the longer side has this many pixels.
     reduction
-        Factor by which every picture is reduced at least; 1 stores it as it is.
+        Factor for the sides of every picture, at most; 1 stores it as it is.
     seed
         Seed of the windows.
     workers
@@ -142,7 +142,7 @@ def pack(
     ImageError
         If there are no pictures, or none can be read.
     WaterfillError
-        If ``out`` can't be written to, or holds shards of another kind; for a seed that is none.
+        If ``out`` can't be written to, or holds shards of another kind; for an invalid seed.
     ValueError
         For a setting that makes no sense.
     """

@@ -77,7 +77,7 @@ class PictureFiles:
         return len(self.paths)
 
     def name(self, index: int) -> str:
-        """The file's path below the folder that it was found through."""
+        """The name given; by default the file's, without its folders."""
         return self._names[index]
 
     def pixels(self, index: int) -> NDArray[np.uint8]:

@@ -43,7 +43,7 @@ Sampler = Callable[[int, np.random.Generator], Array]
 #: (D, R) at a slope, or None where it is not known there.
 Truth = Callable[[float], tuple[float, float] | None]
 
-#: How far a sum of probabilities may be from 1: three thirds of six digits are none too far.
+#: How far a sum of probabilities may be from 1: 3 × 0.333333 must pass.
 _NOT_ONE = 1.01e-6
 _LARGEST_ALPHABET = 4096
 _BLOCK_BYTES = 1 << 22
@@ -62,8 +62,8 @@ class Source:
     sample
         (count, generator) → float64 (count, n), to fit on.
     fresh
-        The same from data that nothing was fitted on. A file holds only so many vectors: of these
-        it gives all but not more.
+        The same from data that nothing was fitted on. A stored source gives at most
+        the vectors it held back.
     entropy_nats
         Differential entropy h(X) where it is known: it gives Shannon's lower bound.
     truth

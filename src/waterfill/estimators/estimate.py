@@ -241,7 +241,7 @@ def method_of(method: str | Method, settings: dict[str, Any]) -> Method:
     """
     if isinstance(method, Method):
         if settings:
-            raise WaterfillError("settings go into the method itself")
+            raise WaterfillError("pass settings to the method object, not here")
         return method
     if method not in METHODS:
         raise WaterfillError(f"{method}: no such method ({', '.join(METHODS)})")

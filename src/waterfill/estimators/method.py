@@ -81,7 +81,7 @@ class Finding:
         return math.inf if self.ceiling is None else self.ceiling - read
 
     def is_sound(self, precision: float) -> bool:
-        """Whether it is a number at all, and none that rounding made of F − λD.
+        """Whether F and λD are finite, and F − λD not rounding error.
 
         Parameters
         ----------

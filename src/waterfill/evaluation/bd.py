@@ -58,7 +58,7 @@ class BDResult:
     share
         ``range_db`` as a share of the range of quality that either covers.
     method
-        Of interpolation.
+        Method of interpolation.
     warnings
         What to know before quoting the figure, a line each.
     """
@@ -169,7 +169,7 @@ def compare(
     method
         ``pchip`` or ``akima``.
     resamples, coverage, seed
-        Of the bootstrap over pictures.
+        Settings of the bootstrap over pictures.
 
     Returns
     -------
@@ -182,7 +182,7 @@ def compare(
         Below four points, without overlap, for values that are not finite, or for an unknown
         method or different pictures.
     WaterfillError
-        For a seed that is none.
+        For an invalid seed.
 
     References
     ----------
@@ -229,7 +229,7 @@ def _interval(
     seed: int,
     warnings: list[str],
 ) -> tuple[float, float] | None:
-    """Of BD-rate, over resampled pictures; None where there are too few."""
+    """Interval of BD-rate, over resampled pictures; None where there are too few."""
     counts = {len(stack) for stack in stacks if stack.ndim == 3}
     if len(counts) > 1:
         raise CurveError(f"anchor and test are of {' and '.join(map(str, counts))} pictures")

@@ -111,7 +111,7 @@ class Heif:
         return _extra("pillow_heif", "pillow-heif", "HEIC")
 
     def version(self) -> str:
-        """Of pillow-heif, libheif and x265."""
+        """Versions of pillow-heif, libheif and x265."""
         about = self._module().libheif_info()
         encoder = about.get("encoders", {}).get("x265")
         if encoder is None:
@@ -142,7 +142,7 @@ class JpegXL:
         return module
 
     def version(self) -> str:
-        """Of imagecodecs and libjxl."""
+        """Versions of imagecodecs and libjxl."""
         return f"{_installed('imagecodecs')}, {self._module().jpegxl_version()}"
 
     def encode(self, picture: Picture, setting: Setting) -> bytes:
@@ -195,7 +195,7 @@ class Ffmpeg:
     stream
         ffmpeg's name of the bare stream.
     options
-        Of the encoder, from a setting.
+        Gives the encoder's options for a setting.
     colour
         Conversion before and after, done here and not by ffmpeg.
     """
@@ -206,7 +206,7 @@ class Ffmpeg:
     colour: Colour
 
     def version(self) -> str:
-        """Of ffmpeg, with the encoder's name."""
+        """Version of ffmpeg, with the encoder's name."""
         return _ffmpeg_version(self.encoder)
 
     @property

@@ -28,7 +28,7 @@ class Colour:
     matrix
         Whose luma weights.
     bits
-        Of a sample: 8 … 16.
+        Bits of a sample: 8 … 16.
     chroma
         4:4:4, or 4:2:0: means of 2×2, and linear interpolation back.
     limited
@@ -69,12 +69,12 @@ class Colour:
         return found
 
     def round_trip(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What is left of RGB (H, W, 3) without any codec: its ceiling behind this conversion."""
+        """RGB (H, W, 3) converted and back without a codec: the ceiling this conversion sets."""
         height, width = pixels.shape[:2]
         return self.pixels(self.planes(padded(pixels, 2)))[:height, :width]
 
     def _scale(self, chroma: int) -> tuple[float, float]:
-        """What stands for nought, and the range of a sample, of luma or of chroma."""
+        """Value that stands for zero, and range of a sample, for luma or for chroma."""
         step = float(1 << (self.bits - 8))
         if self.limited:
             return (128.0 if chroma else 16.0) * step, (224.0 if chroma else 219.0) * step

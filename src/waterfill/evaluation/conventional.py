@@ -56,7 +56,7 @@ class Conventional:
     caveat: str = ""
 
     def made_of(self, setting: Setting) -> str | None:
-        """What tells it from others of its name, in hexadecimal; empty for those of this package.
+        """Hex digest that tells it from others of its name; empty for those of this package.
 
         None if that can't be said, of a coder that is no dataclass of plain values. Classes go by
         their names: what their code does is for :meth:`version` to say.
@@ -283,7 +283,7 @@ def conventional(name: str) -> Conventional:
     Raises
     ------
     CodecError
-        If there is none of that name, or its library is missing.
+        If no codec has that name, or its library is missing.
     """
     codec = CONVENTIONAL.get(name.strip().lower())
     if codec is None:

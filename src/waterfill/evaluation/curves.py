@@ -44,7 +44,7 @@ def rate_at_psnr(
     """Rate of a curve at a PSNR, in the unit of ``rates``.
 
     Inside the curve log rate is interpolated by PCHIP. Outside, or where there is but one point,
-    it goes on along the given slope from the nearest point.
+    it is extrapolated along the given slope from the nearest point.
 
     Parameters
     ----------

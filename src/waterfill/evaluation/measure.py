@@ -77,7 +77,7 @@ class OwnCodec:
 
     @property
     def name(self) -> str:
-        """The codec's, of a file its last folder's and its own; with effort and trellis if used."""
+        """The codec's short name, with effort and trellis if used."""
         if self.label is not None:
             return self.label
         effort = f", effort {self.effort}" if self.effort else ""
@@ -205,7 +205,7 @@ def _text(setting: Setting) -> str:
 
 
 def _made_of(codec: OwnCodec | Conventional, setting: Setting) -> str | None:
-    """What a caller's codec is made of beside what it says of itself; None if nobody can tell."""
+    """What tells a caller's codec from others of its name and version; None if that's unknown."""
     return "" if isinstance(codec, OwnCodec) else codec.made_of(setting)
 
 
@@ -230,7 +230,7 @@ def _key(
     }
 
 
-#: What a cache keeps of a row; the rest is who asked.
+#: Fields of a row that a cache keeps; the others come from the request.
 _KEPT = (
     "bytes",
     "bpp",
@@ -310,7 +310,7 @@ def evaluate(
         measurements, and all of them return the same evaluation. Unlike the cache it is of this
         work, and may lie where all machines see it.
     seed
-        Of the intervals.
+        Seed of the intervals.
     progress
         Called with measurements done, in all, and what was measured last.
 
@@ -322,7 +322,7 @@ def evaluate(
         If a codec is unknown, or its library is missing.
     WaterfillError
         If two codecs have one name, the cache or ``shards`` can't be written or used, or the seed
-        is none.
+        is invalid.
     """
     seed = check_seed(seed)
     items = _items(images)

@@ -191,7 +191,7 @@ def published_curve(name: str) -> PublishedCurve:
     Raises
     ------
     WaterfillError
-        If there is none.
+        If no curve has that name.
     """
     curves = published_curves()
     asked = name.strip().removeprefix("published:")

@@ -61,13 +61,13 @@ class Comparison:
     domain
         None for all pictures.
     metric
-        By which.
+        Quality metric that rates are compared at.
     result
         None where the curves can't be compared.
     reason
         Why not; empty where they can.
     caveats
-        Of anchor and test, and of the comparison, a line each.
+        Caveats of anchor, test and comparison, a line each.
     other_pictures
         Whether the anchor is a published curve of other pictures than those measured.
     """
@@ -93,7 +93,7 @@ class Evaluation:
     codecs
         In the order in which they were asked for.
     seed
-        Of the intervals.
+        Seed of the intervals.
     environment
         What the figures come from.
     """

@@ -31,12 +31,12 @@ class Row:
     codec, version, setting
         Its name, library or weights, and what the encoder was told, as text.
     bytes, bpp
-        Of the whole file, headers included; padding is not counted as pixels.
+        Size and rate of the whole file, headers included; padding is not counted as pixels.
     mse, psnr, ms_ssim
         Of the decoded file's 8-bit pixels, over all planes: squared 8-bit units, dB, and 0 … 1 or
         NaN for pictures below 161 pixels.
     encode_seconds, decode_seconds
-        On one thread, after a warm-up, beside as many others as there are threads.
+        On one thread, after a warm-up, while the other threads measure too.
     """
 
     image: str
@@ -78,7 +78,7 @@ class Summary:
     ms_ssim
         Mean over the pictures large enough to have one, 0 … 1, or NaN.
     ms_ssim_db
-        Of that mean.
+        That mean in dB.
     """
 
     codec: str

@@ -1,4 +1,4 @@
-"""Codecs of other make on the ladder: a small protocol, and what to do with one that keeps it."""
+"""Other people's codecs on the ladder: a small protocol, and adapters for what keeps it."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class Analysis:
 class TransformCodec(Protocol):
     """What a codec has to do to be measured. Gradients are welcome but not needed.
 
-    A codec may also say its ``price``, λ in bpp + λ·255²·MSE; None where nobody knows. It is asked
-    about one picture after the other. What it is given lies on the CPU as float32 and is its own to
-    alter; what it gives may lie anywhere.
+    A codec may also say its ``price``, λ in bpp + λ·255²·MSE; None where unknown. Pictures are
+    measured one after the other. Tensors passed to it are float32 on the CPU, and it may change
+    them; those it returns may be on any device.
     """
 
     @property
@@ -115,9 +115,9 @@ def _has_context(codec: object) -> TypeGuard[ContextCodec]:
 
 @contextmanager
 def evaluating(model: object) -> Iterator[None]:
-    """A network in evaluation mode, and each of its modules in its own again after that.
+    """Put a network into evaluation mode, and its modules back into their own modes afterwards.
 
-    What is no network is left alone.
+    Anything but a network is left alone.
     """
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [module.training for module in modules]
@@ -154,11 +154,10 @@ class Adapted:
 
     def __init__(self, codec: TransformCodec) -> None:
         if isinstance(codec, type):
-            raise CodecError(f"{codec.__name__} is a class; what it makes can be measured")
+            raise CodecError(f"{codec.__name__} is a class; pass an instance")
         for method in _lacking(codec, _TRANSFORMS):
             raise CodecError(
-                f"{type(codec).__name__} is no codec that can be measured: "
-                f"it has no method {method}()"
+                f"{type(codec).__name__} can't be measured: it has no method {method}()"
             )
         lacking = _lacking(codec, _CONTEXT)
         if len(lacking) == 1:  # without its context it would be another codec
@@ -175,7 +174,7 @@ class Adapted:
         return str(getattr(self._codec, "name", type(self._codec).__name__))
 
     def identity(self) -> dict[str, Any]:
-        """None: nothing says when it has become another codec.
+        """Refused: nothing tells when such a codec has changed.
 
         Raises
         ------

@@ -28,11 +28,11 @@ class _Collected:
     pictures
         What is said of each.
     curves
-        Of each, by rung: its points at all settings where the rung has one.
+        For each, by rung: its points at all settings where the rung has one.
     main
-        Of each, by rung: the point at the setting that was asked for.
+        For each, by rung: the point at the setting that was asked for.
     exhibits
-        Of those that are shown.
+        Exhibits of the pictures that are shown.
     channels
         bpp by channel of latents, summed over pictures, by name.
     """
@@ -120,15 +120,15 @@ def assemble(
     Parameters
     ----------
     name
-        Of the codec.
+        Name of the codec.
     setting, main
         What was asked for, and which of the settings it is.
     rungs
-        In the order in which they were measured.
+        Rungs, in the order in which they were measured.
     measured
-        Of every picture.
+        Measurements, one for each picture.
     seed
-        Of the bootstrap.
+        Seed of the bootstrap.
     """
     kept = _collect(measured, rungs, main)
     curves = _mean_curves(kept.curves, rungs)

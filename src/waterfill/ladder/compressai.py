@@ -39,7 +39,7 @@ def as_protocol(model: nn.Module) -> TransformCodec:
     Raises
     ------
     CodecError
-        If it is none of those that a Gaussian prior with side information describes.
+        If its prior isn't a Gaussian one with side information.
     """
     missing = [part for part in _PARTS if not hasattr(model, part)]
     if missing:
@@ -60,7 +60,7 @@ class _Hyperprior:
         self.name = type(model).__name__
 
     def analyse(self, x: Tensor) -> Analysis:
-        """By the model's own parts."""
+        """Use the model's own parts."""
         model = self._model
         height, width = (-side % _ALIGNMENT for side in x.shape[2:])
         device = next(model.parameters()).device
@@ -94,7 +94,7 @@ class _Hyperprior:
         return bounded
 
     def synthesise(self, y_hat: Tensor) -> Tensor:
-        """By the model's g_s."""
+        """Use the model's g_s."""
         with evaluating(self._model):
             x_hat: Tensor = self._model.g_s(y_hat.to(next(self._model.parameters()).device))
             return x_hat
@@ -119,7 +119,7 @@ class _WithContext(_Hyperprior):
         return (front == t for t in range(width + reach * (height - 1)))
 
     def predict(self, analysis: Analysis, y_hat: Tensor) -> tuple[Tensor, Tensor]:
-        """By context_prediction and entropy_parameters."""
+        """Use the model's context_prediction and entropy_parameters."""
         model, features = self._model, analysis.mu
         with evaluating(self._model):
             near = model.context_prediction(y_hat.to(features.device))

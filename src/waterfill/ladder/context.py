@@ -6,7 +6,7 @@ that into a better mean and variance of the residual r = y − μ,
 
     v' = σ² exp(a + b·log E₁ + c·log E₂),    m = d·r̂_W + e·r̂_N,
 
-with E₁ the mean energy, beside what was expected, of the 12 causal neighbours of a 5×5 window in
+with E₁ the mean energy, relative to that expected, of the 12 causal neighbours of a 5×5 window in
 the same channel, E₂ that of the channels before it at the same place, and r̂ the residuals of the
 left and upper neighbours. Everything on the right has arrived before, and the channel itself stays
 as it is, so the rate can be achieved. Before means in the codec's own order, part by part, and in
@@ -30,7 +30,7 @@ __all__ = ["PARAMETER_BITS", "FittedContext", "Posterior", "fit_context"]
 #: Each parameter is told in 16 bits: whole 256ths below 128.
 PARAMETER_BITS = 16
 _STEPS_PER_ONE = 256.0
-#: So much energy is taken for seen beforehand, as much as was expected.
+#: Added to the energy seen and to that expected, so that few neighbours change little.
 _PRIOR_WEIGHT = 1.0
 _CAUSAL = [(i, j) for i in (-2, -1, 0) for j in range(-2, 3) if i < 0 or j < 0]
 #: Active latents that a fit looks at, at most.
@@ -136,9 +136,9 @@ class Posterior:
 
 
 def _add_shifted(total: Tensor, x: Tensor, row: int, column: int, part: Tensor | None) -> None:
-    """Add what lies at an offset, no row below, before each place of (M, h, w), if anything.
+    """Add to each place of (M, h, w) the value at an offset before it, no row below, if any.
 
-    Of what arrives with a later part than that place, nothing is added.
+    Values that arrive with a later part than the place are not added.
     """
     height, width = x.shape[1:]
     left, right = max(0, -column), width - max(0, column)
@@ -180,7 +180,7 @@ def fit_context(tiles: Sequence[Posterior]) -> FittedContext:
     Parameters
     ----------
     tiles
-        Of the picture, all planes (M, h, w).
+        Tiles of the picture, all planes (M, h, w).
     """
     nothing = FittedContext((0.0,) * 5)
     skip = max(1, -(-sum(int(tile.sent.sum()) for tile in tiles) // _MOST))

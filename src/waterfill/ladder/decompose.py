@@ -35,8 +35,8 @@ __all__ = [
 #: Resamples of a bootstrap: of eight pictures its interval leaves out six in a thousand at an end.
 _RESAMPLES = 500
 
-#: Beyond the ends of a curve it may be read so many decibels away, and so much in ln R: that of a
-#: codec that has learned nothing is all but vertical.
+#: How far beyond its ends a curve may be read, in dB and in ln R: the curve of a codec that has
+#: learned nothing is nearly vertical.
 _REACH, _RATE_REACH = 0.5, math.log(10.0)
 
 Curves = Mapping[str, Sequence[Point]]
@@ -56,8 +56,8 @@ def efficient(
 ) -> list[Point]:
     """The points that no other beats in both rate and PSNR, or another fidelity, ascending.
 
-    At low rates an idealised channel can stall: a higher quality that costs more and shows less.
-    Nobody would work there.
+    At low rates an idealised channel can stall: a higher quality costs more and shows less.
+    Such points are dropped.
     """
     kept: list[Point] = []
     for point in sorted(curve, key=lambda p: (-fidelity(p), p.bpp)):
@@ -105,7 +105,7 @@ def rates_at_equal_psnr(curves: Curves, main: Mapping[str, Point]) -> dict[str, 
     Parameters
     ----------
     curves
-        Of every rung.
+        Curve of every rung.
     main
         The point of every rung at the setting that was asked for.
     """
@@ -222,7 +222,7 @@ def intervals(
     main_of
         The points at the setting that was asked for, likewise.
     seed
-        Of the bootstrap.
+        Seed of the bootstrap.
 
     Returns
     -------

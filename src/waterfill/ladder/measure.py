@@ -193,7 +193,7 @@ def limits(
         next higher ones too, since they show less at equal quality. A codec of one rate is measured
         at steps around its own instead.
     seed
-        Of the noise of channels, and of the bootstrap.
+        Seed of the channels' noise, and of the bootstrap.
     shards
         A folder for what is measured of each picture, as Parquet files: a run that was killed goes
         on from there, and processes that a launcher has started share the pictures. All of them
@@ -211,7 +211,7 @@ def limits(
         If there is no such codec, or one of other make breaks the protocol; with ``shards``, for
         all of those, and for weights that no file holds.
     WaterfillError
-        If ``shards`` can't be written, or holds a file that is damaged; for a seed that is none.
+        If ``shards`` can't be written, or holds a file that is damaged; for an invalid seed.
     """
     seed = check_seed(seed)
     subject = _as_subject(codec)
@@ -239,7 +239,7 @@ def limits(
         subject.in_turn,
     )
     moments = _survey(subject, [s for s in settings if not s.beside], shared)
-    # Settings beside come last; their rungs ask for no moments, only how many channels there are.
+    # Settings with ``beside`` come last; their rungs need no moments, only the number of channels.
     moments += moments[:1] * (len(settings) - len(moments))
     levels = side_by_side(
         lambda index, check: _levels(subject, settings[index], len(moments[index].power), seed),
@@ -271,7 +271,7 @@ def limits(
 
 
 def _identity_of(picture: Picture) -> list[str]:
-    """What lies in it, and what it is called in tables."""
+    """Digest of its pixels, and its name in tables."""
     return [fingerprint(picture), picture.name]
 
 
@@ -297,12 +297,12 @@ def measure_rung(
     rung
         What is measured; no rung that asks for moments of the data set.
     qualities
-        At which.
+        Qualities to measure at.
 
     Returns
     -------
     list of list of Point
-        Of every picture, in the order of the qualities.
+        For every picture, its points in the order of the qualities.
     """
     subject, items, seed = OwnCodec(codec), pictures_in(images), check_seed(seed)
     checked = [codec.check_quality(quality) for quality in qualities]

@@ -94,11 +94,11 @@ class MeasurePicture:
     settings, main
         Where it is measured, and which of them the table is of.
     rungs
-        Of the ladder.
+        Rungs of the ladder.
     known
         What is known before a picture is looked at, by setting.
     seed
-        Of the channels' noise, with each picture's pixels.
+        Seed of the channels' noise, together with each picture's pixels.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class MeasurePicture:
             Called after every rung.
         """
         label = Path(picture.name).name
-        # Each picture meets noise of its own, or a bootstrap over them would hold none of it.
+        # Each picture has noise of its own, so that a bootstrap over pictures covers the noise too.
         seed = (self.seed + int(fingerprint(picture)[:15], 16)) & _SEEDS
         similarity = SimilarityTo(picture.pixels)
         table: list[list[Point | None]] = [[] for _ in self.rungs]
@@ -136,7 +136,7 @@ class MeasurePicture:
         exhibit = None
         for index, (setting, known) in enumerate(zip(self.settings, self.known, strict=True)):
             sitting = self.subject.sit(picture, setting)
-            # Settings beside those asked for are there to compare rates at equal PSNR.
+            # Settings other than those asked for serve to compare rates at equal PSNR.
             view = _Viewer(picture, sitting, None if setting.beside else similarity)
             at_main = index == self.main
             traces: dict[str, _Traces] = {}

@@ -29,8 +29,8 @@ class Point:
 
     Rates are in bits per pixel of the picture, ``psnr`` in dB, ``mse`` in squared 8-bit steps,
     ``ms_ssim`` NaN where pictures are too small for it, and at settings that only serve comparisons
-    at equal PSNR. ``parts`` splits ``bpp`` by what the bits buy. ``step`` is beside the codec's
-    own, ``price`` its λ; NaN where unknown.
+    at equal PSNR. ``parts`` splits ``bpp`` by what the bits buy. ``step`` is relative to the
+    codec's own, ``price`` its λ; NaN where unknown.
     """
 
     quality: float
@@ -49,7 +49,7 @@ class Point:
 
 
 def setting_label(quality: float, step: float = 1.0) -> str:
-    """A setting in words: of a quality, of a step beside the codec's own, or its own rate."""
+    """A setting in words: a quality, a step relative to the codec's own, or its only rate."""
     if step != 1.0:
         return f"step × {step:.3g}"
     return f"quality {quality:g}" if math.isfinite(quality) else "its own rate"
@@ -97,11 +97,11 @@ class Decomposition:
     Attributes
     ----------
     psnr
-        Of what the codec shows, dB.
+        PSNR of the codec's reconstructions, dB.
     achieved_bpp
-        Of its files, or of the ideal coder where it makes none.
+        Rate of its files, or of the ideal coder where it makes none.
     coder_overhead_bpp
-        Of the file over its ideal code length.
+        Rate of the file in excess of its ideal code length.
     quantisation_bpp
         Rounding's rate over that of Gaussian noise, by the same prior.
     trellis_bpp

@@ -62,7 +62,7 @@ class Status(StrEnum):
 #: Names of rungs that the decomposition reads.
 BITSTREAM, IDEAL, TRELLIS = "bitstream", "ideal coder", "trellis"
 TEST_CHANNEL, POSTERIOR, CONTEXT = "test channel", "learned posterior", "+ context"
-#: Those that lie far below the codec's PSNR at its own setting, and that the decomposition needs.
+#: Rungs far below the codec's PSNR at its own setting that the decomposition needs.
 BESIDE = (TEST_CHANNEL, POSTERIOR, CONTEXT)
 #: Names of what bits buy.
 LATENTS, SIDE = "latents", "side information"
@@ -91,7 +91,7 @@ class Known:
 class Spent(NamedTuple):
     """Bits of the latents (M, h, w) of a tile, added up two ways: all of them take too much memory.
 
-    By channel, float64 (M,), and by place, float32 (h, w).
+    ``by_channel`` is float64 (M,), ``by_place`` float32 (h, w).
     """
 
     by_channel: Tensor
@@ -99,7 +99,7 @@ class Spent(NamedTuple):
 
     @classmethod
     def on(cls, bits: Tensor) -> Spent:
-        """Of bits of each latent."""
+        """Sums of the bits of each latent (M, h, w)."""
         return cls(bits.double().sum((1, 2)), bits.sum(0).float())
 
 
@@ -187,7 +187,7 @@ class Rung(ABC):
         known
             What was known before.
         seed
-            Of the channel's noise, the same for every rung.
+            Seed of the channel's noise, the same for every rung.
         """
 
 

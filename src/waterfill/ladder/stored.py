@@ -58,7 +58,7 @@ def record_of_measurement(measured: Measurement, rungs: Sequence[Rung]) -> Recor
 
 
 def measurement_of(record: Record, rungs: Sequence[Rung], settings: int) -> Measurement:
-    """The same back, for so many settings."""
+    """The measurement that a record stores, with this number of settings."""
     points: dict[str, list[Point | None]] = {rung.name: [None] * settings for rung in rungs}
     for row in record.rows:
         points[row["rung"]][row["setting"]] = Point(**{name: row[name] for name in _POINT})

@@ -32,7 +32,7 @@ __all__ = [
     "steps_around",
 ]
 
-#: Steps at which a codec of one rate is measured: its own, and what its rungs do beside it.
+#: Relative steps at which a codec of one rate is measured: two coarser, its own, one finer.
 STEPS = (2.0, math.sqrt(2.0), 1.0, math.sqrt(0.5))
 
 
@@ -45,11 +45,11 @@ class Setting:
     quality
         1 … 8; NaN for codecs of other make.
     step
-        Beside the codec's own.
+        Relative to the codec's own.
     price
         λ in bpp + λ·255²·MSE that the codec works at; NaN where nobody knows.
     beside
-        Whether only those rungs are measured that lie too far from the codec at its own setting.
+        Whether only the rungs in ``BESIDE`` are measured here, to read them at the codec's PSNR.
     """
 
     quality: float
@@ -167,7 +167,7 @@ class _SteppedView:
 
 
 def stepped(views: Sequence[View], step: float) -> Sequence[View]:
-    """Views at a step beside the codec's own: their latents are in the new one."""
+    """Views at a step relative to the codec's own; their latents are in units of the new one."""
     return views if step == 1.0 else [_SteppedView(view, step) for view in views]
 
 
@@ -220,7 +220,7 @@ class OwnCodec:
         return self._codec.short_name
 
     def identity(self) -> dict[str, Any]:
-        """Of the weights, with the side of tiles.
+        """Identity of the weights, and the side of tiles.
 
         Raises
         ------

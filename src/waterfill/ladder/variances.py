@@ -44,14 +44,14 @@ class Moments:
 
     @classmethod
     def of(cls, ys: Sequence[Tensor]) -> Moments:
-        """Of the tiles of one picture."""
+        """Moments of one picture, from its tiles."""
         power = sum(y.double().square().sum((1, 2)) for y in ys)
         assert isinstance(power, Tensor)
         return cls(power.numpy(), sum(y[0].numel() for y in ys), 1)
 
     @classmethod
     def joined(cls, moments: Sequence[Moments]) -> Moments:
-        """Of all their pictures."""
+        """Moments of all their pictures together."""
         power = np.sum([m.power for m in moments], axis=0)
         return cls(power, sum(m.count for m in moments), sum(m.pictures for m in moments))
 
@@ -135,7 +135,7 @@ class Grouped:
         return Variances((self._sigma(y) for y in ys), price)
 
     def _size(self, y: Tensor) -> tuple[int, int]:
-        """Of a whole window, which a tile may be smaller than."""
+        """Sides of a window, no larger than the tile."""
         return min(self.window, y.shape[1]), min(self.window, y.shape[2])
 
     def _sigma(self, y: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ def check_request(name: str, request: Request) -> None:
         If nothing has this name, it has no such scale, or it has no use for what is given.
     """
     if name not in REPRODUCTIONS:
-        raise WaterfillError(f"{name}: can't be reproduced ({', '.join(REPRODUCTIONS)})")
+        raise WaterfillError(f"{name}: no such figure or table ({', '.join(REPRODUCTIONS)})")
     if request.scale == "night" and name not in OVERNIGHT:
         raise WaterfillError(f"{name}: has no scale night, which is for {', '.join(OVERNIGHT)}")
     if request.pictures and name in WITHOUT_PICTURES:

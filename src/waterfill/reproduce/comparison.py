@@ -128,7 +128,7 @@ def fig5a(request: Request) -> Reproduction:
             "Rungs are of the bundled codec as it stands, without fine-tuning: trained limits are "
             "in figure 4. Published curves are means over the 24 Kodak photographs.",
             f"{len(pictures)} pictures"
-            + (", those 24." if kodak else ", which are others: compare with care."),
+            + (": the Kodak photographs." if kodak else ", which are others: compare with care."),
             _of_fitting(bounds),
         ),
         environment(request.seed),

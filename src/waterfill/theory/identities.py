@@ -36,7 +36,10 @@ def _table(value: npt.ArrayLike, name: str, axes: int) -> FloatArray:
     table = as_floats(value, name, minimum=0.0)
     last = tuple(range(-axes, 0))
     if table.ndim < axes or not table.size:
-        raise ValueError(f"{name} needs {axes} axes and an entry, got the shape {table.shape}")
+        raise ValueError(
+            f"{name} must have at least {axes} {'axis' if axes == 1 else 'axes'} and not be empty, "
+            f"got the shape {table.shape}"
+        )
     total = table.sum(axis=last, keepdims=True)
     if not (total > 0.0).all():
         raise ValueError(f"{name} must not be all zero")

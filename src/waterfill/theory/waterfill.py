@@ -355,7 +355,8 @@ def reverse_waterfill(
             u = w * v
         _, peak, total = _survey(u)
     if not np.isfinite(total):
-        raise ValueError("weights x variances must be finite, and so must their sum")
+        what = "variances" if w is None else "weights x variances"
+        raise ValueError(f"{what} must be finite, and so must their sum")
     peak = max(peak, 0.0)  # of no component at all
 
     if distortion is not None:

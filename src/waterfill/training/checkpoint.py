@@ -131,7 +131,7 @@ def restore(
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in below("optimiser.").items():
         number, slot = name.split(".", 1)
-        # A file has forgotten how a slot lay in memory.
+        # A file doesn't keep the memory layout of a slot.
         value = torch.empty_like(expected[f"optimiser.{name}"]).copy_(value)
         slots.setdefault(int(number), {})[slot] = value
     groups = optimiser.state_dict()["param_groups"]

@@ -41,13 +41,12 @@ OBJECTIVES = (
     "oracle-rounding",
     "oracle-test-channel",
 )
-#: Fields that may differ when a run goes on: where things are, how often they are looked at, and
-#: how long it lasts.
+#: Fields that may differ when a run is resumed: paths, intervals of checks, and its length.
 _FREE = frozenset(
     {"steps", "data", "start", "checkpoint_every", "validate_every", "skip_nonfinite"}
 )
 
-#: Beyond these a number is a slip: the first batch alone would outlast patience or memory.
+#: Larger values are refused as typing errors: such a run would never end, or run out of memory.
 _MOST = {"steps": 10**9, "batch": 1 << 16, "crop": 1 << 12}
 
 
@@ -101,8 +100,8 @@ class TrainConfig:
         for ``table2``). With 128 nearly every hyper-latent touches a border, and a prior learns
         that: 256 is better.
     augment
-        Reduce and mirror half of the crops each. Not for pictures whose pixels are what counts, as
-        digits do.
+        Reduce half of the crops and mirror half. Not for pictures whose exact pixels matter, as
+        digits.
     accumulate
         Pieces that a process cuts its share of a batch into, to save memory. Up to the order of
         sums the outcome doesn't depend on it.
@@ -120,7 +119,7 @@ class TrainConfig:
     linear_steps
         Of a codec with the transform ``klt``: so many steps at the start train the prior and the
         gains alone, on the block transform. They cost a fraction of the others. Not for a run with
-        a ``start``, whose filter they would leave out, and go on from as if it had been there.
+        a ``start``, whose trained filter they would leave out.
     clip
         Largest gradient norm.
     ema
@@ -201,7 +200,9 @@ class TrainConfig:
             )
         check_seed(self.seed, TrainingError)
         if not (self.warmup >= 0 and 0 <= self.decay <= 1 and 0 <= self.ema < 1):
-            raise TrainingError("warmup, decay and ema can't be negative, nor the last two above 1")
+            raise TrainingError(
+                "warmup must be at least 0, decay in 0 … 1, ema at least 0 and below 1"
+            )
         self._check_regulariser()
         for name, known in (
             ("precision", PRECISIONS),
@@ -228,7 +229,7 @@ class TrainConfig:
             raise TrainingError(f"side information of {self.codec.side!r} predicts no mean")
         filling = self.objective == "oracle-test-channel" and self.oracle_mode != "smooth"
         if not 0 <= self.budget < math.inf:
-            raise TrainingError(f"budget can't be negative, nor {self.budget}")
+            raise TrainingError(f"budget must be finite and at least 0, not {self.budget}")
         if self.budget and not (filling and self.codec.context == "none"):
             raise TrainingError(
                 "a budget belongs to oracle-test-channel in a paper mode, without a context"
@@ -239,7 +240,7 @@ class TrainConfig:
 
     def _check_regulariser(self) -> None:
         if not 0 <= self.alpha < math.inf:
-            raise TrainingError(f"alpha can't be negative, nor {self.alpha}")
+            raise TrainingError(f"alpha must be finite and at least 0, not {self.alpha}")
         if not 0 <= self.alpha_decay <= 1:
             raise TrainingError(f"alpha_decay is a share of the run, not {self.alpha_decay}")
         if self.source_model == "none" and (self.alpha or self.alpha_decay):
@@ -300,7 +301,7 @@ class TrainConfig:
     def changed_from(self, other: Mapping[str, Any]) -> str | None:
         """The first field that differs from ``other``, and may not when a run goes on."""
         ours = self.to_dict()
-        # Of a plateau, what is looked at decides the outcome.
+        # With ``plateau``, the held-back losses, and so how often they are taken, decide the rate.
         free = _FREE - ({"validate_every"} if self.schedule == "plateau" else set())
         return next((n for n in ours if n not in free and ours[n] != other.get(n)), None)
 

@@ -60,7 +60,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     Raises
     ------
     TrainingError
-        As of :func:`check_engine`.
+        As for :func:`check_engine`.
     """
     check_engine(config)
     # Steps on the block transform alone, and a genie in the prior's place, leave parameters

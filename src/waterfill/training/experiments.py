@@ -25,7 +25,7 @@ __all__ = ["PIECE_BYTES", "Experiment", "Outcome", "hand_back", "load_experiment
 
 #: Largest piece of handed-back weights.
 PIECE_BYTES = 16_000_000
-#: With less time left, starting up would be all that a run gets done.
+#: With less time left, a run would do no more than start up.
 _LEAST_MINUTES = 0.5
 
 
@@ -143,19 +143,19 @@ def work_through(
     """Run what is unfinished until time is up.
 
     An experiment that fails is reported, and the next one begins; Ctrl-C or SIGTERM leaves a
-    checkpoint and ends the queue. One that began with other weights of another than are there now
-    is not trained again, but its note says so.
+    checkpoint and ends the queue. A run that began with weights of its ``after`` that have changed
+    since is not trained again; its note says so.
 
     Parameters
     ----------
     experiments
-        In order of urgency.
+        The runs, most urgent first.
     out
         Folder of the runs' folders.
     data
         Pictures for experiments that name none.
     max_minutes
-        In all.
+        Time for all of them together.
     progress
         Called with the experiment's name and a report, after every step.
     """
@@ -210,7 +210,7 @@ def work_through(
             number = stopped_by = stop.number
             step = _stands_at(folder)
         except Exception as error:
-            # Whatever befell this one, the next has its own data, start and size.
+            # The next run has its own data, start and size, and may succeed.
             reason = " ".join(str(error).split()) or type(error).__name__
             note = f"failed: {reason}"
             torch.cuda.empty_cache()
@@ -219,7 +219,7 @@ def work_through(
 
 
 def hand_back(runs: str | Path, out: str | Path, *, piece_bytes: int = PIECE_BYTES) -> list[Path]:
-    """Copy weights and records of all runs, cut in pieces that fit through a narrow door.
+    """Copy weights and records of all runs, weights in pieces of at most ``piece_bytes``.
 
     ``NAME.safetensors.000``, ``.001`` … concatenated are the weights of run ``NAME``.
 

@@ -73,14 +73,14 @@ class RunFolder:
 
     @contextmanager
     def claimed(self, *, resume: bool) -> Iterator[None]:
-        """Have the folder for oneself, if it holds a run that is to go on, or none otherwise.
+        """Hold the folder exclusively; it must hold a run if ``resume``, else none.
 
-        Of the processes of a launcher the first one holds it for all.
+        Where a launcher has started several processes, the first holds it for all.
 
         Raises
         ------
         TrainingError
-            If not, if another process is at work in it, or if the folder can't be made.
+            If it does not, if another process is training into it, or if it can't be made.
         """
         if resume and not self.checkpoint.exists():
             raise TrainingError(f"{self.checkpoint}: no such file, nothing to resume")

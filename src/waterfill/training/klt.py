@@ -81,7 +81,7 @@ def start_from_klt(codec: Codec, pictures: PictureSet, *, seed: int) -> None:
     pictures
         Photographs to take statistics from.
     seed
-        Of the choice of blocks.
+        Seed of the choice of blocks.
 
     Raises
     ------

@@ -16,17 +16,17 @@ __all__ = ["Learner"]
 class Learner:
     """An objective on a codec, with one optimiser for all that learns.
 
-    The codec and a source model beside it have each their rate and their clipping: neither notices
-    what the other's gradients are.
+    The codec and a source model each have their own learning rate and clipping: neither is affected
+    by the other's gradients.
 
     Parameters
     ----------
     config
-        Of the run.
+        Settings of the run.
     fabric
-        Its processes, devices and precision.
+        Processes, devices and precision of the run.
     codec
-        To be trained.
+        The codec to be trained.
 
     Attributes
     ----------
@@ -62,7 +62,10 @@ class Learner:
             group["lr"] = group["rate"] * rate
 
     def gradients(self, batch: Batch, *, pieces: int = 1, last: bool = True) -> Losses:
-        """Losses of a batch, whose gradients are added up; ``last`` of so many pieces or not."""
+        """Losses of one of ``pieces`` parts of a batch; adds up its gradients.
+
+        Processes exchange them at the ``last``.
+        """
         with self._fabric.no_backward_sync(self._model, enabled=not last):
             losses: Losses = self._model(batch)
             self._fabric.backward(losses.loss / pieces)

@@ -38,25 +38,26 @@ from waterfill.training.validation import LEAST_MSE, split, to_pixels
 
 __all__ = ["Report", "train"]
 
-#: So many steps left out one after another are no accident any more.
+#: Most steps skipped in a row before the run stops.
 _MAX_SKIPPED_IN_A_ROW = 100
-#: What is recorded of training and of validation. The rate that a learned prior charges is the same
-#: as that which is trained, unless a genie helps.
+#: Figures recorded in training and in validation. The rate that a learned prior charges is the
+#: trained one, unless the channel is genie-aided.
 _WATCHED = ("loss", "bpp", "psnr", "prior_bpp")
-#: What is recorded of training alone besides.
+#: Figures recorded in training.
 _RECORDED = (*_WATCHED, *Objective.ASIDE)
 
-#: What stops a run with a checkpoint.
+#: Signals that stop a run with a checkpoint.
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-#: A held-back loss so many times above the last has left for good.
+#: A held-back loss stops the run when it exceeds the lower of the first and the last by more than
+#: so many times that loss.
 _RUNAWAY = 10.0
-#: A prior's rate so much above the first, while the oracle's falls, is worth a word.
+#: A prior's rate above its first by more than this share, while the oracle's falls, is reported.
 _DRIFT = 0.05
-#: Shares of λ: a regulariser below the first does nothing, from the second on it rules.
+#: Shares of λ: a regulariser below the first does nothing, above the second it dominates.
 _VANISHING, _DOMINATING = 1e-3, 1.0
-#: Times its least that the smoothed cost of distortion of a dominated codec may grow to before the
-#: run stops; and steps until the mean of what crops happen to be has settled.
+#: Factor over its least at which a dominated codec's smoothed distortion cost stops the run; steps
+#: before that mean has settled.
 _GROWN, _SETTLED = 3.0, 50
 
 
@@ -147,7 +148,7 @@ def train(
     until = time.monotonic() + 60 * max_minutes
     folder = RunFolder(Path(out))
     folder.check(config)
-    # Before there is a folder: what is asked for, or the name of the codec, may be a mistake.
+    # Before a folder is made: the request, or the codec's name, may be a mistake.
     check_engine(config)
     pictures = open_pictures(config.data)
     start = load_start(config.start, config.codec) if config.start and not resume else None
@@ -279,7 +280,7 @@ class _Run:
             restore(tensors, self.objective, self.average, self.learner.optimiser)
         except ValueError as error:
             raise TrainingError(f"{checkpoint}: does not fit this config ({error})") from None
-        if self.folder.weights.exists():  # who holds them should not find others without a step
+        if self.folder.weights.exists():  # don't rewrite them before a step is done
             self._saved = self.step
         self._tell(note=f"resumed at step {self.step}")
 
@@ -360,7 +361,7 @@ class _Run:
                 seeds[part],
             )
             losses = self.learner.gradients(batch, pieces=pieces, last=piece == pieces - 1)
-            # Of what is exact, as blank pictures can be, it would stay infinite in all means after.
+            # One exact (blank) picture would make all later means infinite.
             psnr = (-10.0 * torch.log10(losses.mse.detach().clamp_min(LEAST_MSE))).mean()
             bpp, prior_bpp = losses.bpp.detach().mean(), losses.prior_bpp.detach().mean()
             values = (losses.loss.detach(), bpp, psnr, prior_bpp)
@@ -537,7 +538,7 @@ class _Run:
         provenance = {
             "steps": str(self.step),
             "seconds": f"{self.seconds:.0f}",
-            # Weights are given away; where things lay on this machine is not.
+            # Weights are published; paths on this machine are not.
             "training": json.dumps(self.config.without_places()),
             "data": self.fingerprint,
             "validation": json.dumps(self.shown),

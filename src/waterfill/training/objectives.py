@@ -15,8 +15,8 @@ kind                    channel              rate
 Each can be regularised by MSE: its loss is then less by α·H_q(X|X̂) (paper 2), see
 :class:`~waterfill.training.regulariser.Regulariser`.
 
-What an oracle is told no decoder can know: those two are genie-aided. A prior is trained beside
-them on the same ŷ, and what it would charge is part of the record (:attr:`Losses.prior_bpp`).
+The two oracles are genie-aided: no decoder can know what they are told. A prior is trained along
+with them on the same ŷ, and what it would charge is recorded (:attr:`Losses.prior_bpp`).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Batch:
     quality
         One for each picture, float32 (B,).
     seeds
-        Of the noise of each picture.
+        Seed of the noise of each picture.
     """
 
     __slots__ = ("noise", "pixels", "quality")
@@ -162,7 +162,7 @@ class Objective(nn.Module, ABC):
         Added to the loss; its source model learns beside the codec and is not part of it.
     """
 
-    #: What :meth:`aside` has figures of.
+    #: Names of the figures that :meth:`aside` gives.
     ASIDE = ("source_bits", "pull", "resistance")
 
     def __init__(
@@ -232,7 +232,7 @@ class RateDistortion(Objective):
     codec
         The codec.
     channel
-        Of the latents.
+        Channel of the latents; None for :class:`StraightThrough`.
     distortion, scale, regulariser
         As for :class:`Objective`.
     """
@@ -265,8 +265,8 @@ class RateDistortion(Objective):
 class GenieAided(Objective):
     """Rate and distortion of a codec whose channel is told each latent's variance.
 
-    The codec's own prior learns beside it what the same ŷ would cost without the genie. The loss is
-    the oracle's alone; the gradient of the prior's rate reaches nothing but the prior.
+    The codec's own prior learns to code the same ŷ without the genie. The loss reported is the
+    oracle's alone; the gradient of the prior's rate reaches nothing but the prior.
 
     Parameters
     ----------
@@ -292,7 +292,7 @@ class GenieAided(Objective):
         self.oracle = oracle
 
     def cost(self, x: Tensor, batch: Batch) -> tuple[Losses, Tensor]:
-        """At the oracle's price, the prior's beside it."""
+        """Through the oracle at its price, and what the prior would charge."""
         quality = batch.quality
         prior = None if self.oracle.predicted_mean else NoSideInformation()
         passage = self.codec(x, quality, self.oracle, batch.noise, prior=prior)

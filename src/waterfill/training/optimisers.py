@@ -84,7 +84,7 @@ class Soap(torch.optim.Optimizer):
             slots.update(slots_of(self, parameter))
         array, taken = _array(grad), int(slots["step"])
         if sides and taken % group["look"] == 0:
-            # A plain mean until there are enough of them, or the first would rule for long.
+            # A plain mean until there are enough of them, or the first would dominate for long.
             seen = 1 if fresh else 2 + taken // group["look"]
             weight = max(1.0 - group["betas"][1], 1.0 / seen)
             for side in sides:
@@ -128,7 +128,7 @@ class Soap(torch.optim.Optimizer):
 
 
 def _shape(weight: Tensor) -> tuple[int, ...]:
-    """Of a weight's array: taps × outputs × inputs, the taps among the inputs where they are few.
+    """Shape a weight is seen in: taps × outputs × inputs, few taps being joined to the inputs.
 
     The fewer sides, the better the bases: a patch of all inputs has directions that neither its
     taps nor its channels have.
@@ -203,7 +203,7 @@ def make_optimiser(
 
 
 def slots_of(optimiser: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
-    """What an optimiser keeps of a parameter that it has moved: zeros that lie as it does."""
+    """State of an optimiser for a parameter: zeros, in the layout the optimiser keeps them in."""
     return dict(_slots(isinstance(optimiser, Soap), parameter))
 
 

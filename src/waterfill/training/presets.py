@@ -108,7 +108,7 @@ def _at_all(config: TrainConfig) -> TrainConfig:
 
 
 def _classic(quality: int, *, architecture: str, alpha: float | None = None) -> TrainConfig:
-    """Of paper 2, which trains CompressAI's models as CompressAI does; with α its regulariser."""
+    """Settings of paper 2: CompressAI's models and training; with ``alpha``, its regulariser."""
     return TrainConfig(
         source_model="none" if alpha is None else "aligned",
         alpha=alpha or 0.0,

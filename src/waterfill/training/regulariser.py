@@ -98,7 +98,7 @@ class Regulariser(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= alpha < math.inf:
-            raise TrainingError(f"alpha can't be negative, nor {alpha}")
+            raise TrainingError(f"alpha must be finite and at least 0, not {alpha}")
         if unit not in UNITS:
             raise TrainingError(f"the unit must be one of {', '.join(UNITS)}, not {unit}")
         if not 0 < share <= 1:
@@ -124,7 +124,7 @@ class Regulariser(nn.Module):
         weight
             Of each picture's cost in the loss, (B,); None for 1. q learns from all alike.
         seeds
-            Of the windows, one for each picture; None draws them from torch's generator.
+            Seeds of the windows, one for each picture; None draws them from torch's generator.
         """
         self.source.check(x, x_hat)
         if not self._checked:

@@ -61,7 +61,7 @@ def start_from(codec: Codec, other: Codec, pictures: PictureSet, *, seed: int) -
     Parameters
     ----------
     codec
-        To be trained, just made.
+        The codec to be trained, just made.
     other
         Where it starts.
     pictures, seed

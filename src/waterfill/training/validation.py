@@ -19,7 +19,7 @@ from waterfill.training.objectives import Batch, Objective
 __all__ = ["LEAST_MSE", "Validation", "split", "to_pixels"]
 
 _PICTURES, _SIDE = 16, 256
-#: A PSNR is taken of this much at least: of an exact reconstruction it has no bound.
+#: Least MSE that a PSNR is taken of: that of an exact reconstruction is infinite.
 LEAST_MSE = 1e-12
 
 
@@ -38,16 +38,16 @@ class Validation:
     Parameters
     ----------
     pictures
-        Of which the first readable ones are taken.
+        Candidates; the first readable ones are taken.
     config
-        Of the run.
+        Settings of the run.
     count
         How many to take.
 
     Attributes
     ----------
     longest_side
-        Of the pictures that were taken, in pixels.
+        Longest side of the pictures taken, in pixels.
     """
 
     def __init__(self, pictures: PictureSet, config: TrainConfig, count: int = _PICTURES) -> None:

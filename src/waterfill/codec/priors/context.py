@@ -236,7 +236,7 @@ class MaskedContext(Context):
         return Crossing(y_hat, bits)
 
     def coded(self) -> CodedContext:
-        """Of the weights as they are."""
+        """Integer twin of the weights as they are."""
         return _CodedMaskedContext(self)
 
 
@@ -400,7 +400,7 @@ class SpaceChannelContext(Context):
         return Crossing(torch.cat(received, 1), torch.cat(bits, 1))
 
     def coded(self) -> CodedContext:
-        """Of the weights as they are."""
+        """Integer twin of the weights as they are."""
         return _CodedSpaceChannelContext(self)
 
 
@@ -430,7 +430,7 @@ class _ToOtherColour:
         ]
 
     def __call__(self, first: Tensor) -> Tensor:
-        """Of the first colour, packed (C, h, w/2), what stands at the second (O, h, w/2)."""
+        """Convolve the first colour, packed (C, h, w/2), at the second's places: (O, h, w/2)."""
         _, height, half = first.shape
         wide = half + 2
         padded = F.pad(first, (1, 1, 2, 2))

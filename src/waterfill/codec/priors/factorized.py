@@ -119,7 +119,7 @@ class DeepFactorized(nn.Module):
         return cast("NDArray[np.float64]", (0.5 * (low + high))[:, 0])
 
     def reach(self) -> Reach:
-        """Between which points each density lies but for 2⁻²⁰ at either end, found by bisection."""
+        """Points outside which each density has 2⁻²⁰ at either end, found by bisection."""
         return Reach(self.quantile(_TAIL), self.quantile(1.0 - _TAIL))
 
     def tables(self, gain: NDArray[np.float64], reach: Reach | None = None) -> Tables:
@@ -152,7 +152,7 @@ class Factorized:
     Attributes
     ----------
     density
-        Of latents before their gains.
+        Density of latents before their gains.
     gain
         Steps per unit, (B, C, 1, 1).
     is_frozen
@@ -169,7 +169,7 @@ class Factorized:
         return self.density.centre[:, None, None] * self.gain
 
     def bits(self, residual: Tensor) -> Tensor:
-        """By differences of the CDF."""
+        """From differences of the CDF."""
         width = 1.0 / self.gain
         return self.density.bits((residual + self.centre) * width, width, frozen=self.is_frozen)
 

@@ -73,7 +73,7 @@ class Prior(nn.Module):
         quality
             (B,).
         log2_gain
-            Of y at these qualities, (B, M, 1, 1).
+            Logarithms of y's gains at these qualities, (B, M, 1, 1).
         channel, noise
             How y becomes ŷ, and what it draws.
         coded

@@ -68,7 +68,7 @@ class HyperLatent(nn.Module):
         self._magnitudes = config.side == "scale"
 
     def analysis(self, y: Tensor) -> Tensor:
-        """Z before its gain."""
+        """The hyper-latent z before its gain."""
         z: Tensor = self.h_a(y.abs() if self._magnitudes else y)
         return z.float()
 
@@ -111,9 +111,9 @@ class HyperLatent(nn.Module):
         Parameters
         ----------
         symbols
-            Of z.
+            Symbols of z.
         quality
-            Of the stream.
+            Quality of the stream.
         network
             Integer twin of h_s.
         """

@@ -40,7 +40,7 @@ _NEIGHBOURS: dict[str, tuple[str | None, str]] = {
     "masked": ("mean-scale", "masked-wide"),
 }
 
-#: The network of x̂ works on cells of so many pixels squared.
+#: Side in pixels of the cells that the network of x̂ works on.
 _CELL = 4
 #: 8-bit steps in a unit of what networks see and predict.
 _UNIT = 8.0

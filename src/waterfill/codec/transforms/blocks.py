@@ -77,7 +77,7 @@ class FilteredAnalysis(nn.Module):
     n, m
         Channels of the filter, and of the latents.
     pairs
-        Of convolutions in the filter.
+        Number of pairs of convolutions in the filter.
 
     References
     ----------
@@ -108,7 +108,7 @@ class FilteredSynthesis(nn.Module):
     n, m
         Channels of the filter, and of the latents.
     pairs
-        Of convolutions in the filter.
+        Number of pairs of convolutions in the filter.
     """
 
     def __init__(self, n: int, m: int, pairs: int) -> None:

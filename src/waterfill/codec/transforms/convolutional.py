@@ -20,7 +20,7 @@ class _ToPixels(nn.ConvTranspose2d):
     """
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Of ``x`` (B, C, H, W)."""
+        """Apply it to ``x`` (B, C, H, W)."""
         inputs, outputs = self.weight.shape[:2]
         cells = F.pad(self.weight, (0, 1, 0, 1)).reshape(inputs, outputs, 3, 2, 3, 2).flip(2, 4)
         weight = cells.permute(1, 3, 5, 0, 2, 4).reshape(4 * outputs, inputs, 3, 3)

@@ -24,7 +24,7 @@ def upscaled(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions beside the identity."""
+    """Two 3×3 convolutions, added to the identity."""
 
     def __init__(self, n: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class ResidualBlock(nn.Module):
         self.second = conv3(n, n)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of ``x`` (B, n, H, W)."""
+        """Apply it to ``x`` (B, n, H, W)."""
         inner = F.leaky_relu_(self.first(x))
         return F.leaky_relu_(self.second(inner)) + x
 
@@ -48,7 +48,7 @@ class ResidualDown(nn.Module):
         self.skip = nn.Conv2d(inputs, n, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of ``x`` (B, inputs, H, W)."""
+        """Apply it to ``x`` (B, inputs, H, W)."""
         inner = F.leaky_relu_(self.first(x))
         # A stride of 2 inside a 1×1 convolution is the same, but in bfloat16 on a processor its
         # gradient for three planes is written beyond its memory.
@@ -67,7 +67,7 @@ class ResidualUp(nn.Module):
         self.skip = upscaled(n, n)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of ``x`` (B, n, H, W)."""
+        """Apply it to ``x`` (B, n, H, W)."""
         inner = F.leaky_relu_(self.first(x))
         return cast(Tensor, self.norm(self.second(inner)) + self.skip(x))
 
@@ -82,7 +82,7 @@ class Bottleneck(nn.Module):
         self.leave = nn.Conv2d(n // 2, n, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of ``x`` (B, n, H, W)."""
+        """Apply it to ``x`` (B, n, H, W)."""
         inner = F.relu_(self.inner(F.relu_(self.enter(x))))
         return F.relu_(self.leave(inner) + x)
 
@@ -96,7 +96,7 @@ class Attention(nn.Module):
         self.mask = nn.Sequential(*(Bottleneck(n) for _ in range(3)), nn.Conv2d(n, n, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of ``x`` (B, n, H, W)."""
+        """Apply it to ``x`` (B, n, H, W)."""
         return torch.addcmul(x, self.trunk(x), torch.sigmoid_(self.mask(x)))
 
 
