@@ -16,13 +16,13 @@ def rotation(size: int, seed: int) -> Tensor:
 
 def path(start: Tensor, slope, steps: int, **options) -> list[Tensor]:
     """Where an optimiser goes from ``start`` along ``slope`` of where it stands."""
-    weight = start.clone().requires_grad_(True)
+    weight = start[..., None, None].clone().requires_grad_(True)
     optimiser = Soap([weight], **options)
     gone = []
     for _ in range(steps):
-        weight.grad = slope(weight.detach())
+        weight.grad = slope(weight.detach()[..., 0, 0])[..., None, None]
         optimiser.step()
-        gone.append(weight.detach().clone())
+        gone.append(weight.detach()[..., 0, 0].clone())
     return gone
 
 
@@ -44,7 +44,7 @@ def quadratic(rows: int, columns: int):
     return slope, cost
 
 
-@pytest.mark.parametrize("shape", [(7,), (4, 3, 3), (900, 900)], ids=str)
+@pytest.mark.parametrize("shape", [(7,), (4, 3, 3), (8, 90), (900, 900, 1, 1)], ids=str)
 def test_without_a_basis_it_is_adam(shape):
     generator = torch.Generator().manual_seed(0)
     weight, other = (torch.ones(shape, requires_grad=True) for _ in range(2))
@@ -84,10 +84,10 @@ def test_rounding_decides_no_step():
     moved = {}
     for dtype in (torch.float32, torch.float64):
         generator = torch.Generator().manual_seed(0)
-        weight = torch.zeros(64, 75, dtype=dtype, requires_grad=True)
+        weight = torch.zeros(64, 75, 1, 1, dtype=dtype, requires_grad=True)
         soap = Soap([weight], lr=1.0)
         for step in range(3):
-            weight.grad = torch.randn(64, 75, generator=generator).to(dtype)
+            weight.grad = torch.randn(64, 75, 1, 1, generator=generator).to(dtype)
             before = weight.detach().clone()
             soap.step()
             moved[dtype, step] = (weight.detach() - before).double().flatten()
@@ -97,16 +97,31 @@ def test_rounding_decides_no_step():
         assert torch.cosine_similarity(*pair, dim=0) > 0.9
 
 
+def test_a_rare_large_gradient_moves_no_weight_far():
+    """As of a latent that seldom wakes: nothing for long, then much, and the bases turn to it."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.zeros(16, 8, 3, 3, requires_grad=True)
+    soap = Soap([weight], lr=1.0)
+    before = weight.detach().clone()
+    for step in range(400):
+        scale = 1e3 if step % 90 == 17 else 1e-6
+        direction = torch.randn(16, generator=generator)[:, None, None, None]
+        weight.grad = scale * direction * torch.randn(1, 8, 3, 3, generator=generator)
+        soap.step()
+        moved, before = (weight.detach() - before).norm(), weight.detach().clone()
+        assert moved <= 1.01 * weight.numel() ** 0.5
+
+
 def test_bases_turn_towards_eigenvectors_and_the_mean_stays_what_it_is():
     generator = torch.Generator().manual_seed(0)
     colour = rotation(6, 7) @ torch.diag(torch.logspace(0, -2, 6, dtype=torch.float64))
-    weight = torch.zeros(6, 9, dtype=torch.float64, requires_grad=True)
+    weight = torch.zeros(6, 9, 1, 1, dtype=torch.float64, requires_grad=True)
     turning = Soap([weight], lr=1e-3, look=1, turn=10)
     mean = torch.zeros(6, 9, dtype=torch.float64)
     for step in range(200):
         noise = torch.randn(6, 9, generator=generator, dtype=torch.float64)
-        weight.grad = colour @ noise
-        mean.lerp_(weight.grad, 0.05 if step else 0.0)
+        weight.grad = (colour @ noise)[..., None, None]
+        mean.lerp_(colour @ noise, 0.05 if step else 0.0)
         turning.step()
     slots = turning.state[weight]
     left, right = slots["basis_1"], slots["basis_2"]
@@ -122,7 +137,7 @@ def test_bases_turn_towards_eigenvectors_and_the_mean_stays_what_it_is():
 @pytest.mark.parametrize(
     ("shape", "array"),
     [
-        ((6, 5), (1, 6, 5)),
+        ((6, 5), (6, 5)),
         ((6, 5, 3, 2), (1, 6, 30)),
         ((6, 100, 3, 3), (9, 6, 100)),
         ((480, 3, 16, 16), (1, 480, 768)),

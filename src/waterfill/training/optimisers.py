@@ -109,7 +109,12 @@ class Soap(torch.optim.Optimizer):
         mean.lerp_(array, 1.0 - beta)
         squares.mul_(beta_squares).addcmul_(array, array, value=1.0 - beta_squares)
         unbiased = math.sqrt(1.0 - beta_squares**taken)
-        move = mean / (squares.sqrt() / unbiased).add_(group["eps"])
+        root = squares.sqrt()
+        # By Cauchy's inequality a mean can't be more than so many roots of the squares, but for one
+        # that a turn of the bases has brought to where nothing had been.
+        most = (1.0 - beta) / math.sqrt((1.0 - beta_squares) * (1.0 - beta**2 / beta_squares))
+        mean = torch.clamp(mean, -most * root, most * root)
+        move = mean / (root / unbiased).add_(group["eps"])
         move = _turned(move, [basis.T for basis in bases], sides)
         parameter.sub_(_like(move, parameter), alpha=group["lr"] / (1.0 - beta**taken))
 
@@ -123,7 +128,10 @@ class Soap(torch.optim.Optimizer):
             turned = torch.linalg.qr(grown[:, order]).Q
             change = basis.T @ turned
             slots["exp_avg"].copy_(_turned(slots["exp_avg"], [change], [side]))
-            slots["exp_avg_sq"].copy_(slots["exp_avg_sq"].index_select(side, order))
+            # Squares go along in shares, as those of uncorrelated coordinates do: to leave them
+            # where they are would set the mean of a rare, large gradient beside next to nothing.
+            shares = change.square()
+            slots["exp_avg_sq"].copy_(_turned(slots["exp_avg_sq"], [shares], [side]))
             basis.copy_(turned)
 
 
@@ -133,8 +141,6 @@ def _shape(weight: Tensor) -> tuple[int, ...]:
     The fewer sides, the better the bases: a patch of all inputs has directions that neither its
     taps nor its channels have.
     """
-    if weight.ndim == 2:
-        return (1, *weight.shape)
     if weight.ndim != 4:
         return tuple(weight.shape)
     outputs, inputs, height, width = weight.shape
@@ -165,7 +171,7 @@ def _like(array: Tensor, weight: Tensor) -> Tensor:
 
 def _sides(weight: Tensor) -> list[int]:
     """The sides of a weight's array that get a basis."""
-    if weight.ndim not in (2, 4):
+    if weight.ndim != 4:
         return []
     return [k for k, size in enumerate(_shape(weight)) if 1 < size <= _LARGEST_SIDE]
 
