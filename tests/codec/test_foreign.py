@@ -233,7 +233,7 @@ def test_quality_is_four_unless_somebody_knows_better(
         wf.load_codec(path, quality=9)
     save_codec(tiny, path, {})
     for own in (path, "default"):
-        with pytest.raises(wf.CodecError, match="which qualities"):
+        with pytest.raises(wf.CodecError, match="states its own qualities"):
             wf.load_codec(own, quality=4)
 
 

@@ -312,7 +312,7 @@ def test_what_is_no_codec_or_no_picture_is_said_in_one_line(
 ) -> None:
     with pytest.raises(wf.CodecError, match="neither a file nor a codec's name"):
         wf.limits("nonsense", photo, 4)
-    with pytest.raises(wf.CodecError, match="int is no codec"):
+    with pytest.raises(wf.CodecError, match="int can't be measured"):
         wf.limits(4, photo, 4)  # type: ignore[arg-type]
     with pytest.raises(wf.ImageError, match="NoneType is no picture"):
         wf.limits(tiny, None, 4)  # type: ignore[arg-type]

@@ -179,10 +179,12 @@ def test_one_switch_on_the_command_line(
     assert stronger["alpha_unit"] == "pixel"
     capsys.readouterr()
     assert command_line(["train", photographs, "--out", "x", "--source-model", "weaker"]) == 2
-    assert "give its weight, --regularize" in capsys.readouterr().err
+    assert "give its weight with --regularize" in capsys.readouterr().err
     wrong = ["--regularize", "1", "--source-model", "good"]
     assert command_line(["train", photographs, "--out", "x", *wrong]) == 2
-    assert "source_model must be one of none, weaker, aligned, stronger" in capsys.readouterr().err
+    assert (
+        "--source-model must be one of none, weaker, aligned, stronger" in capsys.readouterr().err
+    )
 
 
 def test_the_queue_holds_each_of_the_papers_models_with_and_without() -> None:

@@ -476,6 +476,8 @@ class _Poison(RateDistortion):
             return parts
         if self.kind == "loss":
             return parts._replace(loss=parts.loss * math.nan)
+        if self.kind == "huge":
+            return parts._replace(loss=parts.loss * 1e9)
         zero = parts.mse.sum() * 0.0
         return parts._replace(loss=parts.loss + torch.sqrt(zero) - torch.sqrt(zero).detach())
 
@@ -497,6 +499,17 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_with_the_last_good_checkpoi
         assert str(out / CHECKPOINT) in str(caught.value)
         assert facts(out)["step"] == 4
         assert all(bool(t.isfinite().all()) for t in state(out).values())
+
+
+def test_a_loss_that_runs_away_stops_before_its_checkpoint(photographs, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    poison = range(4, 99)
+    monkeypatch.setattr(
+        learner, "objective_of", lambda config, codec: _Poison(codec, "huge", poison)
+    )
+    with pytest.raises(TrainingError, match=r"run away from .* at step 4; the last good checkpoint"):
+        run(photographs, out, checkpoint_every=1)
+    assert facts(out)["step"] == 4
 
 
 def test_an_exact_reconstruction_leaves_the_recorded_psnr_finite(

@@ -52,6 +52,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 #: A held-back loss stops the run when it exceeds the lower of the first and the last by more than
 #: so many times that loss.
 _RUNAWAY = 10.0
+#: The same of the smoothed loss in training, which one bad batch must not stop.
+_TRAINING_RUNAWAY = 100.0
 #: A prior's rate above its first by more than this share, while the oracle's falls, is reported.
 _DRIFT = 0.05
 #: Shares of λ: a regulariser below the first does nothing, above the second it dominates.
@@ -385,6 +387,7 @@ class _Run:
             self._skipped_in_a_row = 0
             self.recent = now if self.recent is None else 0.98 * self.recent + 0.02 * now
             self._watch_regulariser()
+            self._watch_training()
             if self.step < 2 * config.warmup:  # weights this young are not worth remembering
                 self.average.n_averaged.zero_()
             self.average.update_parameters(self.objective.codec)
@@ -489,6 +492,14 @@ class _Run:
     def _share_of_lambda(self) -> float:
         """What the regulariser takes of late; NaN without one."""
         return self._smoothed("pull") / max(self._smoothed("resistance"), 1e-12)
+
+    def _watch_training(self) -> None:
+        """Stop a run that has run away, before its checkpoint takes the place of a good one."""
+        if self.shown is None:
+            return
+        before, now = self.shown["loss"], self._smoothed("loss")
+        if now - before > _TRAINING_RUNAWAY * max(abs(before), 1.0):
+            raise self._diverged(f"the loss has run away from {before:.4g} to {now:.4g}")
 
     def _watch_regulariser(self) -> None:
         """Stop a codec that is paid for distortion once it runs away, and name the reason."""
