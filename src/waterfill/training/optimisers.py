@@ -29,6 +29,10 @@ class Soap(torch.optim.Optimizer):
     Biases, and whatever has another number of dimensions, are moved by Adam as it is. The first
     gradient of a weight gives it its bases and does not move it.
 
+    Two things differ from the published rule, for latents that seldom wake and then matter much.
+    Squares turn with the bases, in shares, where the paper leaves them in place; and a mean is held
+    to what its squares allow. Without them a rare, large gradient can move a weight by thousands.
+
     Written here because runs have to resume bit for bit from a file of tensors: the state is
     tensors of known shapes alone, all of them contiguous.
 
