@@ -6,12 +6,13 @@ after an option or a stored result has changed. A test holds the pages to it.
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import click
@@ -306,7 +307,17 @@ def quantisation_gap() -> str:
         f"{_signed(gap, 2)} % here:"
     )
     table = ["| | BD-rate | of the quantisation gap |", "|---|---|---|", *rows]
-    return "\n".join([head, "", *table])
+    seconds: dict[tuple[str, float], list[float]] = {}
+    for row in stored["rows"]:
+        if row["quantiser"].endswith("effort 8"):
+            setting = row["quantiser"], row["quality"]
+            seconds.setdefault(setting, []).append(row["encode_seconds"])
+    medians = [median(found) for found in seconds.values()]
+    end = (
+        f"With effort 8, an encoder on one core took {min(medians):.0f} to {max(medians):.0f} s "
+        "for a picture of 768×512 (medians by quality, with the trellis and without)."
+    )
+    return "\n".join([head, "", *table, "", end])
 
 
 def limits_paper() -> str:
@@ -319,7 +330,14 @@ def limits_paper() -> str:
     seen = dict.fromkeys(row for row in rows if row[-1] != "+0.0 %")
     lines = [f"| {' | '.join(row)} |" for row in seen]
     head = f"24 Kodak photographs, four rates, {facts['machine']}, {facts['date']}:"
-    return "\n".join([head, "", "| system | status | BD-rate |", "|---|---|---|", *lines])
+    table = ["| system | status | BD-rate |", "|---|---|---|", *lines]
+    similar = json.loads((RESULTS / "fig4b-ms-ssim.json").read_text(encoding="utf-8"))
+    told = [row[-1] for row in similar["tables"][0]["rows"] if row[1] == "genie-aided"]
+    end = (
+        "By MS-SSIM, fine-tuned for it (`fig4b-ms-ssim`), the limits without and with context lie "
+        f"at {' and '.join(told)} (genie-aided)."
+    )
+    return "\n".join([head, "", *table, "", end])
 
 
 def beside_published() -> str:
@@ -335,7 +353,41 @@ def beside_published() -> str:
         f"at {found['bundled codec: + context']}, the oracles at "
         f"{found['bundled codec: oracle, test channel']} and "
         f"{found['bundled codec: oracle, test channel, context']} (genie-aided), the best "
-        f"published codec at {best}."
+        f"published codec at {best}. Estimators on patches of the same photographs are upper "
+        f"bounds far above: the sandwich at {found['sandwich, 16×16 patches']} on 16×16 pixels, "
+        "NERD and WGD soon at the ceiling that the number of their atoms sets."
+    )
+
+
+def domains_in_short() -> str:
+    """The bundled codec against WebP on pictures of other kinds, in a sentence."""
+    stored = json.loads((RESULTS.parent / "domains.json").read_text(encoding="utf-8"))
+    qualities = len({one["setting"] for one in stored["curves"] if one["codec"] == "default"})
+    found = [
+        f"{_with_interval(cell['result'])} on `{cell['domain']}`"
+        for cell in stored["bd_rates"]
+        if cell["domain"]
+        and (cell["metric"], cell["anchor"], cell["test"]) == ("psnr", "webp", "default")
+    ]
+    pictures = {one["domain"]: one["pictures"] for one in stored["curves"]}
+    return (
+        f"On pictures of other kinds ({pictures[None]} in {len(found)} folders, {qualities} "
+        "qualities; `benchmarks/results/domains.json`, "
+        "[by folder](docs/commands/evaluate.md#the-bundled-codec-by-domain)), BD-rate against "
+        f"WebP, from 8 pictures on with 95 % intervals: {', '.join(found)}. "
+        "It was trained for neither pixel art nor screens."
+    )
+
+
+def learning_curve() -> str:
+    """How long the bundled codec has been trained."""
+    seconds: dict[str, float] = {}
+    with (RESULTS.parent / "bundled_training.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            seconds[row["run"]] = float(row["seconds"])
+    return (
+        f"`benchmarks/results/bundled_training.csv` is its learning curve: {len(seconds)} runs on "
+        f"two shared cores, {sum(seconds.values()) / 3600:.1f} hours in all."
     )
 
 
