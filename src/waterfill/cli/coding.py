@@ -23,7 +23,7 @@ from waterfill.cli.shared import (
     write_json,
 )
 from waterfill.errors import ImageError, WaterfillError
-from waterfill.files import as_json, check_writable, write_all, write_whole
+from waterfill.files import as_json, check_writable, make_folder, write_all, write_whole
 
 
 @click.command(short_help="Compress a picture to a stream, or a folder to a folder.")
@@ -180,7 +180,7 @@ def _in_folder(
     if target.exists() and not target.is_dir():
         raise WaterfillError(f"{target}: must be a folder, since {folder} is one")
     for path in targets:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     if json_file is not None:
         check_writable(json_file)
 

@@ -22,7 +22,7 @@ from PIL import Image
 from waterfill.data.sets import open_pictures
 from waterfill.data.shards import FORMAT, INDEX, joint_fingerprint, load_json, record_of
 from waterfill.errors import ImageError, WaterfillError
-from waterfill.files import write_all, write_whole
+from waterfill.files import make_folder, unread, write_all, write_whole
 from waterfill.seeds import check_seed
 
 __all__ = ["PackReport", "pack"]
@@ -250,11 +250,11 @@ def _summary(record: dict[str, Any]) -> dict[str, Any]:
 
 def _finished(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Summaries of the shards that an interrupted run with these settings has left."""
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         present = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".tar")
     except OSError as error:
-        raise WaterfillError(f"{folder}: can't be created ({error.strerror})") from None
+        raise WaterfillError(unread(folder, error)) from None
     if (folder / INDEX).exists():
         raise WaterfillError(f"{folder}: holds shards already; choose another folder")
     records: list[dict[str, Any]] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass, field
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from waterfill.files import write_whole
-from waterfill.ladder.rungs import BITSTREAM, Status
+from waterfill.files import as_json, without_nan, write_whole
+from waterfill.ladder.rungs import BITSTREAM
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -273,12 +272,12 @@ class Ladder:
             "rows": list(self.rows),
             "environment": self.environment,
         }
-        cleaned: dict[str, Any] = _without_nan(result)
+        cleaned: dict[str, Any] = without_nan(result)
         return cleaned
 
     def to_json(self) -> str:
         """The ladder as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return as_json(self.to_dict())
 
     def to_frame(self) -> pd.DataFrame:
         """Every measurement as a pandas table: one row per picture, rung and quality."""
@@ -298,13 +297,3 @@ class Ladder:
         from waterfill.report.html import render
 
         write_whole(path, render(self))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Status) else value
