@@ -18,8 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = ["TERMS", "Decomposition", "Exhibit", "Ladder", "Point", "RungResult"]
 
-#: What lies between the rate that is achieved and the limit, in this order.
-TERMS = ("coder_overhead", "quantisation", "context", "side_information", "variance")
+#: What lies between the rate that is achieved and the limit, in this order: fields of the
+#: decomposition without their ``_bpp``, and how they are called.
+TERMS = {
+    "coder_overhead": "coder overhead",
+    "quantisation": "quantisation",
+    "context": "unused context",
+    "side_information": "side information",
+    "variance": "variance",
+}
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,7 @@ class Decomposition:
         genie-aided.
     limit_bpp
         What is left: every variance told for free about the predicted mean, genie-aided.
-    honest_rung, honest_bpp
+    best_achievable_rung, best_achievable_bpp
         The rung of lowest rate that is not genie-aided.
     tightest_group, tightest_group_bpp
         The same of those that group variances and pay for them; None and NaN where not all of them
@@ -139,8 +146,8 @@ class Decomposition:
     side_information_bpp: float
     variance_bpp: float
     limit_bpp: float
-    honest_rung: str
-    honest_bpp: float
+    best_achievable_rung: str
+    best_achievable_bpp: float
     tightest_group: str | None
     tightest_group_bpp: float
     method: str
@@ -164,7 +171,7 @@ class Decomposition:
         }
         largest = max(losses, key=lambda name: losses[name])
         gap = self.achieved_bpp - self.limit_bpp
-        gain = self.achieved_bpp - self.honest_bpp
+        gain = self.achieved_bpp - self.best_achievable_bpp
         text = (
             f"At {self.psnr:.2f} dB this codec spends {self.achieved_bpp:.3f} bpp, "
             f"{gap:+.3f} against the genie-aided limit of {self.limit_bpp:.3f}; what holds it back "
@@ -172,9 +179,9 @@ class Decomposition:
         )
         if largest.startswith("not knowing"):
             text += ", genie-aided: no real codec can have all of it"
-        if gain > 1e-3 and self.honest_rung not in (BITSTREAM, "ideal coder"):
+        if gain > 1e-3 and self.best_achievable_rung not in (BITSTREAM, "ideal coder"):
             text += (
-                f"), while the best achievable rung, {self.honest_rung}, "
+                f"), while the best achievable rung, {self.best_achievable_rung}, "
                 f"saves {gain:.3f} bpp ({100 * gain / self.achieved_bpp:.0f} %)."
             )
         else:

@@ -81,7 +81,7 @@ def fig5a(request: Request) -> Reproduction:
     beyond = any(rate < best for rate in oracles)
     genies = ", ".join(f"{name} {percent(rates[name])}" for name in _ORACLES)
     # A rung that lies nowhere near the anchor has no rate to compare.
-    honest = min((POSTERIOR, CONTEXT), key=lambda name: np.nan_to_num(rates[name], nan=math.inf))
+    best_rung = min((POSTERIOR, CONTEXT), key=lambda name: np.nan_to_num(rates[name], nan=math.inf))
     return Reproduction(
         "fig5a",
         "The limit beside practical codecs and other estimates (paper 1, figure 5a)",
@@ -113,8 +113,8 @@ def fig5a(request: Request) -> Reproduction:
             Verdict(
                 "the distance from codecs to the limit is what they could still gain",
                 "cannot be",
-                f"the limit is genie-aided; the best achievable rung of this codec, {honest}, lies "
-                f"at {percent(rates[honest])}, its files at {percent(rates[BITSTREAM])}",
+                f"the limit is genie-aided; the best achievable rung of this codec, {best_rung}, "
+                f"lies at {percent(rates[best_rung])}, its files at {percent(rates[BITSTREAM])}",
             ),
             Verdict(
                 "it is tighter than sandwich bounds, NERD and WGD",

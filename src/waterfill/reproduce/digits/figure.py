@@ -10,11 +10,11 @@ from waterfill.estimators.curve import Status as Bound
 from waterfill.provenance import environment
 from waterfill.reproduce.digits.curves import (
     ESTIMATORS,
-    HONEST,
     LIMITS,
     READ_AT,
     SETS,
     TEST,
+    TEST_CHANNEL,
     TRAINING,
     WITNESSES,
     Curve,
@@ -174,9 +174,9 @@ def _verdicts(curves: Sequence[Curve]) -> tuple[Verdict, ...]:
             below += [share < 0 for shares in spans.values() for share in shares]
             text = ", ".join(f"{name} {_span(shares)}" for name, shares in spans.items())
             texts.append(f"{limit} on {which} ({GENIE_AIDED}), in rate at equal error: {text}")
-    honest = [
+    against_sandwich = [
         f"{name} against the sandwich {_span(_beside(named[name], named['sandwich'], TEST))}"
-        for name in (HONEST, *WITNESSES)
+        for name in (TEST_CHANNEL, *WITNESSES)
     ]
     contexts = {
         which: _beside(named[LIMITS[1]], named[LIMITS[0]], which) for which in (TEST, TRAINING)
@@ -193,7 +193,7 @@ def _verdicts(curves: Sequence[Curve]) -> tuple[Verdict, ...]:
             "cannot be",
             f"both limits are {GENIE_AIDED} and bound R(D) in neither direction. Bounds, all of "
             f"them upper ones, are sandwich, NERD and WGD and what a prior is paid; on test digits "
-            f"{'; '.join(honest)}; lowest there: {_lowest(curves)}",
+            f"{'; '.join(against_sandwich)}; lowest there: {_lowest(curves)}",
         ),
         Verdict(
             "a context gains next to nothing on digits",
