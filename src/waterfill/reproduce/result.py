@@ -37,6 +37,11 @@ class Request:
         Of channels' noise.
     progress
         Called with steps done, steps in all (None where unknown), and what is at hand.
+
+    Raises
+    ------
+    WaterfillError
+        For an unknown scale or an invalid seed.
     """
 
     scale: str = "mini"
