@@ -25,7 +25,7 @@ from waterfill.reproduce.digits.curves import (
     of_estimators,
     slope_of,
 )
-from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict, percent, said
+from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict, percents, said
 from waterfill.reproduce.trained import GENIE_AIDED, train_all
 
 __all__ = ["fig5c"]
@@ -158,10 +158,7 @@ def _beside(one: Curve, other: Curve, which: str) -> list[float]:
 
 
 def _span(shares: Sequence[float]) -> str:
-    if not shares:
-        return "no common squared error"
-    low, high = min(shares), max(shares)
-    return percent(low) if low == high else f"{percent(low)} to {percent(high)}"
+    return percents(shares) if shares else "no common squared error"
 
 
 def _verdicts(curves: Sequence[Curve]) -> tuple[Verdict, ...]:
