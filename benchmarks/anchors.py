@@ -1,6 +1,6 @@
 """Conventional codecs on a folder of photographs, beside published curves of the same codecs.
 
-    python benchmarks/anchors.py FOLDER [--codec NAME]... [--out results.json]
+    python benchmarks/anchors.py FOLDER [--codec NAME]... [--json results.json]
 
 Prints mean curves by both conventions of PSNR, what colour conversion alone leaves of the
 photographs, and BD-rate and BD-PSNR against published curves, which are of the Kodak photographs.
@@ -43,7 +43,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
     parser.add_argument("--codec", action="append", choices=list(CONVENTIONAL))
-    parser.add_argument("--out", type=Path)
+    # Stored results name commands that say --out.
+    parser.add_argument("--json", "--out", type=Path)
     arguments = parser.parse_args()
 
     absent = missing()
@@ -76,9 +77,9 @@ def main() -> None:
             "ceiling_psnr": float(np.mean(ceilings)) if np.isfinite(ceilings).all() else None,
             "against": [asdict(cell) for cell in cells],
         }
-    if arguments.out:
+    if arguments.json:
         result = {"codecs": report, "environment": found.environment}
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

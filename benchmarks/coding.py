@@ -1,6 +1,7 @@
 """Seconds to encode and decode a picture with each classic architecture, stage by stage.
 
-    python benchmarks/coding.py PICTURE [--only attention,…] [--peer 'COMMAND'] [--out results.json]
+    python benchmarks/coding.py PICTURE [--only attention,…] [--peer 'COMMAND']
+        [--json results.json]
 
 Weights are seeded and untrained: the work is that of trained ones. COMMAND
 (``ENV/bin/python benchmarks/beside_compressai.py coding PICTURE``) prints one JSON object with
@@ -101,7 +102,8 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(MODELS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peer", help="command that prints the other library's figures")
-    parser.add_argument("--out", type=Path)
+    # Stored results name commands that say --out.
+    parser.add_argument("--json", "--out", type=Path)
     arguments = parser.parse_args()
     keep_large_blocks()
     names = arguments.only.split(",")
@@ -128,13 +130,13 @@ def main() -> None:
                 "{:.1f}…{:.1f}".format(*row[f"ratios_{way}"]) for way in ("encode_s", "decode_s")
             )
             print(f"{'  times as long':22}{encode:>9}{decode:>9}   {peers[0]['version']}")
-    if arguments.out:
+    if arguments.json:
         result = {
             "models": rows,
             "matrix_peak_flops_per_s": peak,
             "environment": environment(0),
         }
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The bundled codec on a folder of photographs, beside JPEG and WebP.
 
-    python benchmarks/kodak.py FOLDER [--codec NAME|FILE] [--out results.json]
+    python benchmarks/kodak.py FOLDER [--codec NAME|FILE] [--json results.json]
 
 Prints mean (bpp, PSNR, MS-SSIM) per quality, BD-rates, what integer networks and tables cost in
 rate, the time that coding and a ladder at one rate take, and checks for every picture at every
@@ -82,7 +82,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
     parser.add_argument("--codec", default="default")
-    parser.add_argument("--out", type=Path)
+    # Stored results name commands that say --out.
+    parser.add_argument("--json", "--out", type=Path)
     arguments = parser.parse_args()
 
     pictures = [load_picture(path) for path in find_images([arguments.folder])]
@@ -125,7 +126,7 @@ def main() -> None:
     wf.limits(codec, pictures, 4)
     ladder = time.perf_counter() - began
     print(f"the ladder of all pictures at one rate: {ladder:.1f} s")
-    if arguments.out:
+    if arguments.json:
         result = {
             "codec": codec.weights_id.hex(),
             "rows": rows,
@@ -139,7 +140,7 @@ def main() -> None:
             "libraries": {anchor.name: anchor.version for anchor in found.codecs},
             "environment": environment(seed=0),
         }
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

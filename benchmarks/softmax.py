@@ -1,6 +1,7 @@
 """Share of the matrix-multiply peak that assigning samples to atoms reaches, and its memory.
 
     python benchmarks/softmax.py [--samples M] [--atoms N] [--dimension D] [--all] [--seed S]
+        [--json results.json]
 
 The work counted is that of the one matrix product that the distances need. Peak is the best of
 several square products of the same precision, taken right before and after. Without --all a part of

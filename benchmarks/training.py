@@ -1,7 +1,7 @@
 """Seconds per training step, beside the machine's matrix peak and another library's step.
 
     python benchmarks/training.py [--codec medium] [--batch 8] [--crop 256] [--precision auto]
-        [--peer 'COMMAND'] [--peer-key mbt2018-mean] [--out results.json]
+        [--peer 'COMMAND'] [--peer-key mbt2018-mean] [--json results.json]
 
 The step is the training loop's own: objective, backward, clipping, Adam, on random pixels. COMMAND
 (``ENV/bin/python benchmarks/beside_compressai.py training``) prints one JSON object in which KEY
@@ -94,7 +94,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peer", help="command that prints the other library's figures")
     parser.add_argument("--peer-key", default="mbt2018-mean")
-    parser.add_argument("--out", type=Path)
+    # Stored results name commands that say --out.
+    parser.add_argument("--json", "--out", type=Path)
     arguments = parser.parse_args()
     config = TrainConfig(
         codec=PRESETS[arguments.codec],
@@ -130,8 +131,8 @@ def main() -> None:
             "peer_step_s": peers,
             "ratios": ratios,
         }
-    if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

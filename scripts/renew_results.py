@@ -111,7 +111,7 @@ def _reproduction(name: str, trainings: Sequence[str] = (), after: Sequence[str]
 
 
 RESULTS = (
-    Result("kodak", _benchmark("kodak", "kodak", "--out", "kodak.json"), timed=True),
+    Result("kodak", _benchmark("kodak", "kodak", "--json", "kodak.json"), timed=True),
     Result("limits", _benchmark("limits", "kodak", "--large", "--json", "limits.json"), timed=True),
     _reproduction("fig4a", ("baseline", "test-channel", "oracle-rounding", "joint")),
     _reproduction("fig4b-ms-ssim", ("baseline-ms-ssim", "joint-ms-ssim", "joint-context-ms-ssim")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -19,11 +20,14 @@ from waterfill.errors import WaterfillError
 
 __all__ = [
     "as_json",
+    "canonical_json",
     "check_writable",
     "descriptor_of",
     "held",
+    "json_digest",
     "make_folder",
     "unread",
+    "without_nan",
     "write_all",
     "write_whole",
 ]
@@ -234,12 +238,23 @@ def _locked(descriptor: int) -> bool:
 
 def as_json(data: dict[str, Any]) -> str:
     """JSON for people and programs; what is not a finite number is null there."""
-    return json.dumps(_finite(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(without_nan(data), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _finite(value: Any) -> Any:
+def canonical_json(value: Any) -> str:
+    """JSON in a row, the same of equal values; NaN and infinities as Python spells them."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=True)
+
+
+def json_digest(value: Any) -> str:
+    """SHA-256 of :func:`canonical_json`, in hexadecimal."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def without_nan(value: Any) -> Any:
+    """Data as JSON can hold it: tuples as lists, None for what is not a finite number."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 import time
 from collections import OrderedDict
@@ -24,7 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from waterfill.errors import WaterfillError
-from waterfill.files import check_writable, make_folder, write_whole
+from waterfill.files import (
+    canonical_json,
+    check_writable,
+    json_digest,
+    make_folder,
+    write_whole,
+)
 from waterfill.parallel import side_by_side
 from waterfill.processes import Processes
 from waterfill.provenance import identity
@@ -159,14 +164,6 @@ class InMemory:
         return _measured(work, range(len(items)), len(items), in_turn)
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=True)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(_text(value).encode()).hexdigest()
-
-
 class RowShards:
     """Parquet files in a folder that all processes see; each is whole or not there at all.
 
@@ -199,7 +196,7 @@ class RowShards:
     def identify(self, count: int, what: Callable[[int], Any]) -> list[str]:
         """Digests; each process looks at its part of the items, and all know all of them."""
         mine = range(self.processes.rank, count, self.processes.world)
-        digests = side_by_side(lambda k, check: _digest(what(mine[k])), len(mine))
+        digests = side_by_side(lambda k, check: json_digest(what(mine[k])), len(mine))
         found = np.zeros((count, 4), np.int64)
         for number, digest in zip(mine, digests, strict=True):
             found[number] = np.frombuffer(bytes.fromhex(digest), np.int64)
@@ -224,12 +221,12 @@ class RowShards:
             If a file is damaged or foreign, or others' rows are not in the folder.
         """
         told = {"stage": stage, "about": about, "by": identity()}
-        keys = [_digest([_FORMAT, told, item]) for item in items]
+        keys = [json_digest([_FORMAT, told, item]) for item in items]
         folder = self.folder / stage
         _writable(folder)
         mine = self._mine(self._missing(folder, keys), run)
         begin(len(mine))
-        with _Writer(folder, _text(told)) as writer:
+        with _Writer(folder, canonical_json(told)) as writer:
             for number, record in zip(
                 mine, _measured(work, mine, len(items), in_turn), strict=True
             ):

@@ -285,10 +285,10 @@ def test_waterfall_adds_up_with_signs_as_measured(html: str) -> None:
     assert columns["quantisation"][1] > 0  # a gain goes up and is not clipped
 
 
-@pytest.mark.parametrize("honest", [0.4, 0.77, 0.64, 0.63, 0.2])
-def test_no_line_runs_through_a_figure_of_the_waterfall(honest: float) -> None:
+@pytest.mark.parametrize("achievable", [0.4, 0.77, 0.64, 0.63, 0.2])
+def test_no_line_runs_through_a_figure_of_the_waterfall(achievable: float) -> None:
     ladder = make_ladder()
-    parts = replace(ladder.decomposition, honest_bpp=honest)
+    parts = replace(ladder.decomposition, best_achievable_bpp=achievable)
     traces = figure_of(render(replace(ladder, decomposition=parts)), "waterfall")["data"]
     (labels,) = (trace for trace in traces if trace.get("mode") == "text")
     assert len(labels["x"]) == 7
@@ -296,7 +296,7 @@ def test_no_line_runs_through_a_figure_of_the_waterfall(honest: float) -> None:
     height = 0.05 * 0.8
     for place, side in zip(labels["y"], labels["textposition"], strict=True):
         low = place if side == "top center" else place - height
-        assert not low <= honest <= low + height
+        assert not low <= achievable <= low + height
 
 
 @pytest.mark.parametrize(
@@ -361,12 +361,12 @@ def test_every_colour_of_a_figure_has_a_dark_one(html: str) -> None:
 def test_hostile_names_stay_text() -> None:
     ladder = make_ladder(HOSTILE)
     rung = replace(ladder.rungs[3], name=HOSTILE, meaning=HOSTILE)
-    honest = replace(ladder.decomposition, honest_rung=HOSTILE, method=HOSTILE)
+    decomposition = replace(ladder.decomposition, best_achievable_rung=HOSTILE, method=HOSTILE)
     hostile = replace(
         ladder,
         codec=HOSTILE,
         rungs=(*ladder.rungs[:3], rung, *ladder.rungs[4:]),
-        decomposition=honest,
+        decomposition=decomposition,
     )
     html = render(hostile)
     page, tame = Page(html), Page(render(make_ladder()))

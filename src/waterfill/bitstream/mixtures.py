@@ -17,14 +17,13 @@ from waterfill.bitstream.normal import (
     cumulative,
     reciprocal_scale,
 )
-from waterfill.bitstream.tables import ESCAPE_BITS, PRECISION
+from waterfill.bitstream.tables import ESCAPE_BITS, PRECISION, TOTAL
 
 __all__ = ["MEAN_BITS", "WEIGHT_BITS", "Mixtures"]
 
 #: Means are whole numbers of 2^−MEAN_BITS steps, weights of 2^−WEIGHT_BITS.
 MEAN_BITS, WEIGHT_BITS = 12, 14
 
-_TOTAL = 1 << PRECISION
 _DEVIATIONS = 6  # of each Gaussian that a table covers
 _WIDEST = 1 << 12  # symbols in a table; what lies further out escapes
 _AT_ONCE = 1 << 20  # table entries made at a time
@@ -150,10 +149,10 @@ def _frequencies(
     total = 1 << (_MIXED_BITS + WEIGHT_BITS)
     masses = np.concatenate([masses, total - masses.sum(1, keepdims=True)], axis=1)
     frequencies: NDArray[np.int64] = 1 + (
-        masses * (_TOTAL - masses.shape[1]) >> (_MIXED_BITS + WEIGHT_BITS)
+        masses * (TOTAL - masses.shape[1]) >> (_MIXED_BITS + WEIGHT_BITS)
     )
     largest = np.argmax(frequencies, axis=1)
-    frequencies[np.arange(len(frequencies)), largest] += _TOTAL - frequencies.sum(1)
+    frequencies[np.arange(len(frequencies)), largest] += TOTAL - frequencies.sum(1)
     return frequencies
 
 

@@ -20,34 +20,42 @@ from waterfill.bitstream.normal import (
 )
 from waterfill.errors import CodecError
 
-__all__ = ["ESCAPE_BITS", "PRECISION", "Rows", "Tables", "gaussian_tables", "integer_shares"]
+__all__ = [
+    "ESCAPE_BITS",
+    "PRECISION",
+    "TOTAL",
+    "Rows",
+    "Tables",
+    "gaussian_tables",
+    "integer_shares",
+]
 
-#: Frequencies of a table add up to 2^PRECISION, the precision of the range coder.
+#: Frequencies of a table add up to TOTAL, 2^PRECISION: the precision of the range coder.
 PRECISION = 24
+TOTAL = 1 << PRECISION
 #: A symbol outside its table costs the escape symbol plus this many bits.
 ESCAPE_BITS = 32
 
-_TOTAL = 1 << PRECISION
 _GAUSSIAN_REACH = 5.5  # deviations that a table covers: 2⁻²⁴ of the mass lies outside
 
 
 def _integer_frequencies(masses: NDArray[np.float64]) -> NDArray[np.int64]:
     """Round masses to positive integers that add up to 2^PRECISION."""
-    if not np.isfinite(masses).all() or len(masses) > _TOTAL // 2:
+    if not np.isfinite(masses).all() or len(masses) > TOTAL // 2:
         raise CodecError("no table can hold these probabilities: the weights are broken")
     share = np.maximum(masses, 0.0)
-    room = _TOTAL - len(share)
+    room = TOTAL - len(share)
     return _filled(1 + np.floor(share / share.sum() * room).astype(np.int64))
 
 
 def integer_shares(masses: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
     """Frequencies from masses in units of 2^−bits that add up to 1: the same on every machine."""
-    return _filled(1 + (masses * (_TOTAL - len(masses)) >> bits))
+    return _filled(1 + (masses * (TOTAL - len(masses)) >> bits))
 
 
 def _filled(frequencies: NDArray[np.int64]) -> NDArray[np.int64]:
     """Give what is missing from the total to the most frequent symbol."""
-    frequencies[np.argmax(frequencies)] += _TOTAL - frequencies.sum()
+    frequencies[np.argmax(frequencies)] += TOTAL - frequencies.sum()
     return frequencies
 
 
@@ -98,7 +106,7 @@ class Tables:
         if not fits or (sizes < 1).any() or sizes.sum() != len(flat) or (flat < 1).any():
             raise CodecError("the stored probability tables are damaged")
         rows = np.split(flat, np.cumsum(sizes)[:-1])
-        if any(int(row.sum()) != _TOTAL for row in rows):
+        if any(int(row.sum()) != TOTAL for row in rows):
             raise CodecError("the stored probability tables are damaged")
         return cls(first, rows)
 

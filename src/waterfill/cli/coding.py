@@ -23,7 +23,7 @@ from waterfill.cli.shared import (
     write_json,
 )
 from waterfill.errors import ImageError, WaterfillError
-from waterfill.files import as_json, check_writable, write_all, write_whole
+from waterfill.files import as_json, check_writable, make_folder, write_all, write_whole
 
 
 @click.command(short_help="Compress a picture to a stream, or a folder to a folder.")
@@ -98,7 +98,6 @@ def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -
     """
     from waterfill.bitstream import Container
     from waterfill.codec.registry import codec_at
-    from waterfill.codec.registry import decompress as decode
     from waterfill.data.images import MAX_PIXELS
 
     folder = source.is_dir()
@@ -107,7 +106,7 @@ def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -
     if folder and not streams:
         raise WaterfillError(f"{source}: no streams (.wfl) in this folder")
     if not folder:
-        read_file(source)
+        check_file(source)
         check_outputs(source, target, json_file)
     model = codec_at(codec, None)
     low, high = model.config.qualities
@@ -115,10 +114,11 @@ def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -
 
     def one(path: Path, to: Path) -> _Work:
         with _named(path):
-            data = read_file(path)
-            quality = Container.unpack(data, max_pixels=MAX_PIXELS)[0].quality
+            stream = Container.unpack(read_file(path), max_pixels=MAX_PIXELS)
+            quality = stream.header.quality
             # Weights that don't say their quality have it from the stream.
-            image = decode(data, codec=model if low <= quality <= high else of_quality(quality))
+            made_by = model if low <= quality <= high else of_quality(quality)
+            image = made_by.decompress(stream).to_pil()
         buffer = BytesIO()
         try:
             image.save(buffer, kind, **({"lossless": True} if kind == "WEBP" else {}))
@@ -180,7 +180,7 @@ def _in_folder(
     if target.exists() and not target.is_dir():
         raise WaterfillError(f"{target}: must be a folder, since {folder} is one")
     for path in targets:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     if json_file is not None:
         check_writable(json_file)
 

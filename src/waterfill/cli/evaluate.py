@@ -106,36 +106,17 @@ def evaluate(
     if list_names:
         _list()
         return
-    from waterfill.codec.registry import PRESETS, codec_at
     from waterfill.data.images import find_images, sample_pictures
     from waterfill.evaluation.cache import Cache
     from waterfill.evaluation.conventional import CONVENTIONAL
-    from waterfill.evaluation.measure import OwnCodec
     from waterfill.evaluation.measure import evaluate as measure
-    from waterfill.evaluation.published import published_curve
     from waterfill.report.evaluation import render_evaluation
 
     if no_cache and cache is not None:
         raise WaterfillError("--cache and --no-cache exclude each other")
     images = list[Any](find_images(paths) if paths else sample_pictures())
-    chosen = tuple(sorted(set(quality))) or None
-    files: dict[str, str] = {}  # each once, by whatever spelling of its path
-    for name in codecs or ("default",):
-        files.setdefault(name if name in PRESETS else os.path.realpath(name), name)
-    own = [
-        OwnCodec(codec_at(name, only(quality)), chosen, effort, trellis) for name in files.values()
-    ]
-    named: dict[tuple[str, str], str] = {}  # each once, by whatever names it is called
-    for name in filter(None, map(str.strip, against.split(","))):
-        if name.lower() in CONVENTIONAL:
-            named.setdefault(("measured", name.lower()), name.lower())
-        else:  # or it is unknown, and says so before the work
-            try:
-                curve = published_curve(name)
-            except WaterfillError as error:
-                raise WaterfillError(f"{error} (--list names all there is)") from None
-            named.setdefault(("published", curve.name), name)
-    anchors = list(named.values())
+    own = _own_codecs(codecs or ("default",), quality, effort, trellis)
+    anchors = _anchors(against)
     measured = [name for name in anchors if name in CONVENTIONAL]
     if is_first():
         writable_folder(out, "evaluation.json", "rows.csv", "evaluation.html", json_file=json_file)
@@ -163,6 +144,46 @@ def evaluate(
     if json_file is not None:
         results[json_file] = text
     write_all(results)
+    _print(found, anchors)
+    say("\n" + "\n".join(str(path) for path in results))
+
+
+def _own_codecs(
+    names: Sequence[str], quality: tuple[float, ...], effort: int, trellis: bool
+) -> list[OwnCodec]:
+    """Codecs of this package, each once, by whatever spelling of its path."""
+    from waterfill.codec.registry import PRESETS, codec_at
+    from waterfill.evaluation.measure import OwnCodec
+
+    files: dict[str, str] = {}
+    for name in names:
+        files.setdefault(name if name in PRESETS else os.path.realpath(name), name)
+    chosen = tuple(sorted(set(quality))) or None
+    return [
+        OwnCodec(codec_at(name, only(quality)), chosen, effort, trellis) for name in files.values()
+    ]
+
+
+def _anchors(against: str) -> list[str]:
+    """Conventional codecs and published curves, each once, by whatever names it is called."""
+    from waterfill.evaluation.conventional import CONVENTIONAL
+    from waterfill.evaluation.published import published_curve
+
+    named: dict[tuple[str, str], str] = {}
+    for name in filter(None, map(str.strip, against.split(","))):
+        if name.lower() in CONVENTIONAL:
+            named.setdefault(("measured", name.lower()), name.lower())
+        else:  # or it is unknown, and says so before the work
+            try:
+                curve = published_curve(name)
+            except WaterfillError as error:
+                raise WaterfillError(f"{error} (--list names all there is)") from None
+            named.setdefault(("published", curve.name), name)
+    return list(named.values())
+
+
+def _print(found: Evaluation, anchors: Sequence[str]) -> None:
+    """BD-rates, what was measured, and what to know of both."""
     cells = found.bd_rates(anchors)
     pictures = _pictures(found)
     if cells:
@@ -173,7 +194,6 @@ def evaluate(
     out_console.print(_codecs(found))
     for remark in _remarks(found, cells):
         out_console.print(f"* {remark}", style="dim", highlight=False, markup=False)
-    say("\n" + "\n".join(str(path) for path in results))
 
 
 def _list() -> None:

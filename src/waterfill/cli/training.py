@@ -131,11 +131,11 @@ def train(
         check_writable(json_file)
     if not max_minutes >= 0:
         raise TrainingError(f"--max-minutes can't be {max_minutes:g}")
+    given = {name: value for name, value in fields.items() if value is not None}
     if queue is not None:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise TrainingError("a queue runs in one process; give torchrun its runs one by one")
-        single = preset or config_file or codec or quality or resume or alpha is not None
-        if single or any(value is not None for value in fields.values()):
+        if preset or config_file or codec or quality or resume or alpha is not None or given:
             raise TrainingError("--queue takes its settings from the experiments' files alone")
         _work_through(queue, out or Path("runs"), list(paths), max_minutes, hand_back, json_file)
         return
@@ -143,9 +143,6 @@ def train(
         raise TrainingError("--hand-back belongs to --queue")
     if out is None:
         raise TrainingError("name a folder for the run with --out")
-    given = {name: value for name, value in fields.items() if value is not None}
-    if alpha is not None:
-        given["alpha"] = alpha
     if paths:
         given["data"] = list(paths)
     if codec is not None:
@@ -153,18 +150,32 @@ def train(
     if quality is not None:
         chosen = given["codec"].to_dict() if codec is not None else {}
         given["codec"] = chosen | {"qualities": list(quality)}
-    config = _base(preset, config_file, out, resume=resume)
-    if alpha is not None and config.source_model == "none":
-        given.setdefault("source_model", "aligned")
-    if alpha is None and not config.alpha and "source_model" in given:
-        raise TrainingError("--source-model needs a regulariser: give its weight with --regularize")
-    try:
-        config = config.with_values(given, label="command line")
-    except TrainingError as error:
-        raise TrainingError(_as_options(str(error))) from None
+    base = _base(preset, config_file, out, resume=resume)
+    config = _with_options(base, given, alpha)
     if not config.data:
         raise TrainingError("name photographs to train on, a folder of them, or tar shards")
+    _train_one(config, out, resume, max_minutes, json_file)
 
+
+def _with_options(base: TrainConfig, given: dict[str, Any], alpha: float | None) -> TrainConfig:
+    """Settings with those that options give, the regulariser's weight among them."""
+    values = dict(given)
+    if alpha is not None:
+        values["alpha"] = alpha
+        if base.source_model == "none":
+            values.setdefault("source_model", "aligned")
+    elif not base.alpha and "source_model" in values:
+        raise TrainingError("--source-model needs a regulariser: give its weight with --regularize")
+    try:
+        return base.with_values(values, label="command line")
+    except TrainingError as error:
+        raise TrainingError(_as_options(str(error))) from None
+
+
+def _train_one(
+    config: TrainConfig, out: Path, resume: bool, max_minutes: float, json_file: Path | None
+) -> None:
+    """One run with its bar. Ctrl-C is passed on once what the run came to is said and written."""
     from waterfill.training.folder import RunFolder
     from waterfill.training.loop import train as run_training
 

@@ -507,6 +507,11 @@ class Codec(nn.Module):
             Sides of the picture in pixels.
         side
             Side of a tile in pixels; None for this codec's own.
+
+        Raises
+        ------
+        ValueError
+            If there are more tiles than the picture has.
         """
         side = side or self.tile
         pixels = np.empty((height, width, 3), np.uint8)

@@ -22,7 +22,7 @@ from PIL import Image
 from waterfill.data.sets import open_pictures
 from waterfill.data.shards import FORMAT, INDEX, joint_fingerprint, load_json, record_of
 from waterfill.errors import ImageError, WaterfillError
-from waterfill.files import write_all, write_whole
+from waterfill.files import make_folder, unread, write_all, write_whole
 from waterfill.seeds import check_seed
 
 __all__ = ["PackReport", "pack"]
@@ -65,6 +65,33 @@ class PackReport:
     fingerprint: str
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """What decides the bytes of the shards beside the pictures, as :func:`pack` takes it."""
+
+    shard_bytes: int
+    crop: int | None
+    crops: int
+    max_side: int | None
+    reduction: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.shard_bytes <= LARGEST_SHARD:
+            raise ValueError(f"a shard may have 1 to {LARGEST_SHARD} bytes, not {self.shard_bytes}")
+        if not 0 < self.reduction <= 1:
+            raise ValueError(f"the reduction must lie in (0, 1], not {self.reduction}")
+        for name in ("crop", "crops", "max_side"):
+            _check_positive(name, getattr(self, name))
+        if self.crops > 1 and self.crop is None:
+            raise ValueError("several crops of a picture need the side of a crop")
+
+
+def _check_positive(name: str, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ValueError(f"{name} must be positive, not {value}")
+
+
 class _Members(NamedTuple):
     """Names and bytes that a picture adds to a shard; whether it is smaller than asked."""
 
@@ -90,6 +117,79 @@ class _Building:
         self.tar += header
         self.tar += data
         self.tar += bytes(-len(data) % tarfile.BLOCKSIZE)
+
+    def finished(self) -> bytes:
+        """The shard, with its end."""
+        self.tar += bytes(_END)
+        self.tar += bytes(-len(self.tar) % tarfile.RECORDSIZE)
+        return bytes(self.tar)
+
+
+class _Shards:
+    """Shards written one after the other into a folder, each with its record.
+
+    Parameters
+    ----------
+    folder
+        Where they go.
+    shard_bytes
+        Largest size of one.
+    told
+        Pictures' fingerprint and settings, which every record repeats.
+    """
+
+    def __init__(self, folder: Path, shard_bytes: int, told: dict[str, Any]) -> None:
+        self._folder, self._largest, self._told = folder, shard_bytes, told
+        self.records = _finished(folder, told)
+        self._building = _Building()
+
+    @property
+    def position(self) -> int:
+        """Number of the picture that comes next."""
+        return int(self.records[-1]["next"]) if self.records else 0
+
+    def skip(self, name: str) -> None:
+        """Note that a picture can't be read."""
+        self._building.skipped.append(name)
+
+    def add(self, index: int, members: _Members) -> None:
+        """Add what a picture gives, to a new shard if this one has no room."""
+        # A picture's windows never part: the next shard of a resumed run starts at a picture.
+        entries = [(_header(name, len(data)), name, data) for name, data in members.encoded]
+        size = sum(len(h) + len(d) + -len(d) % tarfile.BLOCKSIZE for h, _, d in entries)
+        total = len(self._building.tar) + size + _END
+        if self._building.names and total + -total % tarfile.RECORDSIZE > self._largest:
+            self._flush(index)
+        for entry in entries:
+            self._building.add(*entry)
+        self._building.smaller += members.smaller
+
+    def close(self, position: int) -> None:
+        """Write what is left, with the number of the picture that would come next."""
+        if self._building.names:
+            self._flush(position)
+        elif self._building.skipped and self.records:  # behind the last one of an interrupted run
+            self.records[-1]["skipped"] += self._building.skipped
+
+    def _flush(self, position: int) -> None:
+        data = self._building.finished()
+        record = {
+            "format": FORMAT,
+            "bytes": len(data),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "names": self._building.names,
+            "offsets": self._building.offsets,
+            "sizes": self._building.sizes,
+            "skipped": self._building.skipped,
+            "smaller": self._building.smaller,
+            "next": position,
+            "settings": self._told,
+        }
+        shard = _shard_path(self._folder, len(self.records))
+        # The record takes its name last: a shard with one is complete.
+        write_all({shard: data, record_of(shard): json.dumps(record) + "\n"})
+        self.records.append(_summary(record))
+        self._building = _Building()
 
 
 def pack(
@@ -146,95 +246,45 @@ def pack(
     ValueError
         For a setting that makes no sense.
     """
-    seed = check_seed(seed)
-    if not 1 <= shard_bytes <= LARGEST_SHARD:
-        raise ValueError(f"a shard may have 1 to {LARGEST_SHARD} bytes, not {shard_bytes}")
-    if not 0 < reduction <= 1:
-        raise ValueError(f"the reduction must lie in (0, 1], not {reduction}")
-    counts = {"crop": crop, "crops": crops, "max_side": max_side, "workers": workers}
-    for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be positive, not {value}")
-    if crops > 1 and crop is None:
-        raise ValueError("several crops of a picture need the side of a crop")
+    settings = _Settings(shard_bytes, crop, crops, max_side, reduction, check_seed(seed))
+    _check_positive("workers", workers)
     folder = Path(out)
     if folder.resolve() in {Path(path).resolve() for path in paths}:
         raise WaterfillError(f"{folder}: shards need a folder of their own")
     pictures = open_pictures(paths)
-    settings: dict[str, Any] = {
-        "source": pictures.fingerprint(),
-        "shard_bytes": shard_bytes,
-        "crop": crop,
-        "crops": crops,
-        "max_side": max_side,
-        "reduction": reduction,
-        "seed": seed,
-    }
-    records = _finished(folder, settings)
-    done = int(records[-1]["next"]) if records else 0
-    resumed = len(records)
+    told = {"source": pictures.fingerprint(), **asdict(settings)}
+    shards = _Shards(folder, shard_bytes, told)
+    resumed = len(shards.records)
 
     def members(index: int) -> _Members:
-        name = _harmless(pictures.name(index))
-        pixels = _reduced(pictures.pixels(index), reduction, max_side)
-        if crop is None:
-            return _Members([_encoded(name, pixels)], smaller=False)
-        rng = np.random.default_rng([seed, zlib.crc32(os.fsencode(name))])
-        windows = [_window(rng, pixels, crop) for _ in range(crops)]
-        # In folders, the names themselves stay alike: no picture is split between training and
-        # validation.
-        numbered = enumerate(windows)
-        return _Members(
-            [_encoded(f"{k}/{name}" if crops > 1 else name, w) for k, w in numbered],
-            smaller=min(pixels.shape[:2]) < crop,
-        )
+        return _members(_harmless(pictures.name(index)), pictures.pixels(index), settings)
 
-    building = _Building()
-
-    def flush(position: int) -> None:
-        nonlocal building
-        building.tar += bytes(_END)
-        building.tar += bytes(-len(building.tar) % tarfile.RECORDSIZE)
-        data = bytes(building.tar)
-        record = {
-            "format": FORMAT,
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
-            "names": building.names,
-            "offsets": building.offsets,
-            "sizes": building.sizes,
-            "skipped": building.skipped,
-            "smaller": building.smaller,
-            "next": position,
-            "settings": settings,
-        }
-        shard = _shard_path(folder, len(records))
-        # The record takes its name last: a shard with one is complete.
-        write_all({shard: data, record_of(shard): json.dumps(record) + "\n"})
-        records.append(_summary(record))
-        building = _Building()
-
-    for index, result in _in_order(members, range(done, len(pictures)), workers):
+    for index, result in _in_order(members, range(shards.position, len(pictures)), workers):
         if isinstance(result, ImageError):
-            building.skipped.append(pictures.name(index))
+            shards.skip(pictures.name(index))
         else:
-            # A picture's windows never part: the next shard of a resumed run starts at a picture.
-            entries = [(_header(name, len(data)), name, data) for name, data in result.encoded]
-            size = sum(len(h) + len(d) + -len(d) % tarfile.BLOCKSIZE for h, _, d in entries)
-            total = len(building.tar) + size + _END
-            if building.names and total + -total % tarfile.RECORDSIZE > shard_bytes:
-                flush(index)
-            for entry in entries:
-                building.add(*entry)
-            building.smaller += result.smaller
+            shards.add(index, result)
         progress(index + 1, len(pictures))
-    if building.names:
-        flush(len(pictures))
-    elif building.skipped and records:  # behind the last shard of an interrupted run
-        records[-1]["skipped"] += building.skipped
-    if not records:
+    shards.close(len(pictures))
+    if not shards.records:
         raise ImageError(f"none of the {len(pictures)} pictures can be read")
-    return _finish(folder, settings, records, len(pictures), resumed)
+    return _finish(folder, told, shards.records, len(pictures), resumed)
+
+
+def _members(name: str, pixels: NDArray[np.uint8], settings: _Settings) -> _Members:
+    """What a picture gives: itself, reduced, or windows of that."""
+    pixels = _reduced(pixels, settings.reduction, settings.max_side)
+    if settings.crop is None:
+        return _Members([_encoded(name, pixels)], smaller=False)
+    rng = np.random.default_rng([settings.seed, zlib.crc32(os.fsencode(name))])
+    windows = [_window(rng, pixels, settings.crop) for _ in range(settings.crops)]
+    # In folders, the names themselves stay alike: no picture is split between training and
+    # validation.
+    several = settings.crops > 1
+    return _Members(
+        [_encoded(f"{k}/{name}" if several else name, w) for k, w in enumerate(windows)],
+        smaller=min(pixels.shape[:2]) < settings.crop,
+    )
 
 
 def _shard_path(folder: Path, number: int) -> Path:
@@ -250,11 +300,11 @@ def _summary(record: dict[str, Any]) -> dict[str, Any]:
 
 def _finished(folder: Path, settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Summaries of the shards that an interrupted run with these settings has left."""
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         present = sorted(p for p in folder.iterdir() if p.suffix.lower() == ".tar")
     except OSError as error:
-        raise WaterfillError(f"{folder}: can't be created ({error.strerror})") from None
+        raise WaterfillError(unread(folder, error)) from None
     if (folder / INDEX).exists():
         raise WaterfillError(f"{folder}: holds shards already; choose another folder")
     records: list[dict[str, Any]] = []

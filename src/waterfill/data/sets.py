@@ -60,6 +60,11 @@ class PictureFiles:
         The files.
     names
         Their names in tables and messages, by default those of the files without their folders.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many names as files.
     """
 
     def __init__(self, paths: Sequence[Path], names: Sequence[str] | None = None) -> None:

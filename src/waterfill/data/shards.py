@@ -98,7 +98,13 @@ def joint_fingerprint(digests: Iterable[str]) -> str:
 
 
 def load_json(path: Path) -> Any:
-    """The content of an index or a record; ``None`` if the file isn't one of this toolkit's."""
+    """The content of an index or a record; ``None`` if the file isn't one of this toolkit's.
+
+    Raises
+    ------
+    ImageError
+        If another version of this toolkit wrote it.
+    """
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -134,6 +134,11 @@ def gaussian(variances: Array, rotation: Array | None = None, name: str = "Gauss
         (n, n) orthogonal, or None.
     name
         For tables.
+
+    Raises
+    ------
+    WaterfillError
+        If a variance is not finite and above zero, or there is none.
     """
     v = np.asarray(variances, np.float64)
     if v.ndim != 1 or not v.size or not np.isfinite(v).all() or (v <= 0).any():
@@ -170,6 +175,11 @@ def sphere(dimension: int = 2, noise: float = 0.1) -> Source:
 
     Shannon's bound is attained at every slope of at least 1/(2·noise): what is left of the noise,
     added to the sphere, is then a law of reproductions.
+
+    Raises
+    ------
+    WaterfillError
+        If there are fewer than two dimensions.
     """
     if dimension < 2:
         raise WaterfillError("sphere: needs at least two dimensions")
@@ -263,7 +273,13 @@ def sawbridge(dimension: int = 1024) -> Source:
 
 
 def discrete(probabilities: Array) -> Source:
-    """A finite alphabet with Hamming's distortion; letters are unit vectors."""
+    """A finite alphabet with Hamming's distortion; letters are unit vectors.
+
+    Raises
+    ------
+    WaterfillError
+        If there are too few probabilities or too many, or they are not above zero with a sum of 1.
+    """
     p = np.asarray(probabilities, np.float64)
     if p.ndim != 1 or not 2 <= p.size <= _LARGEST_ALPHABET:
         raise WaterfillError(f"discrete: needs from 2 to {_LARGEST_ALPHABET} probabilities")
@@ -399,6 +415,13 @@ def patches(
         Luma instead of three planes.
     count
         Patches in memory, for both sides.
+
+    Raises
+    ------
+    ImageError
+        As :func:`~waterfill.data.images.find_images`, or if a picture can't be read.
+    WaterfillError
+        If too few pictures are large enough for a patch.
     """
     files = find_images([path])
     if len(files) < 2:

@@ -200,6 +200,11 @@ class AnnealedImportance(Method):
         Fresh samples to read on.
     fit
         Samples that a linear decoder is fitted to.
+
+    Raises
+    ------
+    WaterfillError
+        For fewer than two samples to fit; when run, for a discrete source or slopes that repeat.
     """
 
     latent: int = 10

@@ -57,6 +57,11 @@ class BlahutArimotoGrid(SlopeBySlope):
         Most maps.
     histogram, samples
         Samples to fill the cells with, and fresh ones to score on.
+
+    Raises
+    ------
+    WaterfillError
+        For an unknown ``support``.
     """
 
     cells: int = 1600

@@ -166,7 +166,13 @@ class RDCurve:
     environment: Mapping[str, Any]
 
     def of(self, status: Status | str) -> tuple[RDPoint, ...]:
-        """The points of one status."""
+        """The points of one status.
+
+        Raises
+        ------
+        ValueError
+            If there is no such status.
+        """
         return tuple(p for p in self.points if p.status == Status(status).value)
 
     def lower_rate(self, distortion: float) -> float:

@@ -109,6 +109,12 @@ class SandwichLower(SlopeBySlope):
         Units of each of the three layers.
     repeats
         Sets of k samples that choose α, and again as many that give the intercept.
+
+    Raises
+    ------
+    WaterfillError
+        For ``k`` or ``repeats`` out of range; when run, for a discrete source, or one that holds
+        back too few samples.
     """
 
     k: int = 1024

@@ -37,6 +37,11 @@ class TransformLimits(SlopeBySlope):
     ----------
     fit, samples
         Samples to fit the components on, and fresh ones to score on.
+
+    Raises
+    ------
+    WaterfillError
+        For fewer than two samples to fit; when run, for a discrete source.
     """
 
     fit: int = 20_000

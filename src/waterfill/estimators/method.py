@@ -203,7 +203,13 @@ class FitThenScore(SlopeBySlope):
 
 
 def continuous(source: Source, method: str) -> None:
-    """Refuse a discrete source where reproductions would leave its alphabet."""
+    """Refuse a discrete source where reproductions would leave its alphabet.
+
+    Raises
+    ------
+    WaterfillError
+        If the source has an alphabet.
+    """
     if source.alphabet is not None:
         raise WaterfillError(
             f"{method}: reproductions would leave the alphabet of a discrete source; use ba"

@@ -86,6 +86,11 @@ class Nerd(FitThenScore):
         Length of z, but no longer than a sample; units of the hidden layers.
     samples
         Fresh samples to score on.
+
+    Raises
+    ------
+    WaterfillError
+        When run, for a discrete source, or if training diverges.
     """
 
     atoms: int = 40_000

@@ -177,6 +177,11 @@ class SandwichUpper(FitThenScore):
         Of Adam, with a cosine schedule.
     samples
         Fresh samples to score on.
+
+    Raises
+    ------
+    WaterfillError
+        For an unknown ``prior``; when run, for a discrete source, or if training diverges.
     """
 
     prior: str = "flow"

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from waterfill.data.images import Picture
-from waterfill.files import check_writable, make_folder, write_whole
+from waterfill.files import (
+    canonical_json,
+    check_writable,
+    json_digest,
+    make_folder,
+    write_whole,
+)
 
 __all__ = ["Cache", "default_folder", "fingerprint"]
 
@@ -29,14 +35,6 @@ def fingerprint(picture: Picture) -> str:
     """SHA-256 of size, kind and pixels of a picture, in hexadecimal."""
     about = f"{picture.height}x{picture.width}{' grey' if picture.grey else ''}\n"
     return hashlib.sha256(about.encode() + picture.pixels.tobytes()).hexdigest()
-
-
-def _text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=True)
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(_text(value).encode()).hexdigest()
 
 
 class Cache:
@@ -62,7 +60,7 @@ class Cache:
         check_writable(self.folder / "probe.json")
 
     def _path(self, key: Mapping[str, Any]) -> Path:
-        name = _digest([_VERSION, key])
+        name = json_digest([_VERSION, key])
         return self.folder / name[:2] / f"{name}.json"
 
     def get(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -70,7 +68,8 @@ class Cache:
         try:
             found = json.loads(self._path(key).read_bytes())
             row = found["row"]
-            sound = found["key"] == json.loads(_text(key)) and found["sha256"] == _digest(row)
+            same_key = found["key"] == json.loads(canonical_json(key))
+            sound = same_key and found["sha256"] == json_digest(row)
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return row if sound and isinstance(row, dict) else None
@@ -85,4 +84,5 @@ class Cache:
         """
         path = self._path(key)
         make_folder(path.parent)
-        write_whole(path, _text({"key": key, "row": row, "sha256": _digest(row)}) + "\n")
+        kept = {"key": key, "row": row, "sha256": json_digest(row)}
+        write_whole(path, canonical_json(kept) + "\n")

@@ -226,7 +226,13 @@ class Ffmpeg:
         return _run([*source, "-i", "-", *coder, *target], raw)
 
     def decode(self, data: bytes, height: int, width: int) -> NDArray[np.uint8]:
-        """Pixels, without the padding."""
+        """Pixels, without the padding.
+
+        Raises
+        ------
+        CodecError
+            If ffmpeg fails, or gives back a picture of another size.
+        """
         source = ["-threads", "1", "-f", self.stream, "-i", "-"]
         raw = _run([*source, "-f", "rawvideo", "-pix_fmt", self._format, "-"], data)
         samples = np.frombuffer(raw, "<u2" if self.colour.bits > 8 else "u1").astype(np.uint16)

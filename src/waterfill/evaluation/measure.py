@@ -164,6 +164,11 @@ class _Subjects:
                 del self._kept[next(iter(self._kept))]
         return subject
 
+    def known_by(self, index: int) -> list[str]:
+        """What identifies a picture in a table."""
+        subject = self[index]
+        return [subject.pixels, subject.label, subject.domain]
+
 
 def _domains(items: Sequence[Path | Picture]) -> list[str]:
     """Names of the pictures' folders: as many of the last parts as tell them apart."""
@@ -200,34 +205,62 @@ def _as_codec(item: _Codecs) -> OwnCodec | Conventional:
     return conventional(item) if isinstance(item, str) else item
 
 
+def _contenders(codecs: _Codecs | Iterable[_Codecs]) -> list[OwnCodec | Conventional]:
+    """What is measured; there is something, and names are distinct."""
+    if isinstance(codecs, Codec | OwnCodec | Conventional | str):
+        codecs = [codecs]
+    contenders = [_as_codec(item) for item in codecs]
+    if not contenders:
+        raise WaterfillError("no codecs to measure")
+    names = [codec.name for codec in contenders]
+    for name in names:
+        if names.count(name) > 1:
+            raise WaterfillError(
+                f"two codecs are named {name!r}; give one of them, or its file, another"
+            )
+    return contenders
+
+
 def _text(setting: Setting) -> str:
     return json.dumps(dict(setting), sort_keys=True)
 
 
-def _made_of(codec: OwnCodec | Conventional, setting: Setting) -> str | None:
-    """What tells a caller's codec from others of its name and version; None if that's unknown."""
-    return "" if isinstance(codec, OwnCodec) else codec.made_of(setting)
+@dataclass(frozen=True)
+class _Cell:
+    """One measurement: a picture by its number, a codec with its version, a setting."""
 
+    image: int
+    codec: OwnCodec | Conventional
+    version: str
+    setting: Setting
 
-def _key(
-    subject: _Subject, codec: OwnCodec | Conventional, version: str, setting: Setting
-) -> dict[str, Any] | None:
-    """What a measurement depends on; None if that can't be said."""
-    own = isinstance(codec, OwnCodec)
-    made_of = _made_of(codec, setting)
-    if made_of is None:
-        return None
-    return {
-        "pixels": subject.pixels,
-        # An own codec goes by its weights; its name is whatever somebody calls it.
-        "codec": "own" if own else codec.name,
-        "version": version,
-        # What weights make of a picture is also this code's; other codecs are their libraries'.
-        **({"program": identity()} if own else {}),
-        # A caller's own is whatever the caller made.
-        **({"made_of": made_of} if made_of else {}),
-        "setting": dict(setting),
-    }
+    @property
+    def made_of(self) -> str | None:
+        """What tells a caller's codec from others of its name and version; None if unknown."""
+        return "" if isinstance(self.codec, OwnCodec) else self.codec.made_of(self.setting)
+
+    def cache_key(self, subject: _Subject) -> dict[str, Any] | None:
+        """What the measurement depends on; None if that can't be said."""
+        own = isinstance(self.codec, OwnCodec)
+        made_of = self.made_of
+        if made_of is None:
+            return None
+        return {
+            "pixels": subject.pixels,
+            # An own codec goes by its weights; its name is whatever somebody calls it.
+            "codec": "own" if own else self.codec.name,
+            "version": self.version,
+            # What weights make of a picture is also this code's; other codecs are their libraries'.
+            **({"program": identity()} if own else {}),
+            # A caller's own is whatever the caller made.
+            **({"made_of": made_of} if made_of else {}),
+            "setting": dict(self.setting),
+        }
+
+    def shard_key(self, picture: str) -> str:
+        """What was asked for; a shard's rows are of this program anyway."""
+        made_of = filter(None, [self.made_of])
+        return json.dumps([picture, self.codec.name, self.version, _text(self.setting), *made_of])
 
 
 #: Fields of a row that a cache keeps; the others come from the request.
@@ -261,8 +294,8 @@ def _measured(subject: _Subject, codec: _Codec, setting: Setting) -> dict[str, A
     }
 
 
-def _sound(row: dict[str, Any] | None) -> bool:
-    return row is not None and all(
+def _sound(row: dict[str, Any]) -> bool:
+    return all(
         isinstance(row.get(name), int | float) and not isinstance(row[name], bool) for name in _KEPT
     )
 
@@ -282,6 +315,57 @@ class _WarmUp:
             data = codec.encode(Picture("piece", piece, picture.grey), codec.settings[0])
             codec.decode(data, *piece.shape[:2])
             self._done.add(id(codec))
+
+
+class _MeasureCell:
+    """Measures cells by their numbers, from any thread; what a cache holds is not coded again."""
+
+    def __init__(
+        self,
+        cells: Sequence[_Cell],
+        subjects: _Subjects,
+        cache: Cache | None,
+        progress: Callable[[int, int, str], None],
+    ) -> None:
+        self._cells, self._subjects, self._cache = cells, subjects, cache
+        self._progress, self._done, self._due = progress, 0, 0
+        self._warm_up, self._lock = _WarmUp(), threading.Lock()
+
+    def begin(self, count: int) -> None:
+        """So many are about to be measured."""
+        self._due = count
+        self._progress(0, count, "")
+
+    def __call__(self, index: int, check: Callable[[], None]) -> Record:
+        check()
+        cell = self._cells[index]
+        subject = self._subjects[cell.image]
+        found = self._found(cell, subject, check)
+        with self._lock:
+            self._done += 1
+            self._progress(self._done, self._due, f"{cell.codec.name}, {subject.label}")
+        about = {
+            "image": subject.label,
+            "domain": subject.domain,
+            "pixels": subject.pixels,
+            "codec": cell.codec.name,
+            "version": cell.version,
+            "setting": _text(cell.setting),
+        }
+        return Record((about | {name: found[name] for name in _KEPT},))
+
+    def _found(self, cell: _Cell, subject: _Subject, check: Callable[[], None]) -> dict[str, Any]:
+        """What the cache says, or else what coding the picture does."""
+        key = None if self._cache is None else cell.cache_key(subject)
+        kept = None if self._cache is None or key is None else self._cache.get(key)
+        if kept is not None and _sound(kept):
+            return kept
+        self._warm_up(cell.codec, subject.picture)
+        check()
+        found = _measured(subject, cell.codec, cell.setting)
+        if self._cache is not None and key is not None:
+            self._cache.put(key, found)
+        return found
 
 
 def evaluate(
@@ -326,96 +410,34 @@ def evaluate(
     """
     seed = check_seed(seed)
     items = _items(images)
-    if isinstance(codecs, Codec | OwnCodec | Conventional | str):
-        codecs = [codecs]
-    contenders = [_as_codec(item) for item in codecs]
-    if not contenders:
-        raise WaterfillError("no codecs to measure")
-    names = [codec.name for codec in contenders]
-    for name in names:
-        if names.count(name) > 1:
-            raise WaterfillError(
-                f"two codecs are named {name!r}; give one of them, or its file, another"
-            )
-    versions = [codec.version() for codec in contenders]
+    contenders = [(codec, codec.version()) for codec in _contenders(codecs)]
     cells = [
-        (image, number, setting)
+        _Cell(image, codec, version, setting)
         for image in range(len(items))
-        for number, codec in enumerate(contenders)
+        for codec, version in contenders
         for setting in codec.settings
     ]
     subjects = _Subjects(items, keep=torch.get_num_threads() + 1)
+    measure = _MeasureCell(cells, subjects, cache, progress)
     stored = open_rows(shards)
-    warm_up, lock, done, due = _WarmUp(), threading.Lock(), 0, 0
-
-    def begin(count: int) -> None:
-        nonlocal due
-        due = count
-        progress(0, due, "")
-
-    def one(index: int, check: Callable[[], None]) -> Record:
-        nonlocal done
-        check()
-        image, number, setting = cells[index]
-        subject, codec, version = subjects[image], contenders[number], versions[number]
-        key = _key(subject, codec, version, setting)
-        row = None if cache is None or key is None else cache.get(key)
-        if row is None or not _sound(row):
-            warm_up(codec, subject.picture)
-            check()
-            row = _measured(subject, codec, setting)
-            if cache is not None and key is not None:
-                cache.put(key, row)
-        with lock:
-            done += 1
-            progress(done, due, f"{codec.name}, {subject.label}")
-        about = {
-            "image": subject.label,
-            "domain": subject.domain,
-            "pixels": subject.pixels,
-            "codec": codec.name,
-            "version": version,
-            "setting": _text(setting),
-        }
-        return Record((about | {name: row[name] for name in _KEPT},))
-
-    def known_by(image: int) -> list[str]:
-        subject = subjects[image]
-        return [subject.pixels, subject.label, subject.domain]
-
-    pictures = stored.identify(len(items), known_by)
-    names = [
-        json.dumps(
-            [
-                pictures[image],
-                contenders[number].name,
-                versions[number],
-                _text(setting),
-                *filter(None, [_made_of(contenders[number], setting)]),
-            ]
-        )
-        for image, number, setting in cells
-    ]
-    # Shards are of what was asked for, by this program; a cache has its own idea of both.
-    each = len(cells) // len(items)
+    pictures = stored.identify(len(items), subjects.known_by)
+    by_picture = len(items) >= stored.processes.world
     records = stored.each(
         "evaluation",
         {},
-        names,
-        one,
-        begin=begin,
-        run=each if len(items) >= stored.processes.world else 1,
+        [cell.shard_key(pictures[cell.image]) for cell in cells],
+        measure,
+        begin=measure.begin,
+        run=len(cells) // len(items) if by_picture else 1,
     )
     rows = tuple(Row(**record.rows[0]) for record in records)
-    about = tuple(
-        Contender(
-            codec.name,
-            "own" if isinstance(codec, OwnCodec) else "conventional",
-            codec.name if isinstance(codec, OwnCodec) else codec.title,
-            version,
-            tuple(_text(setting) for setting in codec.settings),
-            "" if isinstance(codec, OwnCodec) else codec.caveat,
-        )
-        for codec, version in zip(contenders, versions, strict=True)
-    )
+    about = tuple(_contender(codec, version) for codec, version in contenders)
     return Evaluation(rows, about, seed, environment(seed))
+
+
+def _contender(codec: OwnCodec | Conventional, version: str) -> Contender:
+    """A codec as tables and pages name it."""
+    settings = tuple(_text(setting) for setting in codec.settings)
+    if isinstance(codec, OwnCodec):
+        return Contender(codec.name, "own", codec.name, version, settings, "")
+    return Contender(codec.name, "conventional", codec.title, version, settings, codec.caveat)

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from waterfill.codec.priors.context import CAUSAL_NEIGHBOURS
+
 __all__ = ["PARAMETER_BITS", "FittedContext", "Posterior", "fit_context"]
 
 #: Each parameter is told in 16 bits: whole 256ths below 128.
@@ -32,7 +34,6 @@ PARAMETER_BITS = 16
 _STEPS_PER_ONE = 256.0
 #: Added to the energy seen and to that expected, so that few neighbours change little.
 _PRIOR_WEIGHT = 1.0
-_CAUSAL = [(i, j) for i in (-2, -1, 0) for j in range(-2, 3) if i < 0 or j < 0]
 #: Active latents that a fit looks at, at most.
 _MOST = 150_000
 _LARGEST_LOG = 8.0
@@ -88,7 +89,7 @@ class Posterior:
         energy = weight * self.received.square() / self.variance
         sums = torch.zeros(2, *energy.shape)
         for total, plane in zip(sums, (energy, weight), strict=True):
-            for row, column in _CAUSAL:
+            for row, column in CAUSAL_NEIGHBOURS:
                 _add_shifted(total, plane, row, column, self.part)
         before = [self._of_channels_before(plane) for plane in (energy, weight)]
         near = torch.log((sums[0] + _PRIOR_WEIGHT) / (sums[1] + _PRIOR_WEIGHT))

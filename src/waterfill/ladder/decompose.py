@@ -146,7 +146,7 @@ def _split(curves: Curves, main: Mapping[str, Point]) -> Decomposition:
     def costs(name: str) -> float:
         return math.inf if math.isnan(at[name]) else at[name]
 
-    honest = min((n for n in at if status[n] != Status.GENIE), key=costs)
+    best = min((n for n in at if status[n] != Status.GENIE), key=costs)
     groups = [name for name in at if name.startswith("grouped")]
     # The least of those that were read is the tightest only if all were.
     group = min(groups, key=costs) if all(math.isfinite(at[n]) for n in groups) else None
@@ -160,8 +160,8 @@ def _split(curves: Curves, main: Mapping[str, Point]) -> Decomposition:
         side_information_bpp=with_context - variance - limit,
         variance_bpp=variance,
         limit_bpp=limit,
-        honest_rung=honest,
-        honest_bpp=at[honest],
+        best_achievable_rung=best,
+        best_achievable_bpp=at[best],
         tightest_group=group,
         tightest_group_bpp=math.nan if group is None else at[group],
         method=_METHODS[len(curves[IDEAL]) > 1],

@@ -84,6 +84,74 @@ class _Viewer:
         return self._known[key]
 
 
+class _Details:
+    """What is kept of the table's setting beside its points, rung by rung.
+
+    Attributes
+    ----------
+    channels
+        By rung, or term, the bits of each channel, bpp (M,).
+    """
+
+    def __init__(self, picture: Picture, sitting: Sitting, *, shown: bool) -> None:
+        self._picture, self._sitting, self._shown = picture, sitting, shown
+        self.channels: dict[str, NDArray[np.float64]] = {}
+        # What the report shows: maps of the channel on which the ideal coder spends most.
+        self._channel = 0
+        self._decoded: NDArray[np.uint8] | None = None
+        self._traces: dict[str, _Traces] = {}
+
+    def add(self, rung: Rung, climb: Climb) -> None:
+        bits = {rung.name: climb.spent, **climb.lost}
+        for label, tiles in bits.items():
+            total = torch.stack([tile.by_channel for tile in tiles]).sum(0).numpy()
+            self.channels[label] = total / self._picture.pixel_count
+        if not self._shown:
+            return
+        if rung.name == IDEAL:
+            self._channel = int(self.channels[rung.name].argmax())
+            self._decoded = self._sitting.pixels(climb.y_hats)
+        if rung.name != BITSTREAM:
+            y_hat = self._whole([tile[self._channel] for tile in climb.y_hats])
+            for label, tiles in bits.items():
+                by_place = self._whole([tile.by_place for tile in tiles])
+                self._traces[label] = _Traces(by_place, y_hat)
+
+    def exhibit(self, point: Point) -> Exhibit:
+        """Everything that the report shows; ``point`` is of the first rung."""
+        assert self._decoded is not None
+        traces = self._traces
+        shown = {
+            "rounding": traces[IDEAL],
+            "test channel": traces["test channel"],
+            "oracle, test channel": traces["oracle, test channel"],
+        }
+        losses = {
+            "quantisation": traces[IDEAL].bits - traces[POSTERIOR].bits,
+            "context": traces[POSTERIOR].bits - traces[CONTEXT].bits,
+            "variance": traces[UNKNOWN_VARIANCE].bits,
+        }
+        return Exhibit(
+            self._picture.name,
+            self._picture.pixels,
+            self._decoded,
+            point.bpp,
+            point.psnr,
+            self._channel,
+            self._whole([view.y[self._channel] for view in self._sitting.views]),
+            {name: trace.y_hat for name, trace in shown.items()},
+            {name: trace.bits for name, trace in shown.items()},
+            losses,
+        )
+
+    def _whole(self, tiles: Sequence[Tensor]) -> NDArray[np.float32]:
+        """Tiles (h, w) put together."""
+        across = self._sitting.across
+        rows = [torch.cat(list(tiles[k : k + across]), 1) for k in range(0, len(tiles), across)]
+        joined: NDArray[np.float32] = torch.cat(rows).float().numpy()
+        return joined
+
+
 class MeasurePicture:
     """Measures pictures one by one.
 
@@ -138,41 +206,49 @@ class MeasurePicture:
             sitting = self.subject.sit(picture, setting)
             # Settings other than those asked for serve to compare rates at equal PSNR.
             view = _Viewer(picture, sitting, None if setting.beside else similarity)
-            at_main = index == self.main
-            traces: dict[str, _Traces] = {}
-            channel, coded = 0, None
-            decoded: NDArray[np.uint8] | None = None
-            for rung, points in zip(self.rungs, table, strict=True):
-                if setting.beside and rung.name not in BESIDE:
-                    points.append(None)
-                    advance(label)
-                    continue
-                if isinstance(rung, Coded):  # the file and its ideal code are one climb
-                    coded = climb = coded or rung.climb(sitting.views, known, seed=seed)
-                else:
-                    coded = None
-                    climb = rung.climb(sitting.views, known, seed=seed)
-                points.append(self._point(rung, climb, view, setting))
-                if at_main:
-                    self._per_channel(rung.name, climb, picture.pixel_count, channels)
-                if at_main and shown:
-                    if rung.name == IDEAL:
-                        channel = int(channels[rung.name].argmax())
-                        decoded = sitting.pixels(climb.y_hats)
-                    if rung.name != BITSTREAM:
-                        self._trace(rung.name, climb, channel, sitting.across, traces)
-                del climb  # ŷ of a large picture takes much memory: one at a time
-                if len(sitting.views) > 1:
-                    release_free_blocks()
-                advance(label)
-            if at_main and shown:
-                assert decoded is not None
-                point = next(p for points in table if (p := points[index]) is not None)
-                y = _joined([v.y[channel] for v in sitting.views], sitting.across)
-                exhibit = _exhibit(picture, decoded, point, channel, y, traces)
-            del sitting, view  # and one setting's latents
+            details = _Details(picture, sitting, shown=shown) if index == self.main else None
+            column = self._column(view, setting, known, seed, details, lambda: advance(label))
+            for points, point in zip(table, column, strict=True):
+                points.append(point)
+            if details is not None:
+                channels = details.channels
+                if shown:
+                    exhibit = details.exhibit(next(p for p in column if p is not None))
+            del sitting, view, details  # and one setting's latents
         facts = {"name": picture.name, "width": picture.width, "height": picture.height}
         return Measurement(facts, table, channels, exhibit)
+
+    def _column(
+        self,
+        view: _Viewer,
+        setting: Setting,
+        known: Known,
+        seed: int,
+        details: _Details | None,
+        advance: Callable[[], None],
+    ) -> list[Point | None]:
+        """The point of every rung at one setting; ``details`` are added to where there are any."""
+        column: list[Point | None] = []
+        views = view.sitting.views
+        coded: Climb | None = None
+        for rung in self.rungs:
+            if setting.beside and rung.name not in BESIDE:
+                column.append(None)
+                advance()
+                continue
+            if isinstance(rung, Coded):  # the file and its ideal code are one climb
+                coded = climb = coded or rung.climb(views, known, seed=seed)
+            else:
+                coded = None
+                climb = rung.climb(views, known, seed=seed)
+            column.append(self._point(rung, climb, view, setting))
+            if details is not None:
+                details.add(rung, climb)
+            del climb  # ŷ of a large picture takes much memory: one at a time
+            if len(views) > 1:
+                release_free_blocks()
+            advance()
+        return column
 
     def _point(self, rung: Rung, climb: Climb, view: _Viewer, setting: Setting) -> Point | None:
         pixels = view.picture.pixel_count
@@ -188,57 +264,3 @@ class MeasurePicture:
         return Point(
             setting.quality, bpp, psnr, similarity, mse, parts, setting.step, setting.price
         )
-
-    @staticmethod
-    def _per_channel(
-        name: str, climb: Climb, pixels: int, channels: dict[str, NDArray[np.float64]]
-    ) -> None:
-        for label, tiles in {name: climb.spent, **climb.lost}.items():
-            channels[label] = torch.stack([t.by_channel for t in tiles]).sum(0).numpy() / pixels
-
-    @staticmethod
-    def _trace(
-        name: str, climb: Climb, channel: int, across: int, traces: dict[str, _Traces]
-    ) -> None:
-        y_hat = _joined([tile[channel] for tile in climb.y_hats], across)
-        for label, tiles in {name: climb.spent, **climb.lost}.items():
-            traces[label] = _Traces(_joined([tile.by_place for tile in tiles], across), y_hat)
-
-
-def _joined(tiles: Sequence[Tensor], across: int) -> NDArray[np.float32]:
-    """Tiles (h, w) put together, so many in a row."""
-    rows = [torch.cat(list(tiles[k : k + across]), 1) for k in range(0, len(tiles), across)]
-    joined: NDArray[np.float32] = torch.cat(rows).float().numpy()
-    return joined
-
-
-def _exhibit(
-    picture: Picture,
-    decoded: NDArray[np.uint8],
-    point: Point,
-    channel: int,
-    y: NDArray[np.float32],
-    traces: dict[str, _Traces],
-) -> Exhibit:
-    shown = {
-        "rounding": traces[IDEAL],
-        "test channel": traces["test channel"],
-        "oracle, test channel": traces["oracle, test channel"],
-    }
-    losses = {
-        "quantisation": traces[IDEAL].bits - traces[POSTERIOR].bits,
-        "context": traces[POSTERIOR].bits - traces[CONTEXT].bits,
-        "variance": traces[UNKNOWN_VARIANCE].bits,
-    }
-    return Exhibit(
-        picture.name,
-        picture.pixels,
-        decoded,
-        point.bpp,
-        point.psnr,
-        channel,
-        y,
-        {name: trace.y_hat for name, trace in shown.items()},
-        {name: trace.bits for name, trace in shown.items()},
-        losses,
-    )

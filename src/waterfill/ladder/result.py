@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass, field
@@ -11,16 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from waterfill.files import write_whole
-from waterfill.ladder.rungs import BITSTREAM, Status
+from waterfill.files import as_json, without_nan, write_whole
+from waterfill.ladder.rungs import BITSTREAM
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["TERMS", "Decomposition", "Exhibit", "Ladder", "Point", "RungResult"]
 
-#: What lies between the rate that is achieved and the limit, in this order.
-TERMS = ("coder_overhead", "quantisation", "context", "side_information", "variance")
+#: What lies between the rate that is achieved and the limit, in this order: fields of the
+#: decomposition without their ``_bpp``, and how they are called.
+TERMS = {
+    "coder_overhead": "coder overhead",
+    "quantisation": "quantisation",
+    "context": "unused context",
+    "side_information": "side information",
+    "variance": "variance",
+}
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ class Decomposition:
         genie-aided.
     limit_bpp
         What is left: every variance told for free about the predicted mean, genie-aided.
-    honest_rung, honest_bpp
+    best_achievable_rung, best_achievable_bpp
         The rung of lowest rate that is not genie-aided.
     tightest_group, tightest_group_bpp
         The same of those that group variances and pay for them; None and NaN where not all of them
@@ -140,8 +146,8 @@ class Decomposition:
     side_information_bpp: float
     variance_bpp: float
     limit_bpp: float
-    honest_rung: str
-    honest_bpp: float
+    best_achievable_rung: str
+    best_achievable_bpp: float
     tightest_group: str | None
     tightest_group_bpp: float
     method: str
@@ -165,7 +171,7 @@ class Decomposition:
         }
         largest = max(losses, key=lambda name: losses[name])
         gap = self.achieved_bpp - self.limit_bpp
-        gain = self.achieved_bpp - self.honest_bpp
+        gain = self.achieved_bpp - self.best_achievable_bpp
         text = (
             f"At {self.psnr:.2f} dB this codec spends {self.achieved_bpp:.3f} bpp, "
             f"{gap:+.3f} against the genie-aided limit of {self.limit_bpp:.3f}; what holds it back "
@@ -173,9 +179,9 @@ class Decomposition:
         )
         if largest.startswith("not knowing"):
             text += ", genie-aided: no real codec can have all of it"
-        if gain > 1e-3 and self.honest_rung not in (BITSTREAM, "ideal coder"):
+        if gain > 1e-3 and self.best_achievable_rung not in (BITSTREAM, "ideal coder"):
             text += (
-                f"), while the best achievable rung, {self.honest_rung}, "
+                f"), while the best achievable rung, {self.best_achievable_rung}, "
                 f"saves {gain:.3f} bpp ({100 * gain / self.achieved_bpp:.0f} %)."
             )
         else:
@@ -273,12 +279,12 @@ class Ladder:
             "rows": list(self.rows),
             "environment": self.environment,
         }
-        cleaned: dict[str, Any] = _without_nan(result)
+        cleaned: dict[str, Any] = without_nan(result)
         return cleaned
 
     def to_json(self) -> str:
         """The ladder as JSON text."""
-        return json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return as_json(self.to_dict())
 
     def to_frame(self) -> pd.DataFrame:
         """Every measurement as a pandas table: one row per picture, rung and quality."""
@@ -298,13 +304,3 @@ class Ladder:
         from waterfill.report.html import render
 
         write_whole(path, render(self))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Status) else value

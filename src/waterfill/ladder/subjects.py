@@ -129,11 +129,28 @@ class Subject(Protocol):
         ...
 
     def settings(self, quality: float | Sequence[float] | None) -> tuple[list[Setting], int]:
-        """Settings in ascending order of rate for what a user asks, and which of them is theirs."""
+        """Settings in ascending order of rate for what a user asks, and which of them is theirs.
+
+        Raises
+        ------
+        QualityError
+            If a quality is out of range or no number, or there is none; if one is asked for of a
+            codec of other make.
+        CodecError
+            If a codec of other make tells a price that is none.
+        """
         ...
 
     def sit(self, picture: Picture, setting: Setting) -> Sitting:
-        """A picture at a setting."""
+        """A picture at a setting.
+
+        Raises
+        ------
+        ImageError
+            If the picture can't be used.
+        CodecError
+            If a codec of other make breaks the protocol.
+        """
         ...
 
 

@@ -20,7 +20,7 @@ from waterfill.evaluation.rows import Metric, Row
 from waterfill.ladder.result import Ladder, Point
 from waterfill.report import figures
 from waterfill.report.figures import GENIE, plain
-from waterfill.report.maps import crop_for_show, data_uri
+from waterfill.report.maps import SMALLEST_WIDTH, crop_for_show, data_uri
 from waterfill.report.page import fill
 from waterfill.report.text import number, provenance, setting
 
@@ -35,8 +35,6 @@ DRAWN_RUNGS = (
 )
 #: Pictures that can be looked at one by one.
 _MOST_PICTURES = 200
-#: Pictures smaller than this are shown enlarged, in CSS pixels.
-_SMALLEST_WIDTH = 384
 
 _UNITS: Mapping[Metric, str] = {"psnr": "PSNR (dB)", "ms_ssim": "MS-SSIM (dB)"}
 
@@ -288,7 +286,7 @@ class _Slide:
             one,
             width,
             height,
-            max(width, _SMALLEST_WIDTH),
+            max(width, SMALLEST_WIDTH),
             original.shape != one.original.shape,
             data_uri(original),
             data_uri(decoded),

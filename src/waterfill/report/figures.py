@@ -11,7 +11,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from waterfill.ladder.result import Ladder
+from waterfill.ladder.result import TERMS, Ladder
 from waterfill.ladder.rungs import CONTEXT, IDEAL, UNKNOWN_VARIANCE, Status
 from waterfill.report.text import number
 
@@ -36,7 +36,7 @@ _INK = "#1f2328"
 _GRID = "#d9dce0"
 _QUIET = "#767676"
 _LOSS = "#0072b2"
-_HONEST = "#00795a"
+_ACHIEVABLE = "#00795a"
 _GENIE_DARK = "#c04a00"
 _GENIE_LIGHT = "#f7d9c8"
 #: Okabe and Ito's hues, darkened until they read on white; the markers tell lines apart as well.
@@ -261,17 +261,11 @@ def steps(ladder: Ladder) -> tuple[Step, ...]:
     The first rung is the file, and the ideal coder of a codec that makes none.
     """
     parts = ladder.decomposition
-    losses = (
-        ("coder overhead", parts.coder_overhead_bpp, False),
-        ("quantisation", parts.quantisation_bpp, False),
-        ("unused context", parts.context_bpp, False),
-        ("side information", parts.side_information_bpp, False),
-        (f"variance ({GENIE})", parts.variance_bpp, True),
-    )
     columns = [Step(ladder.rungs[0].name, 0.0, parts.achieved_bpp, False)]
     level = parts.achieved_bpp
-    for label, loss, genie in losses:
-        columns.append(Step(label, level, -loss, genie))
+    for term, name in TERMS.items():
+        loss, genie = getattr(parts, f"{term}_bpp"), term == "variance"
+        columns.append(Step(f"{name} ({GENIE})" if genie else name, level, -loss, genie))
         level -= loss
     columns.append(Step(f"limit ({GENIE})", 0.0, parts.limit_bpp, True))
     return tuple(columns)
@@ -327,13 +321,13 @@ def decomposition(ladder: Ladder) -> go.Figure:
         )
     figure.add_scatter(
         x=labels,
-        y=[parts.honest_bpp] * len(labels),
+        y=[parts.best_achievable_bpp] * len(labels),
         mode="lines",
-        name=f"lowest rate without a genie: {escape(parts.honest_rung)}",
-        line={"color": _HONEST, "width": 2, "dash": "dot"},
-        hovertemplate=f"{escape(parts.honest_rung)}<br>%{{y:.4f}} bpp<extra></extra>",
+        name=f"lowest rate without a genie: {escape(parts.best_achievable_rung)}",
+        line={"color": _ACHIEVABLE, "width": 2, "dash": "dot"},
+        hovertemplate=f"{escape(parts.best_achievable_rung)}<br>%{{y:.4f}} bpp<extra></extra>",
     )
-    placed = list(_labelled(columns, parts.honest_bpp))
+    placed = list(_labelled(columns, parts.best_achievable_bpp))
     figure.add_scatter(
         x=labels,
         y=[place for place, _ in placed],

@@ -6,18 +6,22 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
-from waterfill.ladder.result import Decomposition, Exhibit, Ladder, RungResult
+from waterfill.ladder.result import TERMS, Decomposition, Exhibit, Ladder, RungResult
 from waterfill.ladder.rungs import BITSTREAM, IDEAL, Status
 from waterfill.report import figures
 from waterfill.report.figures import GENIE
-from waterfill.report.maps import ColourScale, crop_for_show, data_uri, diverging, sequential
+from waterfill.report.maps import (
+    SMALLEST_WIDTH,
+    ColourScale,
+    crop_for_show,
+    data_uri,
+    diverging,
+    sequential,
+)
 from waterfill.report.page import fill
 from waterfill.report.text import number, provenance
 
 __all__ = ["render"]
-
-#: Pictures smaller than this are shown enlarged, in CSS pixels.
-_SMALLEST_WIDTH = 384
 
 
 def render(ladder: Ladder) -> str:
@@ -46,7 +50,7 @@ def render(ladder: Ladder) -> str:
         first=ladder.rungs[0].name,
         statuses=_statuses(ladder),
         terms=_terms(ladder),
-        term_names=TERM_NAMES,
+        term_names=TERMS,
         steps=figures.steps(ladder),
         figures={
             "curves": figures.plain(figures.rate_distortion(ladder)),
@@ -77,16 +81,6 @@ def _statuses(ladder: Ladder) -> dict[str, str]:
     """Of the rungs that there are, in the order of what they prove."""
     there = {rung.status for rung in ladder.rungs}
     return {status.value: text for status, text in _STATUSES.items() if status.value in there}
-
-
-#: Terms of the decomposition in words.
-TERM_NAMES: dict[str, str] = {
-    "coder_overhead": "coder overhead",
-    "quantisation": "quantisation",
-    "context": "unused context",
-    "side_information": "side information",
-    "variance": "variance",
-}
 
 
 #: What gets some of a term back in a codec of this package.
@@ -129,7 +123,7 @@ def _terms(ladder: Ladder) -> list[_Term]:
             100.0 * bpp / parts.achieved_bpp if parts.achieved_bpp else math.nan,
             parts.intervals.get(key),
         )
-        for key, name in TERM_NAMES.items()
+        for key, name in TERMS.items()
     ]
 
 
@@ -252,7 +246,7 @@ def _exhibit(exhibit: Exhibit, genies: set[str]) -> _Shown:
         height,
         width,
         original.shape != exhibit.original.shape,
-        max(width, _SMALLEST_WIDTH),
+        max(width, SMALLEST_WIDTH),
         data_uri(original),
         data_uri(decoded),
         [
@@ -275,7 +269,7 @@ def _exhibit(exhibit: Exhibit, genies: set[str]) -> _Shown:
         bit_scale,
         [
             _Map(
-                TERM_NAMES[key],
+                TERMS[key],
                 key == "variance",
                 loss_scale.paint(bits),
                 f"{number(float(bits.sum(dtype='float64')) / pixels, sign=True)} bpp",

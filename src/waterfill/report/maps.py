@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image, features
 from plotly.colors import sample_colorscale, unlabel_rgb
 
-__all__ = ["ColourScale", "crop_for_show", "data_uri", "diverging", "sequential"]
+__all__ = ["SMALLEST_WIDTH", "ColourScale", "crop_for_show", "data_uri", "diverging", "sequential"]
 
 _LEVELS = 256
 #: Above this many pixels a picture is cropped: a page with four of them must still open.
 _MAX_SHOWN_PIXELS = 1_500_000
 _WEBP_LONGEST_SIDE = 16383
+#: Pictures that are narrower are shown enlarged to this width, in CSS pixels.
+SMALLEST_WIDTH = 384
 #: Colours span this share of the values, so that one outlier does not wash out a sparse map.
 _SPAN = 0.998
 

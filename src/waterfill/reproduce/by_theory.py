@@ -21,12 +21,15 @@ def fig2(request: Request) -> Reproduction:
     equal = np.asarray(theory.gaussian_rate(variances, np.minimum(error, variances)))
     rows = []
     for variance in (0.05, WATER_LEVEL, 0.2, 1.0, 4.0, 16.0, 100.0):
-        bits = float(theory.quantiser_entropy(variance))
-        mse = float(theory.quantiser_mse(variance))
-        apart = bits - float(theory.gaussian_rate(variance, WATER_LEVEL))
-        fair = bits - float(theory.gaussian_rate(variance, min(mse, variance)))
-        rows.append((f"{variance:.4g}", f"{bits:.4f}", f"{mse:.4f}", f"{apart:.4f}", f"{fair:.4f}"))
-    gap, fair = rounding - shannon, rounding - equal
+        figures = (
+            theory.quantiser_entropy(variance),
+            theory.quantiser_mse(variance),
+            theory.rate_gap(variance, distortion=WATER_LEVEL),
+            theory.rate_gap(variance, match="mse"),
+        )
+        rows.append((f"{variance:.4g}", *(f"{figure:.4f}" for figure in figures)))
+    gap = np.asarray(theory.rate_gap(variances, distortion=WATER_LEVEL))
+    fair = np.asarray(theory.rate_gap(variances, match="mse"))
     widest = float(variances[gap.argmax()])
     below = shannon[variances < WATER_LEVEL * 0.999]
     return Reproduction(

@@ -26,7 +26,16 @@ from waterfill.reproduce.patches import (
     bounds_on_patches,
     gap_at_equal_psnr,
 )
-from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict, percent, said
+from waterfill.reproduce.result import (
+    Line,
+    Reproduction,
+    Request,
+    Table,
+    Verdict,
+    percent,
+    percents,
+    said,
+)
 
 __all__ = ["fig5a"]
 
@@ -76,12 +85,6 @@ def fig5a(request: Request) -> Reproduction:
         lines.append(_line(bound.label, points))
         rows.append((bound.label, _UPPER, percent(_rate(anchor, points))))
     lines += _ceilings(bounds)
-    best = min(rates[name] for name in _PUBLISHED if published_curve(name).kind == "codec")
-    oracles = [rates[name] for name in _ORACLES]
-    beyond = any(rate < best for rate in oracles)
-    genies = ", ".join(f"{name} {percent(rates[name])}" for name in _ORACLES)
-    # A rung that lies nowhere near the anchor has no rate to compare.
-    honest = min((POSTERIOR, CONTEXT), key=lambda name: np.nan_to_num(rates[name], nan=math.inf))
     return Reproduction(
         "fig5a",
         "The limit beside practical codecs and other estimates (paper 1, figure 5a)",
@@ -91,39 +94,9 @@ def fig5a(request: Request) -> Reproduction:
         (
             Table("BD-rate against VTM-9.1, by PSNR", ("curve", "status", "BD-rate"), tuple(rows)),
             *_of_patches(bounds),
-            Table(
-                f"The most that an estimator with {ATOMS:,} atoms can say, log₂ of their number",
-                ("of", "ceiling (bpp)"),
-                tuple(
-                    (text, f"{math.log2(ATOMS) / count:.2g}")
-                    for text, count in (
-                        ("a picture of 768×512", 768 * 512),
-                        ("8×8 patches", 64),
-                        ("4×4 patches", 16),
-                    )
-                ),
-            ),
+            _most_of_atoms(),
         ),
-        (
-            Verdict(
-                "the limit lies beyond all practical codecs",
-                said(beyond, *(() if beyond else oracles)),
-                f"against VTM-9.1: {genies} (genie-aided); best published {percent(best)}",
-            ),
-            Verdict(
-                "the distance from codecs to the limit is what they could still gain",
-                "cannot be",
-                f"the limit is genie-aided; the best achievable rung of this codec, {honest}, lies "
-                f"at {percent(rates[honest])}, its files at {percent(rates[BITSTREAM])}",
-            ),
-            Verdict(
-                "it is tighter than sandwich bounds, NERD and WGD",
-                "cannot be",
-                "a genie-aided number bounds R(D) in neither direction, and of whole pictures an "
-                f"estimator with {ATOMS:,} atoms can't say more than its ceiling"
-                + _beside(bounds, curves),
-            ),
-        ),
+        _verdicts(rates, _beside(bounds, curves)),
         (
             "Rungs are of the bundled codec as it stands, without fine-tuning: trained limits are "
             "in figure 4. Published curves are means over the 24 Kodak photographs.",
@@ -132,6 +105,45 @@ def fig5a(request: Request) -> Reproduction:
             _of_fitting(bounds),
         ),
         environment(request.seed),
+    )
+
+
+def _verdicts(rates: Mapping[str, float], beside: str) -> tuple[Verdict, ...]:
+    """What becomes of the paper's claims, by BD-rates against the anchor."""
+    best = min(rates[name] for name in _PUBLISHED if published_curve(name).kind == "codec")
+    oracles = [rates[name] for name in _ORACLES]
+    beyond = any(rate < best for rate in oracles)
+    genies = ", ".join(f"{name} {percent(rates[name])}" for name in _ORACLES)
+    # A rung that lies nowhere near the anchor has no rate to compare.
+    best_rung = min((POSTERIOR, CONTEXT), key=lambda name: np.nan_to_num(rates[name], nan=math.inf))
+    return (
+        Verdict(
+            "the limit lies beyond all practical codecs",
+            said(beyond, *(() if beyond else oracles)),
+            f"against VTM-9.1: {genies} (genie-aided); best published {percent(best)}",
+        ),
+        Verdict(
+            "the distance from codecs to the limit is what they could still gain",
+            "cannot be",
+            f"the limit is genie-aided; the best achievable rung of this codec, {best_rung}, "
+            f"lies at {percent(rates[best_rung])}, its files at {percent(rates[BITSTREAM])}",
+        ),
+        Verdict(
+            "it is tighter than sandwich bounds, NERD and WGD",
+            "cannot be",
+            "a genie-aided number bounds R(D) in neither direction, and of whole pictures an "
+            f"estimator with {ATOMS:,} atoms can't say more than its ceiling{beside}",
+        ),
+    )
+
+
+def _most_of_atoms() -> Table:
+    """What limits estimators whose reproductions are so many."""
+    sizes = {"a picture of 768×512": 768 * 512, "8×8 patches": 64, "4×4 patches": 16}
+    return Table(
+        f"The most that an estimator with {ATOMS:,} atoms can say, log₂ of their number",
+        ("of", "ceiling (bpp)"),
+        tuple((text, f"{math.log2(ATOMS) / count:.2g}") for text, count in sizes.items()),
     )
 
 
@@ -170,8 +182,7 @@ def _beside(bounds: Sequence[PatchBound], curves: Mapping[str, NDArray[np.float6
         for bound in bounds:
             shares = gap_at_equal_psnr(bound, curves[name])
             if shares:
-                low, high = (percent(end) for end in (min(shares), max(shares)))
-                spans.append(f"{bound.label} {low}" + f" to {high}" * (low != high))
+                spans.append(f"{bound.label} {percents(shares)}")
         if spans:
             found.append(f"{name}{status} in rate at equal PSNR against {', '.join(spans)}")
     return "".join(f"; {text}" for text in found)

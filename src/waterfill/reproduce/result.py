@@ -13,7 +13,17 @@ from typing import Any
 from waterfill.errors import WaterfillError
 from waterfill.seeds import check_seed
 
-__all__ = ["SCALES", "Line", "Reproduction", "Request", "Table", "Verdict", "percent", "said"]
+__all__ = [
+    "SCALES",
+    "Line",
+    "Reproduction",
+    "Request",
+    "Table",
+    "Verdict",
+    "percent",
+    "percents",
+    "said",
+]
 
 #: ``mini``: minutes on two cores; ``night``: hours on them; ``full``: the paper's, for a GPU.
 SCALES = ("mini", "night", "full")
@@ -37,6 +47,11 @@ class Request:
         Of channels' noise.
     progress
         Called with steps done, steps in all (None where unknown), and what is at hand.
+
+    Raises
+    ------
+    WaterfillError
+        For an unknown scale or an invalid seed.
     """
 
     scale: str = "mini"
@@ -173,3 +188,9 @@ def said(holds: bool, *rates: float) -> str:
 def percent(value: float, digits: int = 1) -> str:
     """A change in percent with a true minus sign; a dash where there is none."""
     return f"{value:+.{digits}f} %".replace("-", "−") if math.isfinite(value) else "—"
+
+
+def percents(values: Sequence[float]) -> str:
+    """Percentages from the lowest to the highest, one where they read alike."""
+    low, high = percent(min(values)), percent(max(values))
+    return low if low == high else f"{low} to {high}"

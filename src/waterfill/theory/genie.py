@@ -1,7 +1,7 @@
 """The oracle variance: what it saves when told for free, and what telling it costs.
 
 Taking the energy of the sample itself as its variance is a side channel. `genie_gain` says how
-many bits pass through it, `variance_price` what an honest code pays to send the same numbers.
+many bits pass through it, `variance_price` what a real code pays to send the same numbers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""What a Gaussian entropy model pays when its mean or its variance is not the true one."""
+"""What a Gaussian entropy model pays when its mean or its variance is not the true one.
+
+`predicted_variance` is what the model says, `second_moment` what the source has about the predicted
+mean: the true variance, and the squared error of the mean.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +22,16 @@ from .gaussian import half_log2_ratio
 __all__ = ["gaussian_code_length", "gaussian_kl", "test_channel_rate", "variance_mismatch"]
 
 
-def gaussian_code_length(second_moment: npt.ArrayLike, variance: npt.ArrayLike) -> FloatOrArray:
+def gaussian_code_length(
+    second_moment: npt.ArrayLike, predicted_variance: npt.ArrayLike
+) -> FloatOrArray:
     """Expected code length under a zero-mean Gaussian entropy model.
 
     Parameters
     ----------
     second_moment : array_like
         E[y²] >= 0.
-    variance : array_like
+    predicted_variance : array_like
         v > 0 of the model, in the same unit, broadcast against `second_moment`.
 
     Returns
@@ -46,7 +52,9 @@ def gaussian_code_length(second_moment: npt.ArrayLike, variance: npt.ArrayLike) 
     """
     m, v = broadcast(
         second_moment=as_floats(second_moment, "second_moment", minimum=0.0),
-        variance=as_floats(variance, "variance", minimum=0.0, strict=True),
+        predicted_variance=as_floats(
+            predicted_variance, "predicted_variance", minimum=0.0, strict=True
+        ),
     )
     return scalar_or_array(0.5 * np.log2(2.0 * np.pi * v) + m / (2.0 * v * LN2))
 
@@ -59,22 +67,24 @@ def _itakura_saito(numerator: FloatArray, denominator: FloatArray) -> FloatArray
         return np.asarray(excess - np.where(np.abs(excess) < 0.5, np.log1p(excess), np.log(w)))
 
 
-def variance_mismatch(variance: npt.ArrayLike, predicted: npt.ArrayLike) -> FloatOrArray:
+def variance_mismatch(
+    second_moment: npt.ArrayLike, predicted_variance: npt.ArrayLike
+) -> FloatOrArray:
     """Rate lost by coding with a predicted variance in place of the true second moment.
 
     Parameters
     ----------
-    variance : array_like
+    second_moment : array_like
         E[r²] >= 0 about the predicted mean.
-    predicted : array_like
-        v > 0, in the same unit, broadcast against `variance`.
+    predicted_variance : array_like
+        v > 0, in the same unit, broadcast against `second_moment`.
 
     Returns
     -------
     float or ndarray
         ½(w - 1 - ln w)/ln 2 bits with w = E[r²]/v, half the Itakura-Saito divergence: 0 where
-        they agree and positive elsewhere. It is infinite for zero variance, which an oracle
-        would code with an infinitely negative differential rate.
+        they agree and positive elsewhere. It is infinite for a second moment of zero, which an
+        oracle would code with an infinitely negative differential rate.
 
     Raises
     ------
@@ -88,11 +98,13 @@ def variance_mismatch(variance: npt.ArrayLike, predicted: npt.ArrayLike) -> Floa
     Rate-Distortion Limits in Learned Image Compression", appendix A-A, calls it the KL divergence
     of a mismatched model.
     """
-    v, p = broadcast(
-        variance=as_floats(variance, "variance", minimum=0.0),
-        predicted=as_floats(predicted, "predicted", minimum=0.0, strict=True),
+    m, v = broadcast(
+        second_moment=as_floats(second_moment, "second_moment", minimum=0.0),
+        predicted_variance=as_floats(
+            predicted_variance, "predicted_variance", minimum=0.0, strict=True
+        ),
     )
-    return scalar_or_array(0.5 * _itakura_saito(v, p) / LN2)
+    return scalar_or_array(0.5 * _itakura_saito(m, v) / LN2)
 
 
 def gaussian_kl(
@@ -136,7 +148,7 @@ def gaussian_kl(
 
 
 def test_channel_rate(
-    residual: npt.ArrayLike, variance: npt.ArrayLike, distortion: npt.ArrayLike
+    residual: npt.ArrayLike, predicted_variance: npt.ArrayLike, distortion: npt.ArrayLike
 ) -> FloatOrArray:
     """Rate of the Gaussian test channel when its variance is predicted, not told.
 
@@ -144,8 +156,8 @@ def test_channel_rate(
     ----------
     residual : array_like
         r = y - μ, real numbers.
-    variance : array_like
-        Predicted variance v >= 0 of r.
+    predicted_variance : array_like
+        v >= 0, of r.
     distortion : array_like
         D > 0, in the unit of the variance. All three are broadcast.
 
@@ -169,7 +181,7 @@ def test_channel_rate(
     """
     r, v, d = broadcast(
         residual=as_floats(residual, "residual"),
-        variance=as_floats(variance, "variance", minimum=0.0),
+        predicted_variance=as_floats(predicted_variance, "predicted_variance", minimum=0.0),
         distortion=as_floats(distortion, "distortion", minimum=0.0, strict=True),
     )
     active = v > d

@@ -160,10 +160,9 @@ def work_through(
         Called with the experiment's name and a report, after every step.
     """
     ends = time.monotonic() + 60 * max_minutes
-    steps_of = {e.name: e.config.steps for e in experiments}
     waiting = list(experiments)
     outcomes: dict[str, Outcome] = {}
-    stopped_by: int | None = None
+    stopped = False
 
     def ready(experiment: Experiment) -> bool:
         before = experiment.after
@@ -177,45 +176,61 @@ def work_through(
                 outcomes[left.name] = Outcome(left.name, 0, left.config.steps, note)
             break
         waiting.remove(experiment)
-        folder = RunFolder(Path(out) / experiment.name)
-        config, step, note = experiment.config, 0, ""
+        config = experiment.config
         if not config.data:
             config = config.with_values({"data": list(data)})
-        number: int | None = None
-        try:
-            if experiment.after is not None and not config.start:
-                start = RunFolder(Path(out) / experiment.after).weights
-                config = config.with_values({"start": str(start)})
-            step = _stands_at(folder)
-            minutes = (ends - time.monotonic()) / 60
-            if step >= steps_of[experiment.name]:
-                note = "finished before"
-            elif stopped_by is not None:
-                note = "stopped before its turn"
-            elif minutes < _LEAST_MINUTES:
-                note = "no time left"
-            else:
-                train(
-                    config,
-                    folder.path,
-                    resume=folder.checkpoint.exists(),
-                    max_minutes=minutes,
-                    progress=partial(progress, experiment.name),
-                )
-                step = _stands_at(folder)
-            if not experiment.config.start and _began_with_others(folder, config.start):
-                said = f"began with other weights than {experiment.after} has now"
-                note = f"{note}; {said}" if note else said
-        except Interrupted as stop:
-            number = stopped_by = stop.number
-            step = _stands_at(folder)
-        except Exception as error:
-            # The next run has its own data, start and size, and may succeed.
-            reason = " ".join(str(error).split()) or type(error).__name__
-            note = f"failed: {reason}"
-            torch.cuda.empty_cache()
-        outcomes[experiment.name] = Outcome(experiment.name, step, config.steps, note, number)
+        outcome = _go_on(experiment, config, Path(out), ends, progress, stopped=stopped)
+        stopped = stopped or outcome.stopped_by is not None
+        outcomes[experiment.name] = outcome
     return [outcomes[e.name] for e in experiments]
+
+
+def _go_on(
+    experiment: Experiment,
+    config: TrainConfig,
+    out: Path,
+    ends: float,
+    progress: Callable[[str, Report], None],
+    *,
+    stopped: bool,
+) -> Outcome:
+    """Run one experiment as far as time allows; what keeps or stops it is in the outcome."""
+    folder = RunFolder(out / experiment.name)
+    step, note = 0, ""
+    stopped_by: int | None = None
+    try:
+        if experiment.after is not None and not config.start:
+            start = RunFolder(out / experiment.after).weights
+            config = config.with_values({"start": str(start)})
+        step = _stands_at(folder)
+        minutes = (ends - time.monotonic()) / 60
+        if step >= config.steps:
+            note = "finished before"
+        elif stopped:
+            note = "stopped before its turn"
+        elif minutes < _LEAST_MINUTES:
+            note = "no time left"
+        else:
+            train(
+                config,
+                folder.path,
+                resume=folder.checkpoint.exists(),
+                max_minutes=minutes,
+                progress=partial(progress, experiment.name),
+            )
+            step = _stands_at(folder)
+        if not experiment.config.start and _began_with_others(folder, config.start):
+            said = f"began with other weights than {experiment.after} has now"
+            note = f"{note}; {said}" if note else said
+    except Interrupted as stop:
+        stopped_by = stop.number
+        step = _stands_at(folder)
+    except Exception as error:
+        # The next run has its own data, start and size, and may succeed.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        note = f"failed: {reason}"
+        torch.cuda.empty_cache()
+    return Outcome(experiment.name, step, config.steps, note, stopped_by)
 
 
 def hand_back(runs: str | Path, out: str | Path, *, piece_bytes: int = PIECE_BYTES) -> list[Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from waterfill.errors import TrainingError
-from waterfill.files import held, write_whole
+from waterfill.files import held, make_folder, write_whole
 from waterfill.processes import is_first
 from waterfill.training.config import TrainConfig
 
@@ -80,14 +80,13 @@ class RunFolder:
         Raises
         ------
         TrainingError
-            If it does not, if another process is training into it, or if it can't be made.
+            If it does not, or if another process is training into it.
+        WaterfillError
+            If it can't be made or written.
         """
         if resume and not self.checkpoint.exists():
             raise TrainingError(f"{self.checkpoint}: no such file, nothing to resume")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrainingError(f"{self.path}: can't be created ({error.strerror})") from None
+        make_folder(self.path)
         with held(self.path / "lock") if is_first() else nullcontext(True) as free:
             if not free:
                 raise TrainingError(

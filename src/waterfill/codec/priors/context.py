@@ -27,6 +27,7 @@ from waterfill.codec.fixed_point import (
 )
 
 __all__ = [
+    "CAUSAL_NEIGHBOURS",
     "CodedContext",
     "Context",
     "MaskedContext",
@@ -145,11 +146,11 @@ class _CodedNoContext:
         yield Step(_Whole(), features)
 
 
-#: Offsets of the neighbours that come before a latent in raster order.
-_CAUSAL = [(i, j) for i in (-2, -1, 0) for j in range(-2, 3) if i < 0 or j < 0]
+#: Offsets (row, column) of the neighbours in a 5×5 window that come before a latent in raster
+#: order.
+CAUSAL_NEIGHBOURS = [(i, j) for i in (-2, -1, 0) for j in range(-2, 3) if i < 0 or j < 0]
 
-
-_MASK = [float((i, j) in _CAUSAL) for i in range(-2, 3) for j in range(-2, 3)]
+_MASK = [float((i, j) in CAUSAL_NEIGHBOURS) for i in range(-2, 3) for j in range(-2, 3)]
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ class _CodedMaskedContext:
     """Matrix products over the places of a wavefront."""
 
     def __init__(self, context: MaskedContext) -> None:
-        taps = [(i + 2) * 5 + j + 2 for i, j in _CAUSAL]
+        taps = [(i + 2) * 5 + j + 2 for i, j in CAUSAL_NEIGHBOURS]
         near = context.neighbours
         # Neighbour by neighbour, so that a row of the gathered latents meets a row of weights.
         chosen = near.weight.detach().flatten(2)[:, :, taps].permute(0, 2, 1).flatten(1)
@@ -272,7 +273,7 @@ class _CodedMaskedContext:
         # ŷ with a margin, places first: what a latent's neighbours hold is then gathered by rows.
         margin = width + 4
         canvas = known.new_zeros((height + 2) * margin, m)
-        offsets = torch.tensor([(i + 2) * margin + j + 2 for i, j in _CAUSAL])
+        offsets = torch.tensor([(i + 2) * margin + j + 2 for i, j in CAUSAL_NEIGHBOURS])
         for t in range(width + 3 * height - 3):
             rows = torch.arange(max(0, (t - width + 3) // 3), min(height - 1, t // 3) + 1)
             columns = t - 3 * rows

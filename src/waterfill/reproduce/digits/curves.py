@@ -46,12 +46,12 @@ from waterfill.training.presets import PRESETS
 
 __all__ = [
     "ESTIMATORS",
-    "HONEST",
     "LIMITS",
     "READ_AT",
     "SETS",
     "SYSTEMS",
     "TEST",
+    "TEST_CHANNEL",
     "TRAINING",
     "WITNESSES",
     "Curve",
@@ -124,9 +124,9 @@ SYSTEMS: Mapping[str, System] = {
         ),
     ),
 }
-#: Names of curves: the genie's, the one that is achievable, what a prior charges for the genie's.
+#: Names of curves: the genie's, the test channel's, which is achievable, what a prior charges.
 LIMITS = tuple(SYSTEMS[name].curves[0][0] for name in ("joint", "joint-context"))
-HONEST = SYSTEMS["test-channel"].curves[0][0]
+TEST_CHANNEL = SYSTEMS["test-channel"].curves[0][0]
 WITNESSES = tuple(SYSTEMS[name].curves[1][0] for name in ("joint", "joint-context"))
 
 #: By scale: steps of the baseline, and of each system that starts from it.

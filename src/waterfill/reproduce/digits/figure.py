@@ -10,11 +10,11 @@ from waterfill.estimators.curve import Status as Bound
 from waterfill.provenance import environment
 from waterfill.reproduce.digits.curves import (
     ESTIMATORS,
-    HONEST,
     LIMITS,
     READ_AT,
     SETS,
     TEST,
+    TEST_CHANNEL,
     TRAINING,
     WITNESSES,
     Curve,
@@ -25,7 +25,7 @@ from waterfill.reproduce.digits.curves import (
     of_estimators,
     slope_of,
 )
-from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict, percent, said
+from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict, percents, said
 from waterfill.reproduce.trained import GENIE_AIDED, train_all
 
 __all__ = ["fig5c"]
@@ -158,10 +158,7 @@ def _beside(one: Curve, other: Curve, which: str) -> list[float]:
 
 
 def _span(shares: Sequence[float]) -> str:
-    if not shares:
-        return "no common squared error"
-    low, high = min(shares), max(shares)
-    return percent(low) if low == high else f"{percent(low)} to {percent(high)}"
+    return percents(shares) if shares else "no common squared error"
 
 
 def _verdicts(curves: Sequence[Curve]) -> tuple[Verdict, ...]:
@@ -174,9 +171,9 @@ def _verdicts(curves: Sequence[Curve]) -> tuple[Verdict, ...]:
             below += [share < 0 for shares in spans.values() for share in shares]
             text = ", ".join(f"{name} {_span(shares)}" for name, shares in spans.items())
             texts.append(f"{limit} on {which} ({GENIE_AIDED}), in rate at equal error: {text}")
-    honest = [
+    against_sandwich = [
         f"{name} against the sandwich {_span(_beside(named[name], named['sandwich'], TEST))}"
-        for name in (HONEST, *WITNESSES)
+        for name in (TEST_CHANNEL, *WITNESSES)
     ]
     contexts = {
         which: _beside(named[LIMITS[1]], named[LIMITS[0]], which) for which in (TEST, TRAINING)
@@ -193,7 +190,7 @@ def _verdicts(curves: Sequence[Curve]) -> tuple[Verdict, ...]:
             "cannot be",
             f"both limits are {GENIE_AIDED} and bound R(D) in neither direction. Bounds, all of "
             f"them upper ones, are sandwich, NERD and WGD and what a prior is paid; on test digits "
-            f"{'; '.join(honest)}; lowest there: {_lowest(curves)}",
+            f"{'; '.join(against_sandwich)}; lowest there: {_lowest(curves)}",
         ),
         Verdict(
             "a context gains next to nothing on digits",

@@ -199,6 +199,13 @@ class Trained:
     ----------
     request
         What the reproduction works with. Pictures in one folder are a set of its name.
+
+    Raises
+    ------
+    WaterfillError
+        If two folders of pictures have one name.
+    ImageError
+        If a picture can't be used.
     """
 
     def __init__(self, request: Request) -> None:
