@@ -229,6 +229,33 @@ def test_the_climb_finds_the_summit_that_a_grid_finds() -> None:
     assert height == pytest.approx(float(values.max()), abs=0.02)
 
 
+def test_the_climb_finds_a_summit_far_from_all_samples() -> None:
+    """Of long vectors each sample is a summit of its own, below the one in the middle of all."""
+    x = torch.randn(64, 1000, generator=torch.Generator().manual_seed(0))
+    slope = 3.6 / 1000
+    _, height = climb(x, torch.zeros(64), slope, x)
+    assert height >= float(torch.logsumexp(-slope * x.square().sum(1), 0)) - math.log(64)
+
+
+def test_no_lower_bound_is_above_the_truth_where_it_nears_ln_k() -> None:
+    source = gaussian(np.ones(400))
+    slope = 3.8 / 400  # below 1/2 nothing is sent: F is λ times the variance
+    (point,) = wf.bounds(source, "sandwich-lower", [slope], rate_unit="nats", distortion="sse",
+                         k=64, steps=5, repeats=4, hidden=16).points  # fmt: skip
+    assert lagrangian(source, slope) == pytest.approx(3.8)
+    assert point.lagrangian - margin(point) <= 3.8
+
+
+def test_a_component_that_hardly_ever_varies_does_not_spoil_the_lower_bound() -> None:
+    """As a pixel at the border of a digit, which is black in the first samples."""
+    rng = np.random.default_rng(0)
+    samples = np.column_stack([rng.standard_normal(6000), rng.random(6000) < 0.005])
+    (point,) = wf.bounds(samples, "sandwich-lower", [2.0], rate_unit="nats", distortion="sse",
+                         k=20, steps=20, repeats=4, hidden=16).points  # fmt: skip
+    # One Gaussian's F is ½ ln 2λ + ½; half of that is little to ask for.
+    assert 0.25 * (math.log(4.0) + 1.0) < point.lagrangian
+
+
 LOWER = {"k": 64, "steps": 2, "repeats": 4}
 
 
