@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from waterfill.data.source_names import open_source
 from waterfill.data.sources import Source, gaussian, patches
 from waterfill.errors import WaterfillError
 from waterfill.estimators import RDPoint, Status, Units
+from waterfill.estimators.atoms import score
 from waterfill.estimators.dual import climb
 from waterfill.estimators.limits import TransformLimits
 from waterfill.estimators.method import FitThenScore, Run, check_single, mean_interval
@@ -123,6 +125,31 @@ def test_a_point_near_its_ceiling_says_so() -> None:
     low = wf.bounds("gaussian:n=8", "sandwich-lower", [300.0], rate_unit="nats", k=32, steps=2,
                     repeats=5).points[0]  # fmt: skip
     assert low.lagrangian <= math.log(32)
+
+
+def test_a_rate_above_ln_n_is_sound_where_weights_differ_and_only_there() -> None:
+    """A letter of weight w costs −ln w, however often it comes."""
+    rare = replace(
+        gaussian(np.ones(1)), fresh=lambda count, rng: 5.0 + 1e-3 * rng.standard_normal((count, 1))
+    )
+    atoms, run = torch.tensor([[0.0], [5.0]], dtype=torch.float64), Run()
+    weights = torch.tensor([0.99, 0.01], dtype=torch.float64)
+    found = score(rare, atoms, weights.log(), 50.0, run, samples=100)
+    assert found.rate == pytest.approx(math.log(100), rel=1e-6)
+    assert found.near_ceiling
+    assert found.is_sound(1e-16)
+    assert not replace(found, lagrangian=2 * found.lagrangian).is_sound(1e-16)
+    even = score(rare, atoms, torch.full_like(weights, 0.5).log(), 50.0, run, samples=100)
+    assert even.rate == pytest.approx(math.log(2), rel=1e-6)
+    assert not replace(even, lagrangian=found.lagrangian).is_sound(1e-16)
+
+
+def test_a_few_samples_that_fall_to_rare_particles_are_no_rounding_error() -> None:
+    samples = np.random.default_rng(1).standard_t(1.5, (30, 2))
+    (point,) = wf.bounds(samples, "wgd", [30.0], rate_unit="nats", distortion="sse",
+                         particles=2, steps=40, batch=100).points  # fmt: skip
+    assert point.rate > math.log(2) + 0.5 * math.log(2)
+    assert point.near_ceiling
 
 
 def test_a_curve_carries_the_truth_and_shannons_bound() -> None:

@@ -28,7 +28,9 @@ def score(
     """The upper bound that fixed atoms give.
 
     For any law ν, E KL(Q(·|X) ‖ ν) ≥ I(X; Y), so that (D, F − λD) lies on or above R(D); with
-    fixed atoms and fresh samples F and D are plain means. R ≤ ln n, whatever the source.
+    fixed atoms and fresh samples F and D are plain means. Of atoms with equal weights R ≤ ln n,
+    whatever the source; with unequal ones that holds where ν is the law of Y, and samples that
+    fall to rare atoms more often than those that were fitted cost up to −ln of the least weight.
 
     Parameters
     ----------
@@ -66,4 +68,5 @@ def score(
         ceiling=math.log(len(atoms)),
         certificate=certificate,
         samples=len(x),
+        most=-float(log_weights.min()),
     )

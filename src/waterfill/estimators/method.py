@@ -47,7 +47,11 @@ FRESH = 99
 
 @dataclass(frozen=True)
 class Finding:
-    """A point in nats and squared errors; fields as in :class:`~.curve.RDPoint`."""
+    """A point in nats and squared errors; fields as in :class:`~.curve.RDPoint`.
+
+    ``most`` is what no mean over samples can exceed, where that is more than the ceiling: atoms
+    with unequal weights.
+    """
 
     status: Status
     slope: float
@@ -59,6 +63,7 @@ class Finding:
     samples: int = 0
     note: str = ""
     seconds: float = 0.0
+    most: float | None = None
 
     @property
     def rate(self) -> float:
@@ -72,13 +77,12 @@ class Finding:
         Never where a finite source was solved exactly: its ceiling is then the source's own.
         """
         exact = self.certificate is not None and self.interval is None
-        return not exact and self._room < _NEAR
+        return not exact and self._room(self.ceiling) < _NEAR
 
-    @property
-    def _room(self) -> float:
-        """What is left up to the ceiling."""
+    def _room(self, limit: float | None) -> float:
+        """What is left up to a limit."""
         read = self.lagrangian if self.status is Status.LOWER else self.rate
-        return math.inf if self.ceiling is None else self.ceiling - read
+        return math.inf if limit is None else limit - read
 
     def is_sound(self, precision: float) -> bool:
         """Whether F and λD are finite, and F − λD not rounding error.
@@ -90,8 +94,8 @@ class Finding:
         """
         cost = self.slope * self.distortion
         numbers = math.isfinite(self.lagrangian) and math.isfinite(cost)
-        # Where weights differ, a mean over fresh samples may exceed the ceiling, but not by much.
-        return numbers and abs(cost) * precision < 1.0 and self._room > -_NEAR
+        limit = self.ceiling if self.most is None else self.most
+        return numbers and abs(cost) * precision < 1.0 and self._room(limit) > -_NEAR
 
 
 @dataclass(frozen=True)
