@@ -23,7 +23,14 @@ from waterfill.estimators import RDPoint, Status, Units
 from waterfill.estimators.atoms import score
 from waterfill.estimators.dual import climb
 from waterfill.estimators.limits import TransformLimits
-from waterfill.estimators.method import FitThenScore, Run, check_single, mean_interval
+from waterfill.estimators.method import (
+    FRESH,
+    FitThenScore,
+    Run,
+    check_single,
+    fresh_interval,
+    mean_interval,
+)
 from waterfill.estimators.nerd import Nerd
 from waterfill.estimators.priors import Factorised, Flow, Posterior, TwoLevels
 from waterfill.estimators.sandwich import SandwichUpper
@@ -451,3 +458,25 @@ def test_points_on_patches_say_that_these_are_alike(tmp_path: Path) -> None:
             assert "patches of a picture are alike" in point.note
     law = wf.bounds("gaussian:n=2", "wgd", [1.0], particles=5, steps=1)
     assert "alike" not in law.points[0].note
+
+
+def test_intervals_on_patches_are_over_pictures(tmp_path: Path) -> None:
+    """Of plain pictures a patch more says nothing: Student's interval of one number for each."""
+    greys = np.random.default_rng(0).integers(0, 256, 18)
+    for k, grey in enumerate(greys):
+        Image.new("L", (9, 9), int(grey)).save(tmp_path / f"{k:02}.png")
+    source, run = patches(tmp_path, size=3, count=18 * 40), Run(3)
+    values = run.tensor(source.fresh(999, run.rng(FRESH))).mean(1)
+    assert source.pictures is not None
+    of = source.pictures(999, run.rng(FRESH))
+    held = greys[1::6] / 255.0
+    assert values.tolist() == pytest.approx(held[of].tolist())
+    mean, (low, high), count = fresh_interval(values, source, run)
+    expected, (lowest, highest) = mean_interval(torch.from_numpy(held))
+    assert (mean, low, high, count) == pytest.approx((expected, lowest, highest, 3))
+    # Fewer patches than there are, so not as many of each picture.
+    some = run.tensor(source.fresh(50, run.rng(FRESH))).mean(1)
+    near = 0.5 * (high - low)
+    assert fresh_interval(some, source, run)[1] == pytest.approx((low, high), abs=near)
+    (point,) = wf.bounds(source, "wgd", [10.0], particles=5, steps=3).points
+    assert point.note == "the interval is over 3 pictures, whose patches are alike"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from waterfill.data.sources import Source
 from waterfill.estimators.curve import Status
-from waterfill.estimators.method import FRESH, Finding, Interval, Run, mean_interval
+from waterfill.estimators.method import FRESH, Finding, Interval, Run, fresh_interval
 from waterfill.estimators.softmax import means
 
 __all__ = ["score"]
@@ -58,7 +58,7 @@ def score(
     if slope * farthest * torch.finfo(x.dtype).eps > 1.0:
         raise OverflowError("λ‖x − y‖² is lost in rounding")
     log_sum, _, errors = means(x, atoms, slope, log_weights)
-    lagrangian, interval = mean_interval(-log_sum)
+    lagrangian, interval, pictures = fresh_interval(-log_sum, source, run)
     return Finding(
         Status.UPPER,
         slope,
@@ -69,4 +69,5 @@ def score(
         certificate=certificate,
         samples=len(x),
         most=-float(log_weights.min()),
+        pictures=pictures,
     )

@@ -30,6 +30,7 @@ __all__ = [
     "SlopeBySlope",
     "check_single",
     "continuous",
+    "fresh_interval",
     "mean_interval",
     "precision_for",
 ]
@@ -50,7 +51,7 @@ class Finding:
     """A point in nats and squared errors; fields as in :class:`~.curve.RDPoint`.
 
     ``most`` is what no mean over samples can exceed, where that is more than the ceiling: atoms
-    with unequal weights.
+    with unequal weights. ``pictures`` is how many the interval is over; 0 where it is over samples.
     """
 
     status: Status
@@ -64,6 +65,7 @@ class Finding:
     note: str = ""
     seconds: float = 0.0
     most: float | None = None
+    pictures: int = 0
 
     @property
     def rate(self) -> float:
@@ -246,3 +248,36 @@ def mean_interval(values: Tensor) -> tuple[float, Interval]:
         return mean, (-math.inf, math.inf)
     half = float(stdtrit(count - 1, 0.975)) * float(exact.std()) / math.sqrt(count)
     return mean, (mean - half, mean + half)
+
+
+def fresh_interval(values: Tensor, source: Source, run: Run) -> tuple[float, Interval, int]:
+    """Mean of values on a source's fresh samples, its 95 % interval, and over how many pictures.
+
+    Patches of a picture are alike: where they come of two pictures or more, the pictures are what
+    is independent, and the mean is a ratio of sums over them. Else as :func:`mean_interval`, and 0.
+
+    Parameters
+    ----------
+    values
+        Of the samples that ``source.fresh`` gives at the run's stream ``FRESH``, in their order.
+    source
+        Where they come from.
+    run
+        Its seed.
+
+    References
+    ----------
+    W. G. Cochran, "Sampling Techniques", 3rd ed., Wiley 1977, section 9A.1: clusters of unequal
+    size.
+    """
+    mean, interval = mean_interval(values)
+    if source.pictures is None:
+        return mean, interval, 0
+    _, of = np.unique(source.pictures(len(values), run.rng(FRESH)), return_inverse=True)
+    count = int(of.max()) + 1
+    if count < 2:
+        return mean, interval, 0
+    sums = np.bincount(of, values.double().cpu().numpy() - mean)
+    error = math.sqrt(count / (count - 1) * float(np.square(sums).sum())) / len(of)
+    half = float(stdtrit(count - 1, 0.975)) * error
+    return mean, (mean - half, mean + half), count

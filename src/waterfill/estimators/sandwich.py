@@ -21,7 +21,7 @@ from waterfill.estimators.method import (
     Scorer,
     SlopeBySlope,
     continuous,
-    mean_interval,
+    fresh_interval,
 )
 from waterfill.estimators.priors import PRIORS, Factorised, Posterior, Prior, network
 
@@ -206,9 +206,16 @@ class SandwichUpper(FitThenScore):
                 x = run.tensor(judge.fresh(count, run.rng(FRESH)))
                 read = [model(part) for part in torch.split(x, _CHUNK)]
             kl, error = (torch.cat(part).double() for part in zip(*read, strict=True))
-            lagrangian, interval = mean_interval(kl + slope * error)
-            distortion = float(error.mean())
-            return Finding(Status.UPPER, slope, distortion, lagrangian, interval, samples=len(kl))
+            lagrangian, interval, pictures = fresh_interval(kl + slope * error, judge, run)
+            return Finding(
+                Status.UPPER,
+                slope,
+                float(error.mean()),
+                lagrangian,
+                interval,
+                samples=len(kl),
+                pictures=pictures,
+            )
 
         return scorer
 
