@@ -352,6 +352,13 @@ def test_what_single_precision_cant_tell_apart_is_no_perfect_copy() -> None:
     assert point.rate > math.log2(1.0 / point.distortion) - 0.5
 
 
+@pytest.mark.parametrize("dimension", [1, 2, 70])
+def test_what_never_varies_costs_the_autoencoder_next_to_nothing(dimension: int) -> None:
+    (point,) = wf.bounds(np.ones((60, dimension)), "sandwich-upper", [2.0], rate_unit="nats",
+                         steps=5, batch=16, hidden=8).points  # fmt: skip
+    assert abs(point.lagrangian) < 0.1 * dimension
+
+
 def test_samples_and_slopes_come_as_lists_tensors_or_one_number() -> None:
     samples = np.random.default_rng(0).standard_normal((60, 2)).astype(np.float32)
     small = {"particles": 8, "steps": 5, "seed": 1}
