@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,17 @@ from waterfill.data.source_names import open_source
 from waterfill.data.sources import Source, gaussian, patches
 from waterfill.errors import WaterfillError
 from waterfill.estimators import RDPoint, Status, Units
+from waterfill.estimators.atoms import score
 from waterfill.estimators.dual import climb
 from waterfill.estimators.limits import TransformLimits
-from waterfill.estimators.method import FitThenScore, Run, check_single, mean_interval
+from waterfill.estimators.method import (
+    FRESH,
+    FitThenScore,
+    Run,
+    check_single,
+    fresh_interval,
+    mean_interval,
+)
 from waterfill.estimators.nerd import Nerd
 from waterfill.estimators.priors import Factorised, Flow, Posterior, TwoLevels
 from waterfill.estimators.sandwich import SandwichUpper
@@ -123,6 +132,31 @@ def test_a_point_near_its_ceiling_says_so() -> None:
     low = wf.bounds("gaussian:n=8", "sandwich-lower", [300.0], rate_unit="nats", k=32, steps=2,
                     repeats=5).points[0]  # fmt: skip
     assert low.lagrangian <= math.log(32)
+
+
+def test_a_rate_above_ln_n_is_sound_where_weights_differ_and_only_there() -> None:
+    """A letter of weight w costs −ln w, however often it comes."""
+    rare = replace(
+        gaussian(np.ones(1)), fresh=lambda count, rng: 5.0 + 1e-3 * rng.standard_normal((count, 1))
+    )
+    atoms, run = torch.tensor([[0.0], [5.0]], dtype=torch.float64), Run()
+    weights = torch.tensor([0.99, 0.01], dtype=torch.float64)
+    found = score(rare, atoms, weights.log(), 50.0, run, samples=100)
+    assert found.rate == pytest.approx(math.log(100), rel=1e-6)
+    assert found.near_ceiling
+    assert found.is_sound(1e-16)
+    assert not replace(found, lagrangian=2 * found.lagrangian).is_sound(1e-16)
+    even = score(rare, atoms, torch.full_like(weights, 0.5).log(), 50.0, run, samples=100)
+    assert even.rate == pytest.approx(math.log(2), rel=1e-6)
+    assert not replace(even, lagrangian=found.lagrangian).is_sound(1e-16)
+
+
+def test_a_few_samples_that_fall_to_rare_particles_are_no_rounding_error() -> None:
+    samples = np.random.default_rng(1).standard_t(1.5, (30, 2))
+    (point,) = wf.bounds(samples, "wgd", [30.0], rate_unit="nats", distortion="sse",
+                         particles=2, steps=40, batch=100).points  # fmt: skip
+    assert point.rate > math.log(2) + 0.5 * math.log(2)
+    assert point.near_ceiling
 
 
 def test_a_curve_carries_the_truth_and_shannons_bound() -> None:
@@ -229,6 +263,33 @@ def test_the_climb_finds_the_summit_that_a_grid_finds() -> None:
     assert height == pytest.approx(float(values.max()), abs=0.02)
 
 
+def test_the_climb_finds_a_summit_far_from_all_samples() -> None:
+    """Of long vectors each sample is a summit of its own, below the one in the middle of all."""
+    x = torch.randn(64, 1000, generator=torch.Generator().manual_seed(0))
+    slope = 3.6 / 1000
+    _, height = climb(x, torch.zeros(64), slope, x)
+    assert height >= float(torch.logsumexp(-slope * x.square().sum(1), 0)) - math.log(64)
+
+
+def test_no_lower_bound_is_above_the_truth_where_it_nears_ln_k() -> None:
+    source = gaussian(np.ones(400))
+    slope = 3.8 / 400  # below 1/2 nothing is sent: F is λ times the variance
+    (point,) = wf.bounds(source, "sandwich-lower", [slope], rate_unit="nats", distortion="sse",
+                         k=64, steps=5, repeats=4, hidden=16).points  # fmt: skip
+    assert lagrangian(source, slope) == pytest.approx(3.8)
+    assert point.lagrangian - margin(point) <= 3.8
+
+
+def test_a_component_that_hardly_ever_varies_does_not_spoil_the_lower_bound() -> None:
+    """As a pixel at the border of a digit, which is black in the first samples."""
+    rng = np.random.default_rng(0)
+    samples = np.column_stack([rng.standard_normal(6000), rng.random(6000) < 0.005])
+    (point,) = wf.bounds(samples, "sandwich-lower", [2.0], rate_unit="nats", distortion="sse",
+                         k=20, steps=20, repeats=4, hidden=16).points  # fmt: skip
+    # One Gaussian's F is ½ ln 2λ + ½; half of that is little to ask for.
+    assert 0.25 * (math.log(4.0) + 1.0) < point.lagrangian
+
+
 LOWER = {"k": 64, "steps": 2, "repeats": 4}
 
 
@@ -289,6 +350,13 @@ def test_what_single_precision_cant_tell_apart_is_no_perfect_copy() -> None:
     (point,) = wf.bounds(samples, "sandwich-upper", [1.0], steps=1, hidden=0, batch=16).points
     # h(X) is that of two Gaussians: R ≥ log₂(1/D) for D the error of each.
     assert point.rate > math.log2(1.0 / point.distortion) - 0.5
+
+
+@pytest.mark.parametrize("dimension", [1, 2, 70])
+def test_what_never_varies_costs_the_autoencoder_next_to_nothing(dimension: int) -> None:
+    (point,) = wf.bounds(np.ones((60, dimension)), "sandwich-upper", [2.0], rate_unit="nats",
+                         steps=5, batch=16, hidden=8).points  # fmt: skip
+    assert abs(point.lagrangian) < 0.1 * dimension
 
 
 def test_samples_and_slopes_come_as_lists_tensors_or_one_number() -> None:
@@ -397,3 +465,25 @@ def test_points_on_patches_say_that_these_are_alike(tmp_path: Path) -> None:
             assert "patches of a picture are alike" in point.note
     law = wf.bounds("gaussian:n=2", "wgd", [1.0], particles=5, steps=1)
     assert "alike" not in law.points[0].note
+
+
+def test_intervals_on_patches_are_over_pictures(tmp_path: Path) -> None:
+    """Of plain pictures a patch more says nothing: Student's interval of one number for each."""
+    greys = np.random.default_rng(0).integers(0, 256, 18)
+    for k, grey in enumerate(greys):
+        Image.new("L", (9, 9), int(grey)).save(tmp_path / f"{k:02}.png")
+    source, run = patches(tmp_path, size=3, count=18 * 40), Run(3)
+    values = run.tensor(source.fresh(999, run.rng(FRESH))).mean(1)
+    assert source.pictures is not None
+    of = source.pictures(999, run.rng(FRESH))
+    held = greys[1::6] / 255.0
+    assert values.tolist() == pytest.approx(held[of].tolist())
+    mean, (low, high), count = fresh_interval(values, source, run)
+    expected, (lowest, highest) = mean_interval(torch.from_numpy(held))
+    assert (mean, low, high, count) == pytest.approx((expected, lowest, highest, 3))
+    # Fewer patches than there are, so not as many of each picture.
+    some = run.tensor(source.fresh(50, run.rng(FRESH))).mean(1)
+    near = 0.5 * (high - low)
+    assert fresh_interval(some, source, run)[1] == pytest.approx((low, high), abs=near)
+    (point,) = wf.bounds(source, "wgd", [10.0], particles=5, steps=3).points
+    assert point.note == "the interval is over 3 pictures, whose patches are alike"

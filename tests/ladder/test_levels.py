@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -38,6 +40,29 @@ def test_levels_go_against_the_sensitivity_as_strictly_as_told() -> None:
 def test_a_decoder_without_gradient_gives_one_level_to_all() -> None:
     levels = levels_of(torch.zeros(3), torch.ones(3), 1.0)
     assert torch.equal(levels, torch.full((3,), WATER_LEVEL))
+
+
+@pytest.mark.parametrize(
+    ("weights", "activity"),
+    [
+        ([1.0, 4.0], [0.0, 0.0]),  # no channel is active
+        ([1.0, 0.0], [0.0, 0.0]),
+        ([1.0, 0.0], [0.0, 1.0]),  # what is active doesn't show
+        ([1.0, math.inf], [1.0, 1.0]),
+    ],
+)
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_where_nothing_active_shows_all_channels_have_one_level(
+    weights: list[float], activity: list[float], strength: float
+) -> None:
+    levels = levels_of(torch.tensor(weights), torch.tensor(activity), strength)
+    assert torch.equal(levels, torch.full((2,), WATER_LEVEL))
+
+
+def test_levels_do_not_depend_on_how_active_all_channels_are_together() -> None:
+    weights, activity = torch.tensor([1.0, 4.0]), torch.tensor([0.5, 0.25])
+    expected = levels_of(weights, activity, 0.5)
+    assert torch.allclose(levels_of(weights, activity * 1e-12, 0.5), expected)
 
 
 def test_activity_goes_from_silent_to_loud() -> None:

@@ -33,7 +33,7 @@ from waterfill.ladder.rungs import (
     Status,
     Told,
 )
-from waterfill.ladder.subjects import View, stepped
+from waterfill.ladder.subjects import View, stepped, steps_around
 from waterfill.ladder.variances import SPREAD, Grouped, Moments, Oracle, Pooled
 
 RUNGS = {rung.name: rung for rung in LADDER}
@@ -270,3 +270,17 @@ def test_the_split_of_the_rate_is_an_identity() -> None:
     (lost,) = reached.lost[UNKNOWN_VARIANCE]
     assert (lost.by_channel >= 0).all()
     assert float(lost.by_place.sum()) == pytest.approx(unknown, rel=1e-4)
+
+
+def test_a_codec_at_another_step_works_at_the_slope_that_r_of_d_has_there() -> None:
+    variances = [1.0, 10.0, 40.0]
+
+    def slope(step: float) -> float:
+        held = len(variances) * WATER_LEVEL * step**2
+        near = [theory.reverse_waterfill(variances, distortion=held * f).bits for f in (0.999, 1)]
+        return (near[0] - near[1]) / (0.001 * held)
+
+    settings, main = steps_around(math.nan, slope(1.0))
+    assert settings[main].price == slope(1.0)
+    for setting in settings:
+        assert setting.price == pytest.approx(slope(setting.step), rel=1e-6)

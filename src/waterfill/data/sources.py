@@ -76,6 +76,9 @@ class Source:
         SHA-256 of those vectors, when asked for.
     caution
         What to know of intervals over its samples; may be empty.
+    pictures
+        Which picture each of the vectors comes of that ``fresh`` gives for the same arguments,
+        (count); None where vectors are independent.
     """
 
     name: str
@@ -88,6 +91,7 @@ class Source:
     stored: int | None = None
     digest: Callable[[], str] | None = None
     caution: str = ""
+    pictures: Callable[[int, np.random.Generator], NDArray[np.int64]] | None = None
 
     def shannon_bound(self, slope: float) -> tuple[float, float] | None:
         """Point (D, R) of Shannon's lower bound h(X) − (n/2) ln(2πe D/n) where its slope is −λ."""
@@ -442,8 +446,14 @@ def patches(
     def sample(count: int, rng: np.random.Generator) -> Array:
         return np.asarray(fit[rng.integers(0, len(fit), count)])
 
+    sizes = [len(part) for part in sides[True]]
+    origin = np.repeat(np.arange(len(sizes)), sizes)
+
     def fresh(count: int, rng: np.random.Generator) -> Array:
         return np.asarray(held[rng.permutation(len(held))[:count]])
+
+    def pictures(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        return np.asarray(origin[rng.permutation(len(held))[:count]])
 
     name = f"{size}×{size} patches of {Path(path).name or path}"
     return Source(
@@ -454,4 +464,5 @@ def patches(
         stored=len(fit) + len(held),
         digest=lambda: _digest(fit, held),
         caution="patches of a picture are alike: for other pictures the interval is too narrow",
+        pictures=pictures,
     )

@@ -22,7 +22,7 @@ from waterfill.estimators.method import (
     Method,
     Run,
     continuous,
-    mean_interval,
+    fresh_interval,
 )
 from waterfill.estimators.sandwich import SandwichUpper, train_autoencoder
 
@@ -240,7 +240,7 @@ class AnnealedImportance(Method):
         log_z, distortions = found.log_z(), found.distortions()
         for slope in slopes:
             place = rising.index(slope)
-            lagrangian, interval = mean_interval(-log_z[place])
+            lagrangian, interval, pictures = fresh_interval(-log_z[place], source, run)
             note = f"{kind}, {latent} latents"
             if place == len(rising) - 1:
                 note += f"; BDMC gap {gap:.3f} nats at this slope"
@@ -253,6 +253,7 @@ class AnnealedImportance(Method):
                 samples=len(x),
                 note=note,
                 seconds=spent,
+                pictures=pictures,
             )
 
     def _decoder(

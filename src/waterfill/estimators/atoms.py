@@ -9,7 +9,7 @@ from torch import Tensor
 
 from waterfill.data.sources import Source
 from waterfill.estimators.curve import Status
-from waterfill.estimators.method import FRESH, Finding, Interval, Run, mean_interval
+from waterfill.estimators.method import FRESH, Finding, Interval, Run, fresh_interval
 from waterfill.estimators.softmax import means
 
 __all__ = ["score"]
@@ -28,7 +28,9 @@ def score(
     """The upper bound that fixed atoms give.
 
     For any law ν, E KL(Q(·|X) ‖ ν) ≥ I(X; Y), so that (D, F − λD) lies on or above R(D); with
-    fixed atoms and fresh samples F and D are plain means. R ≤ ln n, whatever the source.
+    fixed atoms and fresh samples F and D are plain means. Of atoms with equal weights R ≤ ln n,
+    whatever the source; with unequal ones that holds where ν is the law of Y, and samples that
+    fall to rare atoms more often than those that were fitted cost up to −ln of the least weight.
 
     Parameters
     ----------
@@ -56,7 +58,7 @@ def score(
     if slope * farthest * torch.finfo(x.dtype).eps > 1.0:
         raise OverflowError("λ‖x − y‖² is lost in rounding")
     log_sum, _, errors = means(x, atoms, slope, log_weights)
-    lagrangian, interval = mean_interval(-log_sum)
+    lagrangian, interval, pictures = fresh_interval(-log_sum, source, run)
     return Finding(
         Status.UPPER,
         slope,
@@ -66,4 +68,6 @@ def score(
         ceiling=math.log(len(atoms)),
         certificate=certificate,
         samples=len(x),
+        most=-float(log_weights.min()),
+        pictures=pictures,
     )

@@ -30,7 +30,14 @@ _MOST_STEPS = 400
 _TRAINING_STEPS = 25
 #: Climbers nearer than this, in widths of the kernel, are on the same slope; few are left alone.
 _TOGETHER, _FEW = 0.02, 8
+#: Slopes, as shares of the one that counts, of the wider kernels that also lead to starts, and
+#: the steps by each.
+_WIDER, _STEPS_BY_WIDER = (0.5, 0.25), 3
 _TOO_MANY = 20_000
+#: The network sees no component magnified more than this makes of the mean deviation.
+_LEAST_SCALE = 0.1
+#: Beyond which exp(x) is no number.
+_LARGEST_EXPONENT = 700.0
 
 
 def climb(
@@ -39,7 +46,9 @@ def climb(
     """Highest summit that is found of ln (1/k) Σ_i exp(−λ‖x_i − y‖²)/u_i over y, by mean shift.
 
     Each step moves y to the mean of the samples as they weigh there, and can only ascend. Climbers
-    that have come together go on as one.
+    that have come together go on as one. In many dimensions a sample far from all others is a
+    summit of its own, however much higher the middle of all is: climbers start also from where
+    wider kernels lead.
 
     Parameters
     ----------
@@ -61,7 +70,8 @@ def climb(
     """
     log_weights = -log_u - math.log(len(x))
     summit, height = starts[0], -math.inf
-    y, last = starts, starts.new_full((len(starts),), -math.inf)
+    y = torch.cat([starts, *(_led(x, log_weights, share * slope, starts) for share in _WIDER)])
+    last = y.new_full((len(y),), -math.inf)
     for step in range(most_steps):
         value, centre, _ = means(y, x, slope, log_weights)
         best = int(value.argmax())
@@ -74,6 +84,15 @@ def climb(
         if step % 4 == 3 and len(y) > _FEW:
             y, last = _merged(y, last, _TOGETHER / math.sqrt(slope))
     return summit, height
+
+
+def _led(x: Tensor, log_weights: Tensor, slope: float, starts: Tensor) -> Tensor:
+    """Where a few steps of mean shift lead from the starts, one for each cell."""
+    y = starts
+    for _ in range(_STEPS_BY_WIDER):
+        y = means(y, x, slope, log_weights)[1]
+        y, _ = _merged(y, y[:, 0], _TOGETHER / math.sqrt(slope))
+    return y
 
 
 def _merged(y: Tensor, value: Tensor, distance: float) -> tuple[Tensor, Tensor]:
@@ -94,8 +113,8 @@ class SandwichLower(SlopeBySlope):
     For any u > 0 the intercept E[−ln u(X)] − ln sup_y E[e^{−λ‖X−y‖²}/u(X)] lies below F(λ). The
     supremum over k samples is larger in the mean than the one over the law, and the logarithm is
     replaced by a tangent at an α that other samples chose: both err downwards. ln u is a network,
-    trained for the finite k. At evaluation mean shift starts from all k points; that it finds the
-    highest summit is likely, not proven.
+    trained for the finite k. At evaluation mean shift starts from all k points, and from where
+    wider kernels lead from them; that it finds the highest summit is likely, not proven.
 
     Attributes
     ----------
@@ -137,7 +156,10 @@ class SandwichLower(SlopeBySlope):
         continuous(source, self.name)
         rng = run.rng(4)
         first = run.tensor(source.sample(self.k, rng))
-        centre, scale = first.mean(0), first.std(0).clamp_min(1e-12)
+        centre, deviation = first.mean(0), first.std(0)
+        # A component that hardly varies in these samples, or not at all, may do so in others.
+        floor = _LEAST_SCALE * float(deviation.square().mean().sqrt())
+        scale = deviation.clamp_min(max(floor, 1e-12))
         with run.device:
             net = _log_u(source.dimension, self.hidden).to(first.dtype)
 
@@ -163,7 +185,8 @@ class SandwichLower(SlopeBySlope):
                 values.append(height)
                 logs.append(-float(u.mean()))
                 run.progress(number + 1, 2 * repeats, f"sandwich, lower, λ = {slope:.4g}: checking")
-        log_alpha = math.log(sum(math.exp(v) for v in values[:repeats]) / repeats)
+        peak = max(values[:repeats])
+        log_alpha = peak + math.log(sum(math.exp(v - peak) for v in values[:repeats]) / repeats)
         xi = torch.tensor(
             [
                 log - math.exp(value - log_alpha) - log_alpha + 1.0
@@ -221,7 +244,8 @@ class SandwichLower(SlopeBySlope):
             optimiser.step()
             schedule.step()
             seen = float(log_c.detach())
-            log_alpha = math.log(0.2 * math.exp(log_alpha - seen) + 0.8) + seen
+            fallen = min(log_alpha - seen, _LARGEST_EXPONENT)
+            log_alpha = math.log(0.2 * math.exp(fallen) + 0.8) + seen
             run.progress(step + 1, self.steps, f"sandwich, lower, λ = {slope:.4g}")
 
 

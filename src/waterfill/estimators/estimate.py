@@ -277,6 +277,8 @@ def _point(found: Finding, units: Units, method: str, seed: int, caution: str) -
 
     cost = found.slope * found.distortion
     interval = found.interval
+    if found.pictures:
+        caution = f"the interval is over {found.pictures} pictures, whose patches are alike"
     return RDPoint(
         method=method,
         status=found.status.value,

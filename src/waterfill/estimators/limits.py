@@ -17,7 +17,7 @@ from waterfill.estimators.method import (
     Run,
     SlopeBySlope,
     continuous,
-    mean_interval,
+    fresh_interval,
 )
 
 __all__ = ["TransformLimits"]
@@ -71,7 +71,7 @@ class TransformLimits(SlopeBySlope):
             (Status.UPPER, predicted, "predicted variance, test channel, on principal components"),
             (Status.GENIE, oracle, "genie-aided: each latent's square is told for free"),
         ):
-            lagrangian, interval = mean_interval(nats + slope * error)
+            lagrangian, interval, pictures = fresh_interval(nats + slope * error, source, run)
             found.append(
                 Finding(
                     status,
@@ -81,6 +81,7 @@ class TransformLimits(SlopeBySlope):
                     interval,
                     samples=len(y),
                     note=note,
+                    pictures=pictures,
                 )
             )
         return found + _floor(source, slope)

@@ -30,6 +30,7 @@ __all__ = [
     "SlopeBySlope",
     "check_single",
     "continuous",
+    "fresh_interval",
     "mean_interval",
     "precision_for",
 ]
@@ -47,7 +48,11 @@ FRESH = 99
 
 @dataclass(frozen=True)
 class Finding:
-    """A point in nats and squared errors; fields as in :class:`~.curve.RDPoint`."""
+    """A point in nats and squared errors; fields as in :class:`~.curve.RDPoint`.
+
+    ``most`` is what no mean over samples can exceed, where that is more than the ceiling: atoms
+    with unequal weights. ``pictures`` is how many the interval is over; 0 where it is over samples.
+    """
 
     status: Status
     slope: float
@@ -59,6 +64,8 @@ class Finding:
     samples: int = 0
     note: str = ""
     seconds: float = 0.0
+    most: float | None = None
+    pictures: int = 0
 
     @property
     def rate(self) -> float:
@@ -72,13 +79,12 @@ class Finding:
         Never where a finite source was solved exactly: its ceiling is then the source's own.
         """
         exact = self.certificate is not None and self.interval is None
-        return not exact and self._room < _NEAR
+        return not exact and self._room(self.ceiling) < _NEAR
 
-    @property
-    def _room(self) -> float:
-        """What is left up to the ceiling."""
+    def _room(self, limit: float | None) -> float:
+        """What is left up to a limit."""
         read = self.lagrangian if self.status is Status.LOWER else self.rate
-        return math.inf if self.ceiling is None else self.ceiling - read
+        return math.inf if limit is None else limit - read
 
     def is_sound(self, precision: float) -> bool:
         """Whether F and λD are finite, and F − λD not rounding error.
@@ -90,8 +96,8 @@ class Finding:
         """
         cost = self.slope * self.distortion
         numbers = math.isfinite(self.lagrangian) and math.isfinite(cost)
-        # Where weights differ, a mean over fresh samples may exceed the ceiling, but not by much.
-        return numbers and abs(cost) * precision < 1.0 and self._room > -_NEAR
+        limit = self.ceiling if self.most is None else self.most
+        return numbers and abs(cost) * precision < 1.0 and self._room(limit) > -_NEAR
 
 
 @dataclass(frozen=True)
@@ -248,3 +254,36 @@ def mean_interval(values: Tensor) -> tuple[float, Interval]:
         return mean, (-math.inf, math.inf)
     half = float(stdtrit(count - 1, 0.975)) * float(exact.std()) / math.sqrt(count)
     return mean, (mean - half, mean + half)
+
+
+def fresh_interval(values: Tensor, source: Source, run: Run) -> tuple[float, Interval, int]:
+    """Mean of values on a source's fresh samples, its 95 % interval, and over how many pictures.
+
+    Patches of a picture are alike: where they come of two pictures or more, the pictures are what
+    is independent, and the mean is a ratio of sums over them. Else as :func:`mean_interval`, and 0.
+
+    Parameters
+    ----------
+    values
+        Of the samples that ``source.fresh`` gives at the run's stream ``FRESH``, in their order.
+    source
+        Where they come from.
+    run
+        Its seed.
+
+    References
+    ----------
+    W. G. Cochran, "Sampling Techniques", 3rd ed., Wiley 1977, section 9A.1: clusters of unequal
+    size.
+    """
+    mean, interval = mean_interval(values)
+    if source.pictures is None:
+        return mean, interval, 0
+    _, of = np.unique(source.pictures(len(values), run.rng(FRESH)), return_inverse=True)
+    count = int(of.max()) + 1
+    if count < 2:
+        return mean, interval, 0
+    sums = np.bincount(of, values.double().cpu().numpy() - mean)
+    error = math.sqrt(count / (count - 1) * float(np.square(sums).sum())) / len(of)
+    half = float(stdtrit(count - 1, 0.975)) * error
+    return mean, (mean - half, mean + half), count

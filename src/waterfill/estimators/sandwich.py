@@ -21,7 +21,7 @@ from waterfill.estimators.method import (
     Scorer,
     SlopeBySlope,
     continuous,
-    mean_interval,
+    fresh_interval,
 )
 from waterfill.estimators.priors import PRIORS, Factorised, Posterior, Prior, network
 
@@ -29,6 +29,8 @@ __all__ = ["Autoencoder", "Sandwich", "SandwichUpper", "train_autoencoder"]
 
 #: Fresh samples at once.
 _CHUNK = 4096
+#: Components are standardised by no smaller variance than this share of the level.
+_LEAST_SHARE = 1e-6
 
 
 class Autoencoder(nn.Module):
@@ -61,8 +63,11 @@ class Autoencoder(nn.Module):
         kept = min(latent, d)
         centre = samples.mean(0)
         values, vectors = torch.linalg.eigh(_covariance(samples - centre))
-        values, vectors = values.flip(0)[:kept].clamp_min(1e-12), vectors.flip(1)[:, :kept]
-        share = (0.5 / slope / values).clamp(max=1.0 - 1e-6)
+        level = 0.5 / slope
+        # Of what is so far below the level nothing is coded; magnified, it would undo the rest.
+        values = values.flip(0)[:kept].clamp_min(_LEAST_SHARE * level)
+        vectors = vectors.flip(1)[:, :kept]
+        share = (level / values).clamp(max=1.0 - 1e-6)
         deviation = values.sqrt()
         self.register_buffer("white", (vectors / deviation).float())
         self.register_buffer("coloured", (vectors * deviation).T.contiguous().float())
@@ -211,9 +216,16 @@ class SandwichUpper(FitThenScore):
                 x = run.tensor(judge.fresh(count, run.rng(FRESH)))
                 read = [model(part) for part in torch.split(x, _CHUNK)]
             kl, error = (torch.cat(part).double() for part in zip(*read, strict=True))
-            lagrangian, interval = mean_interval(kl + slope * error)
-            distortion = float(error.mean())
-            return Finding(Status.UPPER, slope, distortion, lagrangian, interval, samples=len(kl))
+            lagrangian, interval, pictures = fresh_interval(kl + slope * error, judge, run)
+            return Finding(
+                Status.UPPER,
+                slope,
+                float(error.mean()),
+                lagrangian,
+                interval,
+                samples=len(kl),
+                pictures=pictures,
+            )
 
         return scorer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -25,7 +26,8 @@ def levels_of(
 
     Reverse water-filling with weights: θ_c is inverse to the channel's sensitivity w_c, if g_s were
     linear; as it isn't, to a power of it. The common factor keeps the error of channels that are
-    active near what it is at one level for all.
+    active near what it is at one level for all; where none is, or none of them shows, nothing says
+    which should bear more, and all get that level.
 
     Parameters
     ----------
@@ -38,10 +40,9 @@ def levels_of(
     level
         Common level.
     """
-    if not bool((weights > 0).any()) or not bool(torch.isfinite(weights).all()):
+    common = (activity * weights).sum() / activity.sum()
+    if not 0.0 < float(common) < math.inf or not bool(torch.isfinite(weights).all()):
         return torch.full_like(weights, level)
-    total = activity.sum().clamp_min(1e-9)
-    common = (activity * weights).sum() / total
     factor = (common / weights.clamp_min(common * 1e-6)) ** strength
     return level * factor.clamp(1.0 / _FURTHEST, _FURTHEST)
 

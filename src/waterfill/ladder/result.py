@@ -36,7 +36,7 @@ class Point:
     Rates are in bits per pixel of the picture, ``psnr`` in dB, ``mse`` in squared 8-bit steps,
     ``ms_ssim`` NaN where pictures are too small for it, and at settings that only serve comparisons
     at equal PSNR. ``parts`` splits ``bpp`` by what the bits buy. ``step`` is relative to the
-    codec's own, ``price`` its λ; NaN where unknown.
+    codec's own, ``price`` its λ at that step; NaN where unknown.
     """
 
     quality: float

@@ -47,7 +47,7 @@ class Setting:
     step
         Relative to the codec's own.
     price
-        λ in bpp + λ·255²·MSE that the codec works at; NaN where nobody knows.
+        λ in bpp + λ·255²·MSE that the codec works at, at that step; NaN where nobody knows.
     beside
         Whether only the rungs in ``BESIDE`` are measured here, to read them at the codec's PSNR.
     """
@@ -189,8 +189,19 @@ def stepped(views: Sequence[View], step: float) -> Sequence[View]:
 
 
 def steps_around(quality: float, price: float) -> tuple[list[Setting], int]:
-    """Settings of a codec of one rate: its own step is the one that is asked for."""
-    return [Setting(quality, step, price) for step in STEPS], STEPS.index(1.0)
+    """Settings of a codec of one rate: its own step is the one that is asked for.
+
+    At a water level θ the slope of R(D) is 1/(2θ ln 2): λ goes as the step to the power of −2.
+
+    Parameters
+    ----------
+    quality
+        The codec's.
+    price
+        λ at its own step; NaN where nobody knows.
+    """
+    found = [Setting(quality, step, price / step**2) for step in STEPS]
+    return found, STEPS.index(1.0)
 
 
 #: How many qualities above one that is asked for Gaussian channels are measured at: their noise
