@@ -379,6 +379,16 @@ def test_units_convert_slopes() -> None:
     assert Units("bits/dim", "mse", 1000).inner_slope(3.0) == pytest.approx(3.0 * math.log(2))
 
 
+@pytest.mark.parametrize("method", SMALL)
+def test_a_source_in_other_units_has_the_same_rate(method: str) -> None:
+    samples = np.random.default_rng(3).standard_normal((3000, 2)) + [[0.0, 4.0]]
+    rate, *others = (
+        wf.bounds(unit * samples, method, [4.0 / unit**2], seed=1, **SMALL[method]).points[0].rate
+        for unit in (1.0, 256.0, 2.0**-7)
+    )
+    assert others == pytest.approx([rate, rate], rel=1e-5)
+
+
 def test_streams_of_a_seed_differ() -> None:
     run = Run(5)
     assert run.rng(1).random() != run.rng(2).random()

@@ -33,6 +33,7 @@ __all__ = [
     "fresh_interval",
     "mean_interval",
     "precision_for",
+    "unit_of",
 ]
 
 Interval = tuple[float, float]
@@ -254,6 +255,23 @@ def mean_interval(values: Tensor) -> tuple[float, Interval]:
         return mean, (-math.inf, math.inf)
     half = float(stdtrit(count - 1, 0.975)) * float(exact.std()) / math.sqrt(count)
     return mean, (mean - half, mean + half)
+
+
+def unit_of(samples: Tensor) -> float:
+    """The power of two next to the samples' mean deviation, to work in such units.
+
+    Steps of a learner have a length of their own: without it, the same source would have another
+    bound as 0 … 255 than as 0 … 1. Scaling by a power of two rounds nothing.
+
+    Parameters
+    ----------
+    samples
+        (m, d).
+    """
+    deviation = float(samples.std(0, correction=0).square().mean().sqrt())
+    if not 0.0 < deviation < math.inf:
+        return 1.0
+    return 2.0 ** round(math.log2(deviation))
 
 
 def fresh_interval(values: Tensor, source: Source, run: Run) -> tuple[float, Interval, int]:

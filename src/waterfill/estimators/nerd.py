@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from waterfill.data.sources import Source
 from waterfill.errors import WaterfillError
 from waterfill.estimators.atoms import score
-from waterfill.estimators.method import FitThenScore, Run, Scorer, continuous
+from waterfill.estimators.method import FitThenScore, Run, Scorer, continuous, unit_of
 from waterfill.estimators.softmax import assign
 
 __all__ = ["Generator", "Nerd"]
@@ -24,7 +24,8 @@ class Generator(nn.Module):
     """z ~ N(0, I) → a reproduction: an affine map plus a multilayer perceptron.
 
     The affine part starts as the Gaussian with the source's principal components, the other one
-    at zero: training begins at the best Gaussian law, not at noise.
+    at zero: training begins at the best Gaussian law, not at noise. Both work in units of the
+    source's deviation.
 
     Parameters
     ----------
@@ -41,7 +42,8 @@ class Generator(nn.Module):
     def __init__(self, samples: Tensor, latent: int, hidden: int, floor: float) -> None:
         super().__init__()
         d = samples.shape[1]
-        self.latent = latent
+        self.latent, self.unit = latent, unit_of(samples)
+        samples, floor = samples / self.unit, floor / self.unit**2
         centre = samples.mean(0)
         values, vectors = torch.linalg.eigh(torch.cov((samples - centre).T).reshape(d, d))
         kept = min(latent, d)
@@ -61,7 +63,7 @@ class Generator(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """Reproductions (n, d) of latents (n, latent)."""
-        out: Tensor = self.affine(z) + self.last(self.bend(z))
+        out: Tensor = self.unit * (self.affine(z) + self.last(self.bend(z)))
         return out
 
 

@@ -22,6 +22,7 @@ from waterfill.estimators.method import (
     SlopeBySlope,
     continuous,
     fresh_interval,
+    unit_of,
 )
 from waterfill.estimators.priors import PRIORS, Factorised, Posterior, Prior, network
 
@@ -39,6 +40,7 @@ class Autoencoder(nn.Module):
     Encoder and decoder are a gain for each component plus, where asked for, a perceptron that
     starts at zero. Training starts at the best code of a Gaussian with the source's covariance: a
     component of variance v above the level θ = 1/2λ is coded with the gain √(1 − θ/v), others not.
+    All that is learned is in units of the source's deviation.
 
     Parameters
     ----------
@@ -61,9 +63,11 @@ class Autoencoder(nn.Module):
         super().__init__()
         d = samples.shape[1]
         kept = min(latent, d)
+        self.unit = unit_of(samples)
+        samples = samples / self.unit
         centre = samples.mean(0)
         values, vectors = torch.linalg.eigh(_covariance(samples - centre))
-        level = 0.5 / slope
+        level = 0.5 / slope / self.unit**2
         # Of what is so far below the level nothing is coded; magnified, it would undo the rest.
         values = values.flip(0)[:kept].clamp_min(_LEAST_SHARE * level)
         vectors = vectors.flip(1)[:, :kept]
@@ -83,7 +87,7 @@ class Autoencoder(nn.Module):
 
     def posterior(self, x: Tensor) -> Posterior:
         """q(z | x)."""
-        white = (x - self.centre) @ self.white
+        white = (x / self.unit - self.centre) @ self.white
         mean, log_deviation = self.gain * white, self.log_deviation.expand_as(white)
         if self.bend_in is not None:
             more, wider = self.bend_in(white).chunk(2, 1)
@@ -93,7 +97,9 @@ class Autoencoder(nn.Module):
     def decode(self, z: Tensor) -> Tensor:
         """g(z), (m, d)."""
         out: Tensor = (self.gain_back * z) @ self.coloured + self.centre
-        return out if self.bend_out is None else out + self.bend_out(z)
+        if self.bend_out is not None:
+            out = out + self.bend_out(z)
+        return self.unit * out
 
     def decoder_of_noise(self, precision: torch.dtype) -> Callable[[Tensor], Tensor]:
         """The decoder as a function of independent standard Gaussians, (…, latent) → (…, d).
