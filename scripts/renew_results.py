@@ -1,17 +1,20 @@
 """Compute anew what is stored of the bundled codec, once its weights have changed.
 
     python scripts/renew_results.py --list
+    python scripts/renew_results.py --adopt RUN --as NAME
     python scripts/renew_results.py --kodak DIR --photographs DIR --domains DIR [NAME ...]
-        [--adopt RUN --as NAME] [--jobs 2]
+        [--jobs 2]
+
+``--adopt`` puts the weights of a finished training run in place of the bundled ones, and its curve
+behind the others in ``bundled_training.csv``; commit that.
 
 Without names: every result in ``benchmarks/results`` that ``weights.json`` there says is of other
 weights than today's. What measures time runs first and alone; the rest side by side, a thread each.
-Started again, it goes on with what is missing. ``--adopt`` first puts the weights of a finished
-training run in place of the bundled ones, and its curve behind the others in
-``bundled_training.csv``.
+All run from a worktree of the last commit, so that the tree may change meanwhile and results name a
+revision that exists. Started again, it goes on with what is missing.
 
 Afterwards: ``scripts/docs_pictures.py``, ``scripts/docs_tables.py``, and the prose that quotes what
-has changed. Run it in a clean tree, lest the results say that theirs was not.
+has changed.
 """
 
 from __future__ import annotations
@@ -71,7 +74,8 @@ class Result:
     name
         Of its file in :data:`STORED`, without the ending.
     command
-        What writes it, in a folder with ``kodak``, ``photographs`` and ``eval``.
+        What writes it, in a folder with ``kodak``, ``photographs``, ``eval`` and the worktree as
+        ``tree``.
     timed
         Whether it measures time.
     trainings
@@ -96,7 +100,7 @@ class Result:
 
 
 def _benchmark(name: str, *arguments: str) -> tuple[str, ...]:
-    return (sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments)
+    return (sys.executable, f"tree/benchmarks/{name}.py", *arguments)
 
 
 def _waterfill(*arguments: str) -> tuple[str, ...]:
@@ -167,7 +171,7 @@ def adopt(run: Path, name: str) -> None:
 
 def renew(result: Result, work: Path, weights: str, *, threads: int | None) -> None:
     """Run a result's command, and store what it wrote."""
-    variables = dict(os.environ)
+    variables = os.environ | {"PYTHONPATH": str(work / "tree" / "src")}
     if threads is not None:
         variables["OMP_NUM_THREADS"] = str(threads)
     log = work / f"{result.name.replace('/', '-')}.log"
@@ -188,12 +192,18 @@ def renew(result: Result, work: Path, weights: str, *, threads: int | None) -> N
         write_whole(LEDGER, json.dumps(now, indent=1) + "\n")
 
 
+def _git(*arguments: str) -> int:
+    return subprocess.run(["git", "-C", str(ROOT), *arguments]).returncode
+
+
 def renew_all(
     wanted: Sequence[Result], places: Mapping[str, Path], weights: str, jobs: int
 ) -> None:
     """Renew results: the timed ones alone, then the others side by side."""
     work = ROOT / "build" / "renew" / weights
     (work / "reproduce").mkdir(parents=True, exist_ok=True)
+    if not (work / "tree").exists():
+        _git("worktree", "add", "--quiet", "--detach", str(work / "tree"))
     for name, place in places.items():
         link = work / name
         link.unlink(missing_ok=True)
@@ -234,6 +244,7 @@ def main() -> None:
         if not arguments.run_name:
             parser.error("--adopt needs --as")
         adopt(arguments.adopt, arguments.run_name)
+        return
     weights = load_codec().weights_id.hex()
     known = ledger()
     if arguments.list:
@@ -257,6 +268,8 @@ def main() -> None:
     }
     if wanted and None in places.values():
         parser.error("--kodak, --photographs and --domains are needed")
+    if _git("diff", "--quiet", "HEAD", "--", "src", "benchmarks/*.py"):
+        sys.exit("error: commit what has changed in src/ and benchmarks/ first")
     renew_all(wanted, places, weights, arguments.jobs)
 
 
