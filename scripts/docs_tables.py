@@ -237,6 +237,8 @@ def kodak() -> str:
     rates, integers = stored["bd_rate_percent"], stored["integer_cost_percent"]
     written = _written_with_effort()
     other = _rates_against_vtm()
+    curve = [(quality, rate) for rate, quality in stored["curve"]]
+    below = {name: _below(curve, found) for name, found in _curves_beside_effort().items()}
     return "\n".join(
         [
             f"On the 24 Kodak photographs (`python benchmarks/{facts['command']}`, "
@@ -247,7 +249,9 @@ def kodak() -> str:
             *rows,
             "",
             f"- BD-rate by PSNR: {_percent(rates['jpeg'])} against Pillow's JPEG 4:2:0 and "
-            f"{_percent(rates['webp'])} against its WebP, in one run.",
+            f"{_percent(rates['webp'])} against its WebP, in one run; below JPEG at "
+            f"{below['jpeg']}, below WebP at {below['webp']} and below JPEG 2000 (9/7) at "
+            f"{below['jpeg2000']} of {len(curve)} rates.",
             written,
             f"- Against VTM-9.1 as published: {other['bundled codec: bitstream']}, where BPG is at "
             f"{other['published: bpg_444_x265_ycbcr']}, the hyperprior of 2018 at "
@@ -261,6 +265,25 @@ def kodak() -> str:
     )
 
 
+#: PSNR in dB and bpp.
+_Curve = list[tuple[float, float]]
+
+
+def _below(curve: _Curve, other: _Curve) -> int:
+    """At how many points a curve spends less than another at the same PSNR."""
+    psnr, bpp = zip(*sorted(other), strict=True)
+    return sum(rate < math.exp(np.interp(quality, psnr, np.log(bpp))) for quality, rate in curve)
+
+
+def _curves_beside_effort() -> dict[str, _Curve]:
+    """Mean curves over Kodak by codec."""
+    stored = json.loads((RESULTS.parent / "kodak_effort.json").read_text(encoding="utf-8"))
+    curves: dict[str, _Curve] = {}
+    for point in stored["curves"]:
+        curves.setdefault(point["codec"], []).append((point["psnr"], point["bpp"]))
+    return curves
+
+
 def _written_with_effort() -> str:
     """BD-rates of files that took more time to write, and at how many rates they are smaller."""
     stored = json.loads((RESULTS.parent / "kodak_effort.json").read_text(encoding="utf-8"))
@@ -270,15 +293,10 @@ def _written_with_effort() -> str:
         if cell["metric"] == "psnr"
     }
     (own,) = (codec["name"] for codec in stored["codecs"] if codec["kind"] == "own")
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for point in stored["curves"]:
-        curves.setdefault(point["codec"], []).append((point["psnr"], point["bpp"]))
+    curves = _curves_beside_effort()
     said = []
     for anchor, name in (("jpeg", "JPEG"), ("webp", "WebP"), ("jpeg2000", "JPEG 2000 (9/7)")):
-        psnr, bpp = zip(*sorted(curves[anchor]), strict=True)
-        below = sum(
-            rate < math.exp(np.interp(quality, psnr, np.log(bpp))) for quality, rate in curves[own]
-        )
+        below = _below(curves[own], curves[anchor])
         rate = _with_interval(cells[anchor, own])
         said.append(f"{rate} against {name}, below it at {below} of {len(curves[own])} rates")
     flags = " ".join(f"--{flag}" for flag in reversed(own.split(", ")[1:]))
