@@ -82,8 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
     parser.add_argument("--codec", default="default")
-    # Stored results name commands that say --out.
-    parser.add_argument("--json", "--out", type=Path)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
     pictures = [load_picture(path) for path in find_images([arguments.folder])]
