@@ -27,17 +27,25 @@ _SHOWING = ("report", "cli")
 
 
 def revision() -> str | None:
-    """Git revision of the source tree, ``-dirty`` if changed; None if it is in no repository."""
+    """Git revision of the source tree; None if it is in no repository.
+
+    It ends in ``-dirty`` where something of the package or a script beside it has changed. Pages
+    and stored results compute nothing: they may.
+    """
     source = Path(waterfill.__file__).resolve().parent
     try:
         # A package installed inside some other repository is not described by it.
-        asked = ["git", "-C", str(source), "ls-files", "--error-unmatch", "__init__.py"]
-        subprocess.run(asked, check=True, capture_output=True, timeout=10)
-        asked = ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=12"]
-        done = subprocess.run(asked, check=True, capture_output=True, timeout=10, text=True)
+        _git(source, "ls-files", "--error-unmatch", "__init__.py")
+        found = _git(source, "describe", "--always", "--abbrev=12").strip()
+        changed = _git(source, "diff", "--name-only", "HEAD", "--", ".", ":/*.py")
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return found + "-dirty" * bool(changed)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    asked = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(asked, check=True, capture_output=True, timeout=10, text=True).stdout
 
 
 @cache
