@@ -141,8 +141,8 @@ RESULTS = (
     ),
     Result("quantisers", _benchmark("quantisers", *EIGHT, "--json", "quantisers.json")),
     _reproduction("fig4b", ("joint-context",), after=("reproduce/fig4a",)),
-    _reproduction("appendix-g", after=("reproduce/fig4b",)),
     _reproduction("paper2-bundled"),
+    _reproduction("appendix-g", after=("reproduce/fig4b",)),
 )
 
 
