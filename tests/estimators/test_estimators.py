@@ -381,7 +381,7 @@ def test_units_convert_slopes() -> None:
 
 @pytest.mark.parametrize("method", SMALL)
 def test_a_source_in_other_units_has_the_same_rate(method: str) -> None:
-    samples = np.random.default_rng(3).standard_normal((3000, 2)) + [[0.0, 4.0]]
+    samples = np.random.default_rng(3).normal([0.0, 4.0], 1.0, (3000, 2))
     rate, *others = (
         wf.bounds(unit * samples, method, [4.0 / unit**2], seed=1, **SMALL[method]).points[0].rate
         for unit in (1.0, 256.0, 2.0**-7)
