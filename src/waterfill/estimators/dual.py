@@ -206,7 +206,7 @@ class SandwichLower(SlopeBySlope):
                 interval,
                 ceiling=math.log(self.k),
                 samples=repeats * self.k,
-                note="a line: R ≥ R + λD − λD′ at any D′; the summit is sought from all k samples",
+                note="a line: R ≥ R + λD − λD′ at any D′; the summit is likely, not proven",
             )
         ]
 
