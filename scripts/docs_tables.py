@@ -49,6 +49,11 @@ def options(name: str) -> str:
     return "\n".join(["| option | |", "|---|---|", *rows])
 
 
+def _stored(name: str) -> Any:
+    """What a file of stored results says."""
+    return json.loads((RESULTS.parent / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def results() -> Iterator[dict[str, Any]]:
     """Every stored reproduction."""
     for file in sorted(RESULTS.glob("*.json")):
@@ -109,7 +114,7 @@ def patches() -> str:
 
 def domains() -> str:
     """The bundled codec against conventional ones, folder by folder."""
-    stored = json.loads((RESULTS.parent / "domains.json").read_text(encoding="utf-8"))
+    stored = _stored("domains")
     facts = stored["environment"]
     pictures = {one["domain"]: one["pictures"] for one in stored["curves"]}
     cells = {
@@ -152,7 +157,7 @@ def provenance() -> str:
 
 def quantisers() -> str:
     """What effort and a trellis save, and what the test channel does by the same prior."""
-    stored = json.loads((RESULTS.parent / "quantisers.json").read_text(encoding="utf-8"))
+    stored = _stored("quantisers")
     facts = stored["environment"]
     pictures = len({row["picture"] for row in stored["rows"]})
     found = stored["bd_rate"] | {
@@ -169,7 +174,7 @@ def quantisers() -> str:
 
 def anchors() -> str:
     """Conventional codecs beside published curves of the same ones."""
-    stored = json.loads((RESULTS.parent / "anchors.json").read_text(encoding="utf-8"))
+    stored = _stored("anchors")
     facts = stored["environment"]
     rows = []
     for name, codec in stored["codecs"].items():
@@ -191,7 +196,7 @@ def anchors() -> str:
 
 def optimisers() -> str:
     """Held-back loss of a codec trained from nothing by either optimiser."""
-    stored = json.loads((RESULTS.parent / "optimisers.json").read_text(encoding="utf-8"))
+    stored = _stored("optimisers")
     facts, rates = stored["environment"], stored["rates"]
     adam, soap = stored["curves"]["adam"], stored["curves"]["soap"]
     rows = [
@@ -224,7 +229,7 @@ def _percent(rate: float) -> str:
 
 def kodak() -> str:
     """The bundled codec on Kodak: its curve, and where it lies beside others."""
-    stored = json.loads((RESULTS.parent / "kodak.json").read_text(encoding="utf-8"))
+    stored = _stored("kodak")
     facts = stored["environment"]
     images = [image for row in stored["rows"] for image in row["images"]]
     within = sum(image["within_bounds"] and image["pixels_equal"] for image in images)
@@ -277,7 +282,7 @@ def _below(curve: _Curve, other: _Curve) -> int:
 
 def _curves_beside_effort() -> dict[str, _Curve]:
     """Mean curves over Kodak by codec."""
-    stored = json.loads((RESULTS.parent / "kodak_effort.json").read_text(encoding="utf-8"))
+    stored = _stored("kodak_effort")
     curves: dict[str, _Curve] = {}
     for point in stored["curves"]:
         curves.setdefault(point["codec"], []).append((point["psnr"], point["bpp"]))
@@ -286,7 +291,7 @@ def _curves_beside_effort() -> dict[str, _Curve]:
 
 def _written_with_effort() -> str:
     """BD-rates of files that took more time to write, and at how many rates they are smaller."""
-    stored = json.loads((RESULTS.parent / "kodak_effort.json").read_text(encoding="utf-8"))
+    stored = _stored("kodak_effort")
     cells = {
         (cell["anchor"], cell["test"]): cell["result"]
         for cell in stored["bd_rates"]
@@ -305,13 +310,13 @@ def _written_with_effort() -> str:
 
 
 def _rates_against_vtm() -> dict[str, str]:
-    stored = json.loads((RESULTS / "fig5a.json").read_text(encoding="utf-8"))
+    stored = _stored("reproduce/fig5a")
     return {name: rate for name, _, rate in stored["tables"][0]["rows"]}
 
 
 def quantisation_gap() -> str:
     """How much of the gap to the test channel effort and a trellis close."""
-    stored = json.loads((RESULTS.parent / "quantisers.json").read_text(encoding="utf-8"))
+    stored = _stored("quantisers")
     facts, gap = stored["environment"], stored["test_channel_bd_rate"]
     pictures, qualities = (len({row[k] for row in stored["rows"]}) for k in ("picture", "quality"))
     rows = [
@@ -342,14 +347,14 @@ def limits_paper() -> str:
     """Figure 4's systems by their BD-rates."""
     rows = []
     for name in ("fig4a", "fig4b"):
-        stored = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        stored = _stored(f"reproduce/{name}")
         rows += [(row[0], row[1], row[-1]) for row in stored["tables"][0]["rows"]]
         facts = stored["environment"]
     seen = dict.fromkeys(row for row in rows if row[-1] != "+0.0 %")
     lines = [f"| {' | '.join(row)} |" for row in seen]
     head = f"24 Kodak photographs, four rates, {facts['machine']}, {facts['date']}:"
     table = ["| system | status | BD-rate |", "|---|---|---|", *lines]
-    similar = json.loads((RESULTS / "fig4b-ms-ssim.json").read_text(encoding="utf-8"))
+    similar = _stored("reproduce/fig4b-ms-ssim")
     told = [row[-1] for row in similar["tables"][0]["rows"] if row[1] == "genie-aided"]
     end = (
         "By MS-SSIM, fine-tuned for it (`fig4b-ms-ssim`), the limits without and with context lie "
@@ -379,7 +384,7 @@ def beside_published() -> str:
 
 def domains_in_short() -> str:
     """The bundled codec against WebP on pictures of other kinds, in a sentence."""
-    stored = json.loads((RESULTS.parent / "domains.json").read_text(encoding="utf-8"))
+    stored = _stored("domains")
     qualities = len({one["setting"] for one in stored["curves"] if one["codec"] == "default"})
     found = [
         f"{_with_interval(cell['result'])} on `{cell['domain']}`"
@@ -411,7 +416,7 @@ def learning_curve() -> str:
 
 def weights() -> str:
     """Which weights the stored results are of."""
-    ledger = json.loads((RESULTS.parent / "weights.json").read_text(encoding="utf-8"))
+    ledger = _stored("weights")
     bundled = load_codec().weights_id.hex()
     others = [f"`{name}` is of {of}" for name, of in ledger.items() if of != bundled]
     rest = "; ".join(others)
@@ -420,7 +425,7 @@ def weights() -> str:
 
 def times() -> str:
     """What the whole ladder takes, from its start to its report."""
-    stored = json.loads((RESULTS.parent / "limits.json").read_text(encoding="utf-8"))
+    stored = _stored("limits")
     facts = stored["environment"]
     rows = [
         f"| {name} | {row['seconds']:.0f} s | {row['seconds_per_megapixel']:.1f} s "
