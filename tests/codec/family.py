@@ -22,6 +22,9 @@ FAMILY = {
     ),
     "space-channel": CodecConfig(8, 24, 8, context="space-channel"),
     "klt": CodecConfig(8, 24, 8, transform="klt", context="space-channel"),
+    "conditional": CodecConfig(
+        8, 24, 8, transform="klt", context="space-channel", conditional=True
+    ),
     "digits": CodecConfig(8, 8, 8, transform="table2"),
 }
 
@@ -33,7 +36,7 @@ def member(name: str) -> Codec:
         codec = Codec(FAMILY[name]).eval()
         with torch.no_grad():
             for label, parameter in codec.named_parameters():
-                if "join" in label or "leave" in label or "blocks" in label:
+                if any(part in label for part in ("join", "leave", "blocks", "modulation")):
                     parameter.normal_(0.0, 0.05)
                 elif label.startswith("g_a") and parameter.ndim == 4:
                     parameter.mul_(1.8)  # symbols other than zero

@@ -185,6 +185,9 @@ def test_a_codec_of_grey_pictures_refuses_colours(photo: NDArray[np.uint8]) -> N
         ({"pairs": 3, "transform": "klt"}, "pairs must be two integers"),
         ({"transform": "attention", "n": 7}, "even"),
         ({"linear_scale": 1}, "true or false"),
+        ({"conditional": 1, "transform": "klt"}, "true or false"),
+        ({"conditional": True}, "'klt' and the context 'space-channel', not 'table1' and 'none'"),
+        ({"conditional": True, "transform": "klt", "qualities": (3, 3)}, "one quality"),
         ({"context": "space-channel", "linear_scale": True}, "log"),
     ],
 )

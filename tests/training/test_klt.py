@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import waterfill as wf
-from waterfill.codec.channels import Rounding
+from waterfill.codec.channels import Rounding, StraightThrough
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.gains import LAMBDAS
 from waterfill.codec.model import Codec
@@ -26,7 +26,7 @@ from waterfill.errors import TrainingError
 from waterfill.training import klt
 from waterfill.training.checkpoint import load_checkpoint, trained
 from waterfill.training.config import TrainConfig
-from waterfill.training.klt import grow_from, klt_of_blocks, start_from_klt
+from waterfill.training.klt import BLOCK_DEVIATIONS, grow_from, klt_of_blocks, start_from_klt
 from waterfill.training.loop import train
 from waterfill.training.objectives import RateDistortion
 from waterfill.training.start import load_start, start_from
@@ -78,12 +78,13 @@ def test_basis_is_orthonormal_and_decorrelates() -> None:
 def test_with_all_latents_the_start_is_lossless_but_for_the_step(started: Codec) -> None:
     (picture,) = sample_pictures(["rocket"])
     x = torch.from_numpy(picture.pixels[:128, :192].copy()).permute(2, 0, 1)[None] / 255.0
-    y = started.g_a(x - 0.5)
-    one = torch.ones(1, 1, 1, 1)
-    assert torch.allclose(started.g_s(y, one) + 0.5, x, atol=1e-4)
+    middle = torch.tensor([4.0])  # where gains are 1
+    y = started.g_a(x - 0.5, middle)
+    assert torch.allclose(started.g_s(y, middle) + 0.5, x, atol=1e-4)
     # Orthonormal up to the step: an error of one step in one latent is one step in the pixels.
     step = started.g_s.blocks.weight[0].norm()
-    error = started.g_s(y + torch.eye(768)[5][None, :, None, None], one) - started.g_s(y, one)
+    moved = y + torch.eye(768)[5][None, :, None, None]
+    error = started.g_s(moved, middle) - started.g_s(y, middle)
     cells = y.shape[2] * y.shape[3]
     assert float(error.norm()) == pytest.approx(float(step) * cells**0.5, rel=1e-4)
     assert (255 * float(step)) ** 2 / 12 == pytest.approx(3 / (2 * np.log(2) * LAMBDAS[3]))
@@ -98,6 +99,36 @@ def test_a_higher_quality_comes_nearer_from_the_first_step(started: Codec) -> No
             for q in (1.0, 4.0, 8.0)
         ]
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "soap"])
+def test_block_transforms_learn_at_a_rate_of_their_own(
+    folder: Path, tmp_path: Path, optimiser: str
+) -> None:
+    config = TrainConfig(
+        data=(str(folder),),
+        codec=CodecConfig(4, 24, 4, transform="klt"),
+        steps=3,
+        warmup=0,
+        batch=1,
+        crop=64,
+        optimiser=optimiser,
+        decay=0.0,
+        ema=0.0,
+    )
+    trained_blocks = []
+    for rate in (0.0, 1e-2, 2e-2):  # so small that gradients are the same
+        out = tmp_path / f"{optimiser}{rate}"
+        train(dataclasses.replace(config, blocks_rate=rate), out)
+        tensors, _ = load_checkpoint(out / CHECKPOINT)
+        names = (f"model.codec.{transform}.blocks.weight" for transform in ("g_a", "g_s"))
+        trained_blocks.append([tensors[name].double() for name in names])
+    for still, once, twice, deviation in zip(*trained_blocks, BLOCK_DEVIATIONS, strict=True):
+        assert still.square().mean().sqrt() == pytest.approx(deviation, rel=1e-3)
+        moved = (once - still).square().mean().sqrt()
+        # Adam's first steps are about as long as its rate; rounding is the rest.
+        assert 0.2 * config.learning_rate < moved / (1e-2 * deviation) < 4 * config.learning_rate
+        assert (twice - still).square().mean().sqrt() == pytest.approx(float(2 * moved), rel=0.2)
 
 
 def test_block_transforms_are_not_trained_and_linear_steps_leave_filters_alone(
@@ -175,9 +206,9 @@ def test_a_codec_grows_by_latents_and_keeps_what_it_knew(folder: Path, started: 
     grow_from(large, small, pictures, seed=0)
     (picture,) = sample_pictures(["rocket"])
     x = torch.from_numpy(picture.pixels[:128, :192].copy()).permute(2, 0, 1)[None] / 255.0 - 0.5
-    y, more = small.g_a(x), large.g_a(x)
+    quality, middle = torch.tensor([6.0]), torch.tensor([4.0])
+    y, more = small.g_a(x, middle), large.g_a(x, middle)
     assert torch.allclose(more[:, :48], y, atol=1e-4)
-    quality = torch.tensor([6.0])
     known, now = (_told(c, v, quality) for c, v in ((small, y), (large, more)))
     assert torch.allclose(now.mu[:, :48], known.mu, atol=1e-3)
     assert torch.allclose(now.log2_sigma[:, :48], known.log2_sigma, atol=1e-3)
@@ -186,8 +217,7 @@ def test_a_codec_grows_by_latents_and_keeps_what_it_knew(folder: Path, started: 
     # The new rows are orthonormal to the old ones: nothing is coded twice, and less is lost.
     rows = large.g_a.blocks.weight.flatten(1) / large.g_a.blocks.weight[0].norm()
     assert torch.allclose(rows @ rows.T, torch.eye(96), atol=1e-4)
-    one = torch.ones(1, 1, 1, 1)
-    errors = [float((c.g_s(v, one) - x).square().mean()) for c, v in ((small, y), (large, more))]
+    errors = [float((c.g_s(v, middle) - x).square().mean()) for c, v in ((small, y), (large, more))]
     assert errors[1] < 0.8 * errors[0]
     # Scales of the new latents fall as their deviations do.
     found = now.log2_sigma[:, 48:].mean((0, 2, 3)) - large.prior.side.h_s[-1].bias[96 + 47]
@@ -281,11 +311,11 @@ def test_filters_grow_deeper_and_do_what_they_did(folder: Path, tmp_path: Path) 
     deep = Codec(dataclasses.replace(shallow.config, pairs=(2, 5)))
     donor = load_start(str(tmp_path / "shallow.safetensors"), deep.config)
     start_from(deep, donor, open_pictures([folder]), seed=0)
-    x, y, step = torch.rand(1, 3, 64, 96) - 0.5, torch.randn(1, 40, 4, 6), torch.ones(1, 1, 1, 1)
+    x, y, quality = torch.rand(1, 3, 64, 96) - 0.5, torch.randn(1, 40, 4, 6), torch.tensor([5.5])
     with torch.no_grad():
-        assert torch.equal(deep.g_a(x), donor.g_a(x))
-        assert torch.equal(deep.g_s(y, step), donor.g_s(y, step))
-    deep.g_s(y, step).square().mean().backward()
+        assert torch.equal(deep.g_a(x, quality), donor.g_a(x, quality))
+        assert torch.equal(deep.g_s(y, quality), donor.g_s(y, quality))
+    deep.g_s(y, quality).square().mean().backward()
     assert isinstance(deep.g_s, FilteredSynthesis)
     changes = [parameter.grad for parameter in deep.g_s.filter.pairs[4].parameters()]
     assert any(change is not None and change.any() for change in changes)  # nor for ever
@@ -293,3 +323,33 @@ def test_filters_grow_deeper_and_do_what_they_did(folder: Path, tmp_path: Path) 
         load_start(
             str(tmp_path / "shallow.safetensors"), CodecConfig(4, 40, 4, "klt", pairs=(1, 2))
         )
+
+
+def test_what_is_told_the_quality_starts_as_it_was_and_goes_on_from_there(
+    folder: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    plain = Codec(CodecConfig(4, 40, 4, transform="klt", context="space-channel"))
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.normal_(std=0.1)
+    save_codec(plain, tmp_path / "plain.safetensors", {})
+    told = Codec(dataclasses.replace(plain.config, conditional=True))
+    load_start(str(tmp_path / "plain.safetensors"), dataclasses.replace(told.config, pairs=(2, 4)))
+    donor = load_start(str(tmp_path / "plain.safetensors"), told.config)
+    start_from(told, donor, open_pictures([folder]), seed=0)
+    x, quality = torch.rand(2, 3, 64, 128), torch.tensor([2.3, 7.1])
+    with torch.no_grad():
+        before, after = (c(x, quality, Rounding(), Noise([0, 1])) for c in (donor, told))
+    assert torch.allclose(before.x_hat, after.x_hat, atol=1e-5)
+    assert torch.allclose(before.y_bits, after.y_bits, rtol=1e-5)
+    passage = told(x, quality, StraightThrough(), Noise([0, 1]))
+    (passage.y_bits.sum() + passage.x_hat.square().sum()).backward()
+    news = [p for name, p in told.named_parameters() if "modulation" in name]
+    joins = [group.join[0].weight for group in told.prior.context.groups]  # type: ignore[union-attr, index]
+    assert len(news) == 2 * (1 + 3 + 2)
+    assert all(p.grad is not None and p.grad.any() for p in news)
+    assert all(not w[:, -2:].any() and w.grad[:, -2:].any() for w in joins)  # type: ignore[index]
+    save_codec(told, tmp_path / "told.safetensors", {})
+    with pytest.raises(TrainingError, match="architecture"):
+        load_start(str(tmp_path / "told.safetensors"), plain.config)

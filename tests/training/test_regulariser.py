@@ -108,11 +108,11 @@ def test_without_weight_every_objective_leaves_the_codec_where_it_would_be(kind:
     beside = regularised(0.0, objective=kind)
     found = []
     for objective in (plain, beside):
-        adam = torch.optim.Adam([{"params": p} for p in objective.learners()], lr=1e-2)
+        adam = torch.optim.Adam([{"params": p} for p in objective.learners().values()], lr=1e-2)
         for _ in range(3):
             loss = objective(batch()).loss
             loss.backward()
-            for parameters in objective.learners():
+            for parameters in objective.learners().values():
                 nn.utils.clip_grad_norm_(parameters, 1.0)
             adam.step()
             adam.zero_grad()

@@ -25,6 +25,7 @@ from waterfill.bitstream.normal import (
     exponentials,
     power_of_two,
 )
+from waterfill.codec.conditioning import with_terms
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.densities import Gaussian, GaussianMixture, gaussian_bin_bits
 from waterfill.codec.fixed_point import ACTIVATION_BITS, FixedPointNetwork
@@ -197,6 +198,9 @@ class CodedPrior:
         else:
             assert z_symbols is not None
             features = self._prior.side.features(z_symbols, quality, self._h_s)
+        if self._prior.told_quality:
+            exact = torch.tensor([quality], dtype=torch.float64)
+            features = with_terms(features[None], exact, _ONE)[0]
         for part, parameters in self._context.walk(features, known):
             mu, predicted = self._prediction(parameters, gains, part.channels)
             residual = exchange(part, predicted)

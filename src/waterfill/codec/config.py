@@ -37,7 +37,7 @@ class CodecConfig:
     transform
         g_a and g_s: ``table1`` and ``table2`` of the rate–distortion limits paper (the latter for
         one plane, at an eighth of the resolution), ``residual`` and ``attention`` of Cheng et al.
-        2020, or ``klt``, a fixed Karhunen–Loève transform of 16×16 blocks between two learned
+        2020, or ``klt``, a Karhunen–Loève transform of 16×16 blocks between two learned
         filters (at most 768 latents).
     side
         What is sent ahead of y: ``none`` (a factorised prior, Ballé 2017), or z for the ``scale``
@@ -49,6 +49,9 @@ class CodecConfig:
         channels with a checkerboard in each (as ELIC, He 2022).
     pairs
         For ``klt``: pairs of convolutions in the filters of g_a and of g_s.
+    conditional
+        Networks are told the quality: the filters of ``klt``, and a ``space-channel`` context. For
+        a codec of variable rate.
     mixtures
         Gaussians in a latent's density; more than one needs a context ``masked`` (Cheng 2020).
     linear_scale
@@ -73,6 +76,7 @@ class CodecConfig:
     side: str = "mean-scale"
     context: str = "none"
     pairs: tuple[int, int] = SHALLOW
+    conditional: bool = False
     mixtures: int = 1
     linear_scale: bool = False
     centred: bool = True
@@ -100,7 +104,7 @@ class CodecConfig:
             raise ValueError(f"attention needs even widths, not n = {self.n}, m = {self.m}")
         if self.context != "none" and self.side in ("none", "scale"):
             raise ValueError(f"a context needs side information of means, not {self.side!r}")
-        for name in ("linear_scale", "centred"):
+        for name in ("conditional", "linear_scale", "centred"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}")
         if not isinstance(self.mixtures, int) or not 1 <= self.mixtures <= 8:
@@ -118,6 +122,13 @@ class CodecConfig:
         if self.context == "space-channel" and self.linear_scale:
             raise ValueError("a space-channel context corrects log₂ σ, not a linear scale")
         object.__setattr__(self, "qualities", (low, high))
+        if self.conditional and not self.variable_rate:
+            raise ValueError("a codec of one quality can't be conditional")
+        if self.conditional and self.transform != "klt" and self.context != "space-channel":
+            raise ValueError(
+                "conditional are the transform 'klt' and the context 'space-channel', not "
+                f"{self.transform!r} and {self.context!r}"
+            )
 
     @property
     def variable_rate(self) -> bool:

@@ -20,7 +20,7 @@ from waterfill.bitstream.container import MAX_TILE, QUALITY_STEPS
 from waterfill.codec.channels import Channel
 from waterfill.codec.coding import CodedPrior, StoredTables
 from waterfill.codec.config import CodecConfig
-from waterfill.codec.gains import Gains, check_quality, lambda_of_quality, relative_step
+from waterfill.codec.gains import Gains, check_quality, lambda_of_quality
 from waterfill.codec.latents import Latents, Plane, decoded_latents
 from waterfill.codec.noise import Noise
 from waterfill.codec.priors import Prior, Sent
@@ -60,7 +60,11 @@ def _transforms(config: CodecConfig) -> tuple[nn.Module, nn.Module]:
     n, m = config.n, config.m
     if config.transform == "klt":
         analysis, synthesis = config.pairs
-        return FilteredAnalysis(n, m, analysis), FilteredSynthesis(n, m, synthesis)
+        told = config.conditional
+        return (
+            FilteredAnalysis(n, m, analysis, conditional=told),
+            FilteredSynthesis(n, m, synthesis, conditional=told),
+        )
     if config.transform == "table1":
         return table1(n, m)
     if config.transform == "table2":
@@ -127,17 +131,23 @@ class Codec(nn.Module):
         prior
             In place of the codec's own, called as :meth:`Prior.forward` is.
         """
-        y = self.g_a(x - self._middle).float()
+        y = self._analysis(x - self._middle, quality).float()
         log2_gain, log2_inverse = self.gains(quality)
         sent = (prior or self.prior)(y, quality, log2_gain, channel, noise)
         x_hat = self._synthesis(sent.y_hat * torch.exp2(log2_gain + log2_inverse), quality)
         x_hat = x_hat + self._middle
         return Passage(y, x_hat.float(), sent.y_bits.sum((1, 2, 3)), sent.z_bits.sum((1, 2, 3)))
 
+    def _analysis(self, x: Tensor, quality: Tensor) -> Tensor:
+        """g_a of pictures (B, planes, H, W) about their middle; qualities of shape (B,)."""
+        if isinstance(self.g_a, FilteredAnalysis):
+            return self.g_a(x, quality)  # type: ignore[no-any-return]
+        return self.g_a(x)  # type: ignore[no-any-return]
+
     def _synthesis(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """g_s of ŷ (B, M, h, w) before gains; qualities of shape (B,)."""
         if isinstance(self.g_s, FilteredSynthesis):
-            return self.g_s(y_hat, relative_step(quality)[:, None, None, None])  # type: ignore[no-any-return]
+            return self.g_s(y_hat, quality)  # type: ignore[no-any-return]
         return self.g_s(y_hat)  # type: ignore[no-any-return]
 
     def coded_prior(self, stored: StoredTables | None = None) -> CodedPrior:
@@ -227,7 +237,8 @@ class Codec(nn.Module):
             - self._middle
         )
         x = F.pad(x, missing, mode="replicate")
-        y = self.g_a(x.to(self._device).contiguous(memory_format=torch.channels_last)).float()
+        x = x.to(self._device).contiguous(memory_format=torch.channels_last)
+        y = self._analysis(x, self._told(quality)).float()
         first, beside = (tile.top - top) // cell, (tile.left - left) // cell
         y = y[:, :, first : first + rows // cell, beside : beside + columns // cell].contiguous()
         prior = self.coded_prior()
@@ -255,15 +266,17 @@ class Codec(nn.Module):
         if self._reach is None:
             cell, planes, m = self.config.stride, self.config.planes, self.config.m
             device, limit = self._device, _MOST_REACH
-            one = torch.ones(1, device=device)
+            # How far an influence goes does not depend on the quality.
+            some = self._told(self.config.qualities[0])
+
+            def forth(x: Tensor) -> Tensor:
+                return self._analysis(x.to(device), some)
 
             def back(y: Tensor) -> Tensor:
-                return self._synthesis(y.to(device), one)
+                return self._synthesis(y.to(device), some)
 
             self._reach = (
-                reach_of(
-                    lambda x: self.g_a(x.to(device)), planes, cell=cell, up=False, limit=limit
-                ),
+                reach_of(forth, planes, cell=cell, up=False, limit=limit),
                 reach_of(back, m, cell=cell, up=True, limit=limit),
             )
         return self._reach
@@ -274,8 +287,11 @@ class Codec(nn.Module):
         inverse = self.gains.coded(exact).inverse[:, None, None]
         y_hat = (y_hat.double() * inverse)[None].float()
         y_hat = y_hat.to(self._device).contiguous(memory_format=torch.channels_last)
-        step = torch.tensor([exact], device=self._device)
-        return self._synthesis(y_hat, step)[0].float().cpu() + self._middle
+        return self._synthesis(y_hat, self._told(exact))[0].float().cpu() + self._middle
+
+    def _told(self, quality: float) -> Tensor:
+        """A quality as the transforms take it, (1,)."""
+        return torch.tensor([quality], device=self._device)
 
     @torch.no_grad()
     def synthesise(

@@ -50,7 +50,13 @@ _TABLES = "coding."  # in front of the names of tensors that hold probability ta
 #: its net for MNIST, each without and with its context.
 PRESETS: dict[str, CodecConfig] = {
     "default": CodecConfig(
-        n=64, m=480, hyper=64, transform="klt", context="space-channel", pairs=(3, 4)
+        n=64,
+        m=480,
+        hyper=64,
+        transform="klt",
+        context="space-channel",
+        pairs=(3, 4),
+        conditional=True,
     ),
     "table1": CodecConfig(n=192, m=192, hyper=192),
     "table1-context": CodecConfig(n=192, m=192, hyper=192, context="masked"),

@@ -80,7 +80,7 @@ def _facts_of(file: Any, path: Path) -> dict[str, Any]:
 
 def trained(objective: Objective) -> list[torch.nn.Parameter]:
     """The parameters that training moves, in the order of the optimiser's."""
-    return [parameter for group in objective.learners() for parameter in group]
+    return [parameter for part in objective.learners().values() for parameter in part]
 
 
 def capture(

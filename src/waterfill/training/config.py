@@ -120,6 +120,9 @@ class TrainConfig:
         Of a codec with the transform ``klt``: so many steps at the start train the prior and the
         gains alone, on the block transform. They cost a fraction of the others. Not for a run with
         a ``start``, whose trained filter they would leave out.
+    blocks_rate
+        Rate for the block transforms of a ``klt``, as a multiple of the codec's times the deviation
+        of their weights; at 0 they stay the Karhunen–Loève transform that they begin as.
     clip
         Largest gradient norm.
     ema
@@ -167,6 +170,7 @@ class TrainConfig:
     decay: float = 0.3
     patience: int = 10
     linear_steps: int = 0
+    blocks_rate: float = 0.0
     clip: float = 1.0
     ema: float = 0.999
     precision: str = "auto"
@@ -193,6 +197,12 @@ class TrainConfig:
             raise TrainingError(f"batch {self.batch} can't be cut in {self.accumulate} pieces")
         if self.linear_steps and self.codec.transform != "klt":
             raise TrainingError("linear_steps need a codec with a block transform (klt)")
+        if not 0 <= self.blocks_rate < math.inf:
+            raise TrainingError(
+                f"blocks_rate must be finite and at least 0, not {self.blocks_rate}"
+            )
+        if self.blocks_rate and self.codec.transform != "klt":
+            raise TrainingError("a blocks_rate needs a codec with a block transform (klt)")
         if self.linear_steps and self.start:
             raise TrainingError(
                 f"linear_steps leave out the filter that a start from {self.start} brings; set "

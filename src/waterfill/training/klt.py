@@ -22,12 +22,14 @@ from waterfill.data.crops import CropSource
 from waterfill.data.sets import PictureSet
 from waterfill.errors import TrainingError
 
-__all__ = ["grow_from", "klt_of_blocks", "start_from_klt"]
+__all__ = ["BLOCK_DEVIATIONS", "grow_from", "klt_of_blocks", "start_from_klt"]
 
 _CROPS, _CROP_SIDE = 1024, 128
 _REFERENCE_LAMBDA = LAMBDAS[3]  # the quality at which gains start at 1
 #: Quantisation step of a coefficient at that quality, for pixels in [0, 1].
 _STEP = math.sqrt(12.0 * 3.0 / (2.0 * math.log(2.0) * _REFERENCE_LAMBDA)) / 255.0
+#: Root mean squares of the weights of the two block transforms, orthonormal but for that step.
+BLOCK_DEVIATIONS = tuple(scale / (BLOCK * math.sqrt(3.0)) for scale in (1.0 / _STEP, _STEP))
 _NEIGHBOURS = 32  # latents whose mean gains those that follow start with
 
 

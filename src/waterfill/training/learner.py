@@ -7,6 +7,7 @@ from lightning_fabric import Fabric
 
 from waterfill.codec.model import Codec
 from waterfill.training.config import TrainConfig
+from waterfill.training.klt import BLOCK_DEVIATIONS
 from waterfill.training.objectives import Batch, Losses, objective_of
 from waterfill.training.optimisers import make_optimiser
 
@@ -16,8 +17,8 @@ __all__ = ["Learner"]
 class Learner:
     """An objective on a codec, with one optimiser for all that learns.
 
-    The codec and a source model each have their own learning rate and clipping: neither is affected
-    by the other's gradients.
+    Networks, a source model and block transforms each have their own learning rate and clipping:
+    none is affected by the others' gradients.
 
     Parameters
     ----------
@@ -38,10 +39,14 @@ class Learner:
         self._fabric, self._clip = fabric, config.clip
         self.objective = objective_of(config, codec)
         self._parts = self.objective.learners()
-        groups = [
-            {"params": parameters, "rate": rate}
-            for parameters, rate in zip(self._parts, (1.0, config.source_rate), strict=False)
-        ]
+        analysis, synthesis = (config.blocks_rate * deviation for deviation in BLOCK_DEVIATIONS)
+        rates = {
+            "networks": 1.0,
+            "source": config.source_rate,
+            "analysis": analysis,
+            "synthesis": synthesis,
+        }
+        groups = [{"params": part, "rate": rates[name]} for name, part in self._parts.items()]
         # The scaler of float16 has to look at gradients that the fused optimiser won't show.
         precision = fabric.strategy.precision.precision
         self.optimiser = make_optimiser(
@@ -74,7 +79,8 @@ class Learner:
     def clip(self) -> float:
         """Clip each part's gradients for itself; the largest norm before."""
         self._fabric.strategy.precision.unscale_gradients(self._engaged)
-        norms = [torch.nn.utils.clip_grad_norm_(part, self._clip) for part in self._parts]
+        parts = self._parts.values()
+        norms = [torch.nn.utils.clip_grad_norm_(part, self._clip) for part in parts]
         return float(torch.stack(norms).max())  # not a number if any of them is not
 
     def step(self) -> None:

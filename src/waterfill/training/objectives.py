@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ from waterfill.codec.gains import QUALITIES, lambdas_of, relative_step
 from waterfill.codec.model import Codec, Passage
 from waterfill.codec.noise import Noise
 from waterfill.codec.priors import NoSideInformation, SourceModel, source_model_for
+from waterfill.codec.transforms import FilteredAnalysis, FilteredSynthesis
 from waterfill.training.config import TrainConfig
 from waterfill.training.regulariser import Regulariser
 
@@ -212,16 +213,24 @@ class Objective(nn.Module, ABC):
         values = (float(self.regulariser.entropy), *self.regulariser.tug(self._lambdas))
         return dict(zip(self.ASIDE, values, strict=True))
 
-    def learners(self) -> list[list[nn.Parameter]]:
-        """Parameters that share a rate of learning and a clipping: the codec's, the source model's.
+    def learners(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters that share a rate of learning and a clipping.
 
-        A regulariser's gradients have no part in how far the codec goes: with α = 0 it goes where
-        it would go without.
+        The codec's ``networks``; the ``source`` model of a regulariser; and of block transforms
+        that are trained ``analysis`` and ``synthesis``. A regulariser's gradients have no part in
+        how far the codec goes: with α = 0 it goes where it would go without.
         """
-        parts: list[nn.Module] = [self.codec]
-        if self.regulariser is not None:
-            parts.append(self.regulariser)
-        return [[p for p in part.parameters() if p.requires_grad] for part in parts]
+        transforms = {"analysis": self.codec.g_a, "synthesis": self.codec.g_s}
+        blocks = {
+            name: [cast(nn.Parameter, transform.blocks.weight)]
+            for name, transform in transforms.items()
+            if isinstance(transform, FilteredAnalysis | FilteredSynthesis)
+            and transform.blocks.weight.requires_grad
+        }
+        apart = {id(weight) for (weight,) in blocks.values()}
+        networks = [p for p in self.codec.parameters() if p.requires_grad and id(p) not in apart]
+        source = list(self.regulariser.parameters()) if self.regulariser is not None else []
+        return {"networks": networks} | ({"source": source} if source else {}) | blocks
 
 
 class RateDistortion(Objective):
@@ -324,6 +333,9 @@ class GenieAided(Objective):
 
 def objective_of(config: TrainConfig, codec: Codec) -> Objective:
     """The objective that a config asks for, on a codec."""
+    for transform in (codec.g_a, codec.g_s):
+        if isinstance(transform, FilteredAnalysis | FilteredSynthesis):
+            transform.blocks.weight.requires_grad_(config.blocks_rate > 0)
     mean = config.oracle_mean == "predicted"
     regulariser = None
     if config.source_model != "none":

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+
+import torch
+from torch import Tensor
 
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.model import Codec
@@ -19,8 +23,9 @@ def load_start(name: str, ours: CodecConfig) -> Codec:
     """The codec by name or file that one of the architecture ``ours`` can start from.
 
     It may differ in the qualities it covers, unless one of the two has gains and the other none; it
-    may have no context where ``ours`` has one; and of a ``klt`` it may have fewer latents, or
-    filters of fewer pairs of convolutions: the further ones start by adding nothing. A context of
+    may have no context where ``ours`` has one, and networks that are not told the quality; and of a
+    ``klt`` it may have fewer latents, or filters of fewer pairs of convolutions: the further ones
+    start by adding nothing. A context of
     space and channels starts by saying nothing, so that the other's prior is kept. A masked one
     makes means and scales by layers of its own, which start untrained: transforms and hyper-latent
     are kept, and what they predict is learned anew.
@@ -34,13 +39,19 @@ def load_start(name: str, ours: CodecConfig) -> Codec:
     """
     other = load_codec(name)
     theirs = other.config
-    alike = replace(theirs, qualities=ours.qualities)
-    same = alike == ours
-    grown = theirs.context == "none" and replace(alike, context=ours.context) == ours
-    larger = grown or _wider(ours, alike) or _deeper(ours, alike)
-    if ours.variable_rate == theirs.variable_rate and (same or larger):
+    if _may_start(ours, theirs):
         return other
     raise TrainingError(f"{name}: has the architecture {theirs.to_dict()}, not {ours.to_dict()}")
+
+
+def _may_start(ours: CodecConfig, theirs: CodecConfig) -> bool:
+    """Whether weights of one architecture are a start for another."""
+    if ours.variable_rate != theirs.variable_rate or (theirs.conditional and not ours.conditional):
+        return False
+    ours = replace(ours, conditional=theirs.conditional)
+    alike = replace(theirs, qualities=ours.qualities)
+    grown = theirs.context == "none" and replace(alike, context=ours.context) == ours
+    return alike == ours or grown or _wider(ours, alike) or _deeper(ours, alike)
 
 
 def _wider(ours: CodecConfig, theirs: CodecConfig) -> bool:
@@ -70,8 +81,17 @@ def start_from(codec: Codec, other: Codec, pictures: PictureSet, *, seed: int) -
     if other.config.m < codec.config.m:
         grow_from(codec, other, pictures, seed=seed)
     else:  # a context that the other lacks keeps what it was made with
-        codec.load_state_dict(codec.state_dict() | other.state_dict())
+        codec.load_state_dict(codec.state_dict() | _fitted(other.state_dict(), codec.state_dict()))
         for transform, pairs in zip((codec.g_a, codec.g_s), other.config.pairs, strict=True):
             if isinstance(transform, FilteredAnalysis | FilteredSynthesis):
                 transform.filter.silence(pairs)
     return other.weights_id.hex()
+
+
+def _fitted(known: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Known tensors in the shapes that are wanted: a further input of a layer weighs nothing."""
+    fitted = {}
+    for name, tensor in known.items():
+        fitted[name] = torch.zeros_like(wanted[name])
+        fitted[name][tuple(slice(size) for size in tensor.shape)] = tensor
+    return fitted

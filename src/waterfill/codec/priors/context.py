@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from waterfill.codec.channels import Crossing
+from waterfill.codec.conditioning import TERMS
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.fixed_point import (
     FixedPointNetwork,
@@ -334,13 +335,13 @@ _WIDEST = 128
 class _Group(nn.Module):
     """The networks that predict one group of channels."""
 
-    def __init__(self, start: int, stop: int) -> None:
+    def __init__(self, start: int, stop: int, terms: int) -> None:
         super().__init__()
         size = stop - start
         width = min(2 * size, _WIDEST)
         self.across = nn.Conv2d(start, width, 5, padding=2) if start else None
         self.inside = nn.Conv2d(size, width, 5, padding=2)
-        inputs = 2 * size + width * (2 if start else 1)
+        inputs = 2 * size + width * (2 if start else 1) + terms
         last = nn.Conv2d(2 * width, 2 * size, 1)
         nn.init.zeros_(last.weight)
         assert last.bias is not None
@@ -359,6 +360,8 @@ class SpaceChannelContext(Context):
     ----------
     m
         Channels of the latents; that many means come from side information, and that many scales.
+    terms
+        Further planes of side information behind those, of which all groups are told.
 
     References
     ----------
@@ -366,20 +369,21 @@ class SpaceChannelContext(Context):
     contextual adaptive coding", CVPR 2022.
     """
 
-    def __init__(self, m: int) -> None:
+    def __init__(self, m: int, terms: int = 0) -> None:
         super().__init__()
         ends = sorted({max(1, round(share * m)) for share in _GROUP_ENDS})
         self.bounds = list(zip([0, *ends[:-1]], ends, strict=True))
-        self.groups = nn.ModuleList(_Group(start, stop) for start, stop in self.bounds)
+        self.groups = nn.ModuleList(_Group(start, stop, terms) for start, stop in self.bounds)
 
     def forward(self, features: Tensor, y: Tensor, send: Send) -> Crossing:
         """Group by group, colour by colour, as in coding."""
         received: list[Tensor] = []
         bits: list[Tensor] = []
+        features, terms = self.parted(features)
+        terms, _ = _halves(terms)
         for (start, stop), module in zip(self.bounds, self.groups, strict=True):
             group = cast(_Group, module)
-            told = _of_group(features, start, stop)
-            known = [told]
+            known = [_of_group(features, start, stop)]
             if group.across is not None:
                 known.append(group.across(torch.cat(received, 1)).float())
             channels = slice(start, stop)
@@ -388,17 +392,22 @@ class SpaceChannelContext(Context):
                 *first.shape[:1], group.inside.out_channels, *first.shape[2:]
             )
             given, given_second = zip(*(_halves(part) for part in known), strict=True)
-            parameters = given[0] + group.join(torch.cat([*given, blank], 1)).float()
+            parameters = given[0] + group.join(torch.cat([*given, blank, terms], 1)).float()
             one = send(parameters, first, channels)
             near = group.inside(_merged(one.y_hat, torch.zeros_like(second))).float()
             parameters = (
                 given_second[0]
-                + group.join(torch.cat([*given_second, _halves(near)[1]], 1)).float()
+                + group.join(torch.cat([*given_second, _halves(near)[1], terms], 1)).float()
             )
             two = send(parameters, second, channels)
             received.append(_merged(one.y_hat, two.y_hat))
             bits.append(_merged(one.bits, two.bits))
         return Crossing(torch.cat(received, 1), torch.cat(bits, 1))
+
+    def parted(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and scales, and the terms behind them, the same everywhere: (…, P, h, w)."""
+        known = 2 * self.bounds[-1][1]
+        return features[..., :known, :, :], features[..., known:, :, :]
 
     def coded(self) -> CodedContext:
         """Integer twin of the weights as they are."""
@@ -451,6 +460,7 @@ class _ToOtherColour:
 class _CodedSpaceChannelContext:
     def __init__(self, context: SpaceChannelContext) -> None:
         self._bounds = context.bounds
+        self._parted = context.parted
         self._networks = [
             {
                 name: FixedPointNetwork(network)
@@ -464,6 +474,8 @@ class _CodedSpaceChannelContext:
 
     @torch.no_grad()
     def walk(self, features: Tensor, known: Tensor) -> Iterator[Step]:
+        features, terms = self._parted(features)
+        terms, _ = _halves(terms)
         for (start, stop), networks, inside, width in zip(
             self._bounds, self._networks, self._insides, self._blank, strict=True
         ):
@@ -472,10 +484,10 @@ class _CodedSpaceChannelContext:
                 given.append(networks["across"](known[None, :start])[0])
             first, second = zip(*(_halves(part) for part in given), strict=True)
             blank = first[0].new_zeros(width, *first[0].shape[1:])
-            correction = networks["join"](torch.cat([*first, blank])[None])[0]
+            correction = networks["join"](torch.cat([*first, blank, terms])[None])[0]
             yield Step(_Colour(slice(start, stop), second=False), first[0] + correction)
             near = inside(_halves(known[start:stop])[0])
-            correction = networks["join"](torch.cat([*second, near])[None])[0]
+            correction = networks["join"](torch.cat([*second, near, terms])[None])[0]
             yield Step(_Colour(slice(start, stop), second=True), second[0] + correction)
 
 
@@ -485,5 +497,5 @@ def context_of(config: CodecConfig) -> Context:
         k = config.mixtures
         return MaskedContext(config.m, 2 * config.m if k == 1 else 3 * k * config.m)
     if config.context == "space-channel":
-        return SpaceChannelContext(config.m)
+        return SpaceChannelContext(config.m, TERMS if config.conditional else 0)
     return NoContext()

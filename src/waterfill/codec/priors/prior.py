@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from waterfill.bitstream.normal import LOG2_SIGMA_MAX, LOG2_SIGMA_MIN
 from waterfill.codec.bounds import bounded
 from waterfill.codec.channels import Channel, Crossing
+from waterfill.codec.conditioning import with_terms
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.densities import Density, Gaussian, GaussianMixture
 from waterfill.codec.noise import Noise
@@ -53,6 +54,8 @@ class Prior(nn.Module):
         self.side = HyperLatent(config) if config.side != "none" else None
         self.factorized = DeepFactorized(config.m) if config.side == "none" else None
         self.context = context_of(config)
+        #: Whether the context is told the quality beside what z says.
+        self.told_quality = config.conditional and config.context == "space-channel"
 
     def forward(
         self,
@@ -93,7 +96,8 @@ class Prior(nn.Module):
             return Sent(crossing.y_hat, crossing.bits, y.new_zeros(len(y), 1, 1, 1))
         told = self.side(y, quality, noise, coded=coded)
         through = self.context.in_order if coded else self.context
-        crossing = through(told.features, y, send)
+        features = with_terms(told.features, quality) if self.told_quality else told.features
+        crossing = through(features, y, send)
         return Sent(crossing.y_hat, crossing.bits, told.bits)
 
     def _density(self, parameters: Tensor, log2_gain: Tensor, gain: Tensor) -> Density:

@@ -1,4 +1,4 @@
-"""A fixed linear transform of 16×16 blocks between learned filters."""
+"""A linear transform of 16×16 blocks between learned filters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from waterfill.codec.conditioning import Modulation, quality_terms
+from waterfill.codec.gains import relative_step
 
 __all__ = ["BLOCK", "FilteredAnalysis", "FilteredSynthesis", "PictureFilter"]
 
@@ -28,6 +31,8 @@ class PictureFilter(nn.Module):
         Channels inside.
     pairs
         Number of pairs of convolutions.
+    conditional
+        What enters each pair, and the way out, is modulated by the quality.
     """
 
     _CELL = 4
@@ -35,7 +40,7 @@ class PictureFilter(nn.Module):
     #: out makes training's steps small, beside a transform that is good already.
     _SCALE_IN, _SCALE_OUT = 4.0, 0.05
 
-    def __init__(self, n: int, pairs: int) -> None:
+    def __init__(self, n: int, pairs: int, *, conditional: bool = False) -> None:
         super().__init__()
         self.enter = nn.Conv2d(3 * self._CELL**2, n, 3, padding=1)
         self.place = nn.Parameter(torch.zeros(1, n, BLOCK // self._CELL, BLOCK // self._CELL))
@@ -48,6 +53,8 @@ class PictureFilter(nn.Module):
         self.leave = nn.Conv2d(n, 3 * self._CELL**2, 3, padding=1)
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
+        self.modulations = nn.ModuleList(Modulation(n) for _ in range(pairs * conditional))
+        self.last_modulation = Modulation(n) if conditional else None
 
     @torch.no_grad()
     def silence(self, first: int) -> None:
@@ -56,12 +63,18 @@ class PictureFilter(nn.Module):
             for parameter in cast(nn.Sequential, pair)[-1].parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Filter ``x`` (B, 3, H, W), sides multiples of 16; zero until trained."""
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        """Filter ``x`` (B, 3, H, W), sides multiples of 16, qualities (B,); zero until trained."""
         inner = self.enter(self._SCALE_IN * F.pixel_unshuffle(x, self._CELL))
         inner = inner + self.place.tile((1, 1, x.shape[2] // BLOCK, x.shape[3] // BLOCK))
-        for pair in self.pairs:
-            inner = inner + pair(F.leaky_relu(inner))
+        if self.last_modulation is None:
+            for pair in self.pairs:
+                inner = inner + pair(F.leaky_relu(inner))
+        else:
+            terms = quality_terms(quality)
+            for pair, modulation in zip(self.pairs, self.modulations, strict=True):
+                inner = inner + pair(F.leaky_relu_(modulation(inner, terms)))
+            inner = self.last_modulation(inner, terms)
         return F.pixel_shuffle(self._SCALE_OUT * self.leave(inner), self._CELL)
 
 
@@ -70,7 +83,8 @@ class FilteredAnalysis(nn.Module):
 
     The filter moves across the borders of blocks what the transform would otherwise code twice, as
     the pre-filter of a lapped transform does, but it need not be linear. The transform's weights
-    are zero until someone sets them (see :mod:`waterfill.training.klt`), and are not trained.
+    are zero until someone sets them (see :mod:`waterfill.training.klt`), and are not trained unless
+    a run says so.
 
     Parameters
     ----------
@@ -78,25 +92,27 @@ class FilteredAnalysis(nn.Module):
         Channels of the filter, and of the latents.
     pairs
         Number of pairs of convolutions in the filter.
+    conditional
+        The filter is told the quality.
 
     References
     ----------
     Tran, Liang, Tu, "Lapped transform via time-domain pre- and post-filtering", 2003.
     """
 
-    def __init__(self, n: int, m: int, pairs: int) -> None:
+    def __init__(self, n: int, m: int, pairs: int, *, conditional: bool = False) -> None:
         super().__init__()
-        self.filter = PictureFilter(n, pairs)
+        self.filter = PictureFilter(n, pairs, conditional=conditional)
         self.blocks = nn.Conv2d(3, m, BLOCK, stride=BLOCK).requires_grad_(False)
         #: Leave the filter out, as if it were still zero: many times faster.
         self.linear_only = False
         for parameter in self.blocks.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Latents (B, m, H/16, W/16) of ``x`` (B, 3, H, W) in [−½, ½]."""
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        """Latents (B, m, H/16, W/16) of ``x`` (B, 3, H, W) in [−½, ½], for qualities (B,)."""
         if not self.linear_only:
-            x = x + self.filter(x)
+            x = x + self.filter(x, quality)
         return cast(Tensor, self.blocks(x))
 
 
@@ -109,27 +125,29 @@ class FilteredSynthesis(nn.Module):
         Channels of the filter, and of the latents.
     pairs
         Number of pairs of convolutions in the filter.
+    conditional
+        The filter is told the quality.
     """
 
-    def __init__(self, n: int, m: int, pairs: int) -> None:
+    def __init__(self, n: int, m: int, pairs: int, *, conditional: bool = False) -> None:
         super().__init__()
-        self.filter = PictureFilter(n, pairs)
+        self.filter = PictureFilter(n, pairs, conditional=conditional)
         self.blocks = nn.ConvTranspose2d(m, 3, BLOCK, stride=BLOCK).requires_grad_(False)
         #: Leave the filter out, as if it were still zero: many times faster.
         self.linear_only = False
         for parameter in self.blocks.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, y: Tensor, step: Tensor) -> Tensor:
+    def forward(self, y: Tensor, quality: Tensor) -> Tensor:
         """Pictures (B, 3, H, W) in about [−½, ½] of latents (B, m, H/16, W/16).
 
         Parameters
         ----------
         y
             Latents.
-        step
-            Relative quantisation step of the latents, (B, 1, 1, 1). The filter works in its unit:
-            what it has to mend grows with it, and it is not told the quality.
+        quality
+            (B,). The filter works in units of the quantisation step, with which what it has to mend
+            grows.
         """
         # A deconvolution whose stride is its kernel, at twice the speed.
         rows = self.blocks.weight.flatten(1).T[:, :, None, None]
@@ -137,4 +155,5 @@ class FilteredSynthesis(nn.Module):
         v = v + cast(Tensor, self.blocks.bias)[:, None, None]
         if self.linear_only:
             return v
-        return cast(Tensor, v + step * self.filter(v / step))
+        step = relative_step(quality)[:, None, None, None]
+        return cast(Tensor, v + step * self.filter(v / step, quality))
