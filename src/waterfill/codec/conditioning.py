@@ -72,6 +72,9 @@ class Modulation(nn.Module):
 
     def forward(self, x: Tensor, terms: Tensor) -> Tensor:
         """Modulate ``x`` (B, C, H, W) by terms (B, TERMS) of each picture's quality."""
-        factor = 1.0 + (terms @ self.factor)[:, :, None, None]
-        offset = (terms @ self.offset)[:, :, None, None]
-        return torch.addcmul(offset, x, factor)
+        # No matrix product: in mixed precision a factor near 1 would be known to a hundredth.
+        factor, offset = (
+            (terms[:, :, None] * weights).sum(1)[:, :, None, None]
+            for weights in (self.factor, self.offset)
+        )
+        return torch.addcmul(offset, x, 1.0 + factor)
