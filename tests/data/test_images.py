@@ -67,6 +67,16 @@ def tiff16() -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, 9) + directory + bytes(4) + bits + pixels
 
 
+def jp2_deep(planes: int, bits: int) -> bytes:
+    """A JPEG 2000 file that says its samples have so many bits, as its codestream says it."""
+    buffer = BytesIO()
+    Image.fromarray(noise(8, 8, planes)).save(buffer, "JPEG2000")
+    content = bytearray(buffer.getvalue())
+    sizes = content.index(b"\xff\x4f\xff\x51") + 4
+    content[sizes + 38 : sizes + 38 + 3 * planes : 3] = bytes([bits - 1]) * planes
+    return bytes(content)
+
+
 def refused(path: Path) -> str:
     with pytest.raises(ImageError) as caught:
         load_picture(path)
@@ -136,6 +146,8 @@ DEEP = {
     "rgb.tif": tiff16(),
     "rgb.ppm": b"P6 2 2 65535\n" + bytes(range(24)),
     "grey.pgm": b"P5 2 2 65535\n" + bytes(range(8)),
+    "grey.jp2": jp2_deep(1, 9),
+    "rgb.jp2": jp2_deep(3, 16),
 }
 
 

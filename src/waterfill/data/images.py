@@ -112,7 +112,7 @@ def _refusal(image: Image.Image) -> str | None:
 
 
 def _bits_per_sample(image: Image.Image) -> int:
-    """8, or 16 for the colour files that Pillow would silently cut to 8 bits when it loads them."""
+    """8, or more for files that Pillow would silently cut to 8 bits when it loads them."""
     for tile in getattr(image, "tile", None) or []:
         args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         # BMP's "BGR;16" is 16 bits for a whole pixel.
@@ -120,7 +120,20 @@ def _bits_per_sample(image: Image.Image) -> int:
             return 16
         if tile[0] == "ppm" and isinstance(args[-1], int) and args[-1] > 255:
             return 16
+        if tile[0] == "jpeg2k":
+            return _bits_of_codestream(image)
     return 8
+
+
+def _bits_of_codestream(image: Image.Image) -> int:
+    """Bits of a sample of a JPEG 2000 file that has not been loaded (ISO 15444-1, A.5.1)."""
+    stream: IO[bytes] = getattr(image, "fp")  # noqa: B009  (of files alone)
+    place = stream.tell()
+    stream.seek(0)
+    _, _, sizes = stream.read().partition(b"\xff\x4f\xff\x51")
+    stream.seek(place)
+    count = int.from_bytes(sizes[36:38], "big")
+    return max(((depth & 0x7F) + 1 for depth in sizes[38 : 38 + 3 * count : 3]), default=8)
 
 
 def too_large(width: int, height: int) -> str | None:
