@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -158,11 +158,41 @@ class Codec(nn.Module):
         stored
             Tables that belong to the weights as they are.
         """
+        found = self._up_to_date()
+        if found is None or stored is not None:
+            found = CodedPrior(self.prior, self.gains, stored)
+            self._coded = self._stamp(), found
+        return found
+
+    def _stamp(self) -> tuple[tuple[int, int], ...]:
+        """What changes with the weights that coding looks at."""
         parts = (*self.prior.parameters(), *self.gains.parameters())
-        stamp = tuple((p.data_ptr(), p._version) for p in parts)
-        if self._coded is None or self._coded[0] != stamp or stored is not None:
-            self._coded = (stamp, CodedPrior(self.prior, self.gains, stored))
-        return self._coded[1]
+        return tuple((p.data_ptr(), p._version) for p in parts)
+
+    def _up_to_date(self) -> CodedPrior | None:
+        """What coding has derived from the weights as they are, if it has."""
+        coded = self._coded
+        return coded[1] if coded is not None and coded[0] == self._stamp() else None
+
+    # A copy, or a codec on another device, has the same weights, and must code by the same tables:
+    # those of a file may differ from what this machine would compute.
+
+    def __getstate__(self) -> dict[str, Any]:
+        found = self._up_to_date()
+        return self.__dict__ | {"_coded": found and found.known_tables}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        tables = state.pop("_coded")
+        super().__setstate__(state | {"_coded": None})  # type: ignore[no-untyped-call]
+        if tables is not None:
+            self.coded_prior(tables)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        found, kind = self._up_to_date(), next(self.parameters()).dtype
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if found is not None and next(self.parameters()).dtype == kind:
+            self._coded = self._stamp(), found
+        return self
 
     @property
     def short_name(self) -> str:
