@@ -186,6 +186,14 @@ def test_a_codec_is_loaded_in_inference_mode_as_outside_of_it(photo: NDArray[np.
     assert wf.decompress(data).tobytes() == inside
 
 
+def test_inference_mode_makes_no_difference(photo: NDArray[np.uint8]) -> None:
+    with torch.inference_mode():
+        codec = wf.load_codec("tiny", pretrained=False)
+        data = codec.compress(photo[:64, :64], 4, effort=1)
+    assert codec.compress(photo[:64, :64], 4, effort=1) == data
+    codec.decompress(data)
+
+
 def test_untrained_codecs_are_seeded_and_leave_the_generator_alone() -> None:
     torch.manual_seed(1)
     expected = torch.rand(3)

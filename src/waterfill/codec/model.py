@@ -375,6 +375,7 @@ class Codec(nn.Module):
         tiles = self.tiles(picture, exact, effort=effort, trellis=trellis)
         return self.pack(picture, tiles, exact, trellis=trellis)
 
+    @torch.inference_mode(False)  # refinement needs gradients inside a caller's, too
     @torch.no_grad()
     def tiles(
         self,
