@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from waterfill.bitstream import Container
 from waterfill.bitstream.container import HEADER_BYTES
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.gains import LAMBDAS, lambda_of_quality
-from waterfill.codec.model import Codec
+from waterfill.codec.model import Codec, finish
 from waterfill.data.images import to_picture
 
 
@@ -56,6 +57,17 @@ def test_grey_stays_grey(tiny: Codec, photo: NDArray[np.uint8]) -> None:
     image = wf.decompress(tiny.compress(photo[..., 0], 4), codec=tiny)
     assert image.mode == "L"
     assert image.size == (256, 192)
+
+
+def test_grey_takes_no_memory_beyond_the_pixels() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 300, 3), dtype=np.uint8)
+    expected = np.rint(pixels.mean(axis=2))
+    tracemalloc.start()
+    picture = finish(pixels, grey=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.array_equal(picture.pixels, np.repeat(expected[..., None], 3, axis=2))
+    assert peak < pixels.nbytes // 8
 
 
 def test_bytes_do_not_depend_on_threads(tiny: Codec, photo: NDArray[np.uint8]) -> None:

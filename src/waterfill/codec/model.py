@@ -602,8 +602,8 @@ def _crc_of(symbols: NDArray[np.int32], crc: int) -> int:
 
 
 def finish(pixels: NDArray[np.uint8], *, grey: bool, name: str = "decoded") -> Picture:
-    """The decoded picture; that of a grey original is grey: the rounded mean of its planes."""
+    """The decoded picture, in place; that of a grey original has the rounded mean of its planes."""
     if grey:
-        mean = np.rint(pixels.mean(axis=2, dtype=np.float64)).astype(np.uint8)
-        pixels = np.repeat(mean[..., None], 3, axis=2)
+        for row in pixels:  # of all at once, the mean would take many times their memory
+            row[:] = np.rint(row.mean(axis=1, dtype=np.float64))[:, None]
     return Picture(name, pixels, grey)
