@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -98,6 +99,18 @@ def test_lossless_files_come_back_exactly(tmp_path, suffix, planes):
     assert (picture.height, picture.width, picture.pixel_count) == (13, 9, 117)
     expected = pixels if planes == 3 else np.repeat(pixels[..., None], 3, axis=2)
     np.testing.assert_array_equal(picture.pixels, expected)
+
+
+def test_a_picture_is_read_in_bands_not_copied_whole(tmp_path):
+    pixels = noise(3000, 100)
+    Image.fromarray(pixels).save(tmp_path / "a.bmp")
+    load_picture(tmp_path / "a.bmp")
+    tracemalloc.start()
+    picture = load_picture(tmp_path / "a.bmp")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(picture.pixels, pixels)
+    assert peak < 1.5 * pixels.nbytes
 
 
 def test_a_picture_of_one_pixel_and_of_one_bit(tmp_path):

@@ -51,6 +51,7 @@ MAX_PIXELS = 1 << 28
 #: pixel high takes the memory of 64 rows.
 MAX_SIDE = 65_535
 
+_BAND = 256  # rows that are turned into pixels at a time
 _SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 
 
@@ -198,8 +199,17 @@ def to_picture(image: Picture | Image.Image | NDArray[np.uint8], name: str = "im
         if isinstance(lowest, (int, float)) and lowest < 255:
             raise ImageError(f"{name}: has transparency, which can't be coded; flatten it first")
     grey = image.mode in ("1", "L", "LA")
-    pixels = np.array(image.convert("L" if grey else "RGB"))
-    return replace(to_picture(pixels, name), losses=_losses(image))
+    return replace(to_picture(_pixels_of(image, grey), name), losses=_losses(image))
+
+
+def _pixels_of(image: Image.Image, grey: bool) -> NDArray[np.uint8]:
+    """Pixels (H, W) or (H, W, 3) of an image, in bands: each step would copy all of it otherwise."""
+    width, height = image.size
+    pixels = np.empty((height, width) if grey else (height, width, 3), np.uint8)
+    for top in range(0, height, _BAND):
+        bottom = min(top + _BAND, height)
+        pixels[top:bottom] = image.crop((0, top, width, bottom)).convert("L" if grey else "RGB")
+    return pixels
 
 
 def _losses(image: Image.Image) -> tuple[str, ...]:
@@ -255,7 +265,8 @@ def _read(source: Path | io.BytesIO, name: str) -> Picture:
             reason = _refusal(image)
             if reason:
                 raise ImageError(f"{name}: {reason}")
-            return to_picture(ImageOps.exif_transpose(image), name)
+            ImageOps.exif_transpose(image, in_place=True)
+            return to_picture(image, name)
     except UnidentifiedImageError:
         raise ImageError(f"{name}: is not a picture in a supported format") from None
     except Image.DecompressionBombError:
