@@ -349,6 +349,15 @@ def test_what_else_is_handed_over_is_named_in_one_line(item, reason):
         as_picture(closed)
 
 
+def test_an_image_whose_file_is_cut_or_closed_is_named_in_one_line():
+    image = Image.open(BytesIO(FILES["png"][:300]))
+    with pytest.raises(ImageError, match=r"^image: can't be read \(.*truncated"):
+        as_picture(image)
+    image.close()
+    with pytest.raises(ImageError, match=r"^image: can't be read"):
+        as_picture(image)
+
+
 def test_pictures_in_are_one_or_many_files_of_folders_and_bytes_of_streams(tmp_path):
     paths = [tmp_path / name for name in ("a.png", "b.png")]
     for path in paths:

@@ -203,12 +203,13 @@ def to_picture(image: Picture | Image.Image | NDArray[np.uint8], name: str = "im
 
 
 def _pixels_of(image: Image.Image, grey: bool) -> NDArray[np.uint8]:
-    """Pixels (H, W) or (H, W, 3) of an image, in bands: each step would copy all of it otherwise."""
+    """Pixels (H, W) or (H, W, 3), in bands of rows: each step would copy all of them otherwise."""
     width, height = image.size
     pixels = np.empty((height, width) if grey else (height, width, 3), np.uint8)
     for top in range(0, height, _BAND):
         bottom = min(top + _BAND, height)
-        pixels[top:bottom] = image.crop((0, top, width, bottom)).convert("L" if grey else "RGB")
+        band = image.crop((0, top, width, bottom))
+        pixels[top:bottom] = np.asarray(band.convert("L" if grey else "RGB"))
     return pixels
 
 
@@ -258,15 +259,11 @@ def _quiet() -> Iterator[None]:
                     filters.remove(_quiet_filter)
 
 
-def _read(source: Path | io.BytesIO, name: str) -> Picture:
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Whatever is wrong with a picture's file, in one line."""
     try:
-        # Pillow warns of large and odd files; the limits here and the checks below decide.
-        with _quiet(), Image.open(source, formats=_FORMATS) as image:
-            reason = _refusal(image)
-            if reason:
-                raise ImageError(f"{name}: {reason}")
-            ImageOps.exif_transpose(image, in_place=True)
-            return to_picture(image, name)
+        yield
     except UnidentifiedImageError:
         raise ImageError(f"{name}: is not a picture in a supported format") from None
     except Image.DecompressionBombError:
@@ -278,6 +275,16 @@ def _read(source: Path | io.BytesIO, name: str) -> Picture:
     except Exception as error:  # damaged files make Pillow's readers raise nearly anything
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(f"{name}: can't be read ({detail})") from None
+
+
+def _read(source: Path | io.BytesIO, name: str) -> Picture:
+    # Pillow warns of large and odd files; the limits here and the checks below decide.
+    with _readable(name), _quiet(), Image.open(source, formats=_FORMATS) as image:
+        reason = _refusal(image)
+        if reason:
+            raise ImageError(f"{name}: {reason}")
+        ImageOps.exif_transpose(image, in_place=True)
+        return to_picture(image, name)
 
 
 def load_picture(path: str | os.PathLike[str]) -> Picture:
@@ -361,7 +368,10 @@ def as_picture(item: ImageLike, name: str = "image") -> Picture:
     """
     if isinstance(item, str | os.PathLike):
         return load_picture(item)
-    if isinstance(item, Picture | Image.Image | np.ndarray):
+    if isinstance(item, Image.Image):
+        with _readable(name):  # its file may not have been, so far
+            return to_picture(item, name)
+    if isinstance(item, Picture | np.ndarray):
         return to_picture(item, name)
     if _is_tensor(item):
         return to_picture(_array_of(item, name), name)
