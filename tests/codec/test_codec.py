@@ -210,6 +210,25 @@ def test_broken_weights_are_named(photo: NDArray[np.uint8]) -> None:
         codec.compress(photo, 4)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("gains.log2_gain", 6e4, "a gain is beyond all numbers"),
+        ("gains.log2_inverse", 300.0, "the decoded picture is not finite"),
+        ("g_a.0.bias", float("nan"), "in tiles: the network looks further"),
+    ],
+)
+def test_weights_that_are_numbers_may_still_be_broken(
+    name: str, value: float, what: str, photo: NDArray[np.uint8]
+) -> None:
+    codec = wf.load_codec("tiny", pretrained=False)
+    codec.tile = 64
+    with torch.no_grad():
+        codec.get_parameter(name).fill_(value)
+    with pytest.raises(wf.CodecError, match=what):
+        codec.compress(photo[:64, : 128 if "g_a" in name else 64], 4, effort=1)
+
+
 def test_header_is_all_the_overhead_there_is(tiny: Codec) -> None:
     flat = np.full((1, 1, 3), 128, np.uint8)
     latents = tiny.latents(flat, 1)

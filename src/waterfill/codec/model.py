@@ -305,10 +305,13 @@ class Codec(nn.Module):
             def back(y: Tensor) -> Tensor:
                 return self._synthesis(y.to(device), some)
 
-            self._reach = (
-                reach_of(forth, planes, cell=cell, up=False, limit=limit),
-                reach_of(back, m, cell=cell, up=True, limit=limit),
-            )
+            try:
+                self._reach = (
+                    reach_of(forth, planes, cell=cell, up=False, limit=limit),
+                    reach_of(back, m, cell=cell, up=True, limit=limit),
+                )
+            except ValueError as error:
+                raise CodecError(f"{self.name} can't code in tiles: {error}") from None
         return self._reach
 
     def reconstruct(self, y_hat: Tensor, quality: float) -> Tensor:
