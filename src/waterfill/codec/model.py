@@ -324,7 +324,7 @@ class Codec(nn.Module):
 
     def _told(self, quality: float) -> Tensor:
         """A quality as the transforms take it, (1,)."""
-        return torch.tensor([quality], device=self._device)
+        return torch.tensor([quality], dtype=torch.float32, device=self._device)
 
     @torch.no_grad()
     def synthesise(

@@ -98,7 +98,8 @@ def refine(
             caution = max(1.0, caution / _BOLDER)
         else:  # the model was too optimistic: once more from where it was best
             caution *= _MORE_CAREFUL
-        free = torch.rand(latents.y.shape, generator=generator) < _SHARE
+        drawn = torch.rand(latents.y.shape, generator=generator, dtype=torch.float32)
+        free = drawn < _SHARE
         if number < passes:
             chooser = _Chooser(best.y_hat, per_error * slope, caution * curvature, free)
             current = latents.quantise(chooser)
