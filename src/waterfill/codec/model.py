@@ -179,7 +179,8 @@ class Codec(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         found = self._up_to_date()
-        return self.__dict__ | {"_coded": found and found.known_tables}
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return state | {"_coded": found and found.known_tables}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         tables = state.pop("_coded")
