@@ -997,6 +997,28 @@ def test_in_a_folder_the_good_files_are_done_and_the_bad_ones_named(tmp_path, we
     assert "good.wfl" in capsys.readouterr().err
 
 
+def test_in_a_folder_no_output_is_another_file_and_one_that_fails_stops_no_other(
+    tmp_path, weights, capsys
+):
+    source, coded, report = tmp_path / "pictures", tmp_path / "coded", tmp_path / "facts.json"
+    source.mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (20, 20), "red").save(source / name)
+    command = ["compress", source, coded, "--codec", weights, "--json"]
+    for path in (source / "b.png", coded / "b.wfl"):
+        assert "another file of this command" in refuse(capsys, *command, path, watch=tmp_path)
+    coded.mkdir()
+    (coded / "b.wfl").symlink_to(source / "b.png")
+    assert "another file" in refuse(capsys, *command, report, watch=tmp_path)
+    (coded / "b.wfl").unlink()
+    (coded / "a.wfl").mkdir()
+    assert run([str(word) for word in [*command, report]]) == 2
+    assert "a.wfl: can't be written" in capsys.readouterr().err
+    assert (coded / "b.wfl").is_file()
+    facts = json.loads(report.read_text())
+    assert [len(facts[kind]) for kind in ("files", "failed")] == [1, 1]
+
+
 def test_streams_among_their_originals_do_not_overwrite_them(tmp_path, weights, capsys):
     Image.new("RGB", (20, 20), "red").save(tmp_path / "a.png")
     original = (tmp_path / "a.png").read_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from waterfill.bitstream import Container
 from waterfill.bitstream.container import HEADER_BYTES
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.gains import LAMBDAS, lambda_of_quality
-from waterfill.codec.model import Codec
+from waterfill.codec.model import Codec, finish
 from waterfill.data.images import to_picture
 
 
@@ -56,6 +57,17 @@ def test_grey_stays_grey(tiny: Codec, photo: NDArray[np.uint8]) -> None:
     image = wf.decompress(tiny.compress(photo[..., 0], 4), codec=tiny)
     assert image.mode == "L"
     assert image.size == (256, 192)
+
+
+def test_grey_takes_no_memory_beyond_the_pixels() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (500, 300, 3), dtype=np.uint8)
+    expected = np.rint(pixels.mean(axis=2))
+    tracemalloc.start()
+    picture = finish(pixels, grey=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.array_equal(picture.pixels, np.repeat(expected[..., None], 3, axis=2))
+    assert peak < pixels.nbytes // 8
 
 
 def test_bytes_do_not_depend_on_threads(tiny: Codec, photo: NDArray[np.uint8]) -> None:
@@ -196,6 +208,25 @@ def test_broken_weights_are_named(photo: NDArray[np.uint8]) -> None:
         codec.g_a[0].weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(wf.CodecError, match="not finite"):
         codec.compress(photo, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "what"),
+    [
+        ("gains.log2_gain", 6e4, "a gain is beyond all numbers"),
+        ("gains.log2_inverse", 300.0, "the decoded picture is not finite"),
+        ("g_a.0.bias", float("nan"), "in tiles: the network looks further"),
+    ],
+)
+def test_weights_that_are_numbers_may_still_be_broken(
+    name: str, value: float, what: str, photo: NDArray[np.uint8]
+) -> None:
+    codec = wf.load_codec("tiny", pretrained=False)
+    codec.tile = 64
+    with torch.no_grad():
+        codec.get_parameter(name).fill_(value)
+    with pytest.raises(wf.CodecError, match=what):
+        codec.compress(photo[:64, : 128 if "g_a" in name else 64], 4, effort=1)
 
 
 def test_header_is_all_the_overhead_there_is(tiny: Codec) -> None:

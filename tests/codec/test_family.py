@@ -160,6 +160,21 @@ def test_any_picture_comes_back(
     assert np.array_equal(np.asarray(decoded.convert("RGB")), expected)
 
 
+@pytest.mark.parametrize("name", ["masked", "conditional"])
+def test_torchs_default_type_makes_no_difference(name: str, photo: NDArray[np.uint8]) -> None:
+    codec = member(name)
+    codec.tile = 64
+    expected = codec.compress(photo[:64, :96], 4.3, effort=1)
+    codec = member(name)
+    codec.tile = 64
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert codec.compress(photo[:64, :96], 4.3, effort=1) == expected
+        codec.decompress(expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_a_quality_that_is_not_covered_is_refused(photo: NDArray[np.uint8]) -> None:
     codec = member("one-rate")
     assert len(codec.compress(photo)) == len(codec.compress(photo, 3))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from io import BytesIO, StringIO
@@ -52,6 +55,34 @@ def test_saving_again_makes_the_same_file_and_other_facts_the_same_identity(
     assert wf.decompress(data, codec=paths[2]) == wf.decompress(data, codec=paths[0])
     for path in paths:  # the library reads what we wrote
         assert safetensors.torch.load_file(path).keys() >= tiny.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        copy.deepcopy,
+        lambda codec: pickle.loads(pickle.dumps(codec)),
+        lambda codec: copy.deepcopy(codec)._apply(torch.clone),  # as to another device
+    ],
+)
+def test_a_copy_codes_by_the_tables_of_the_file(
+    copied: Callable[[Codec], Codec], tiny: Codec, tmp_path: Path, photo: NDArray[np.uint8]
+) -> None:
+    path = tmp_path / "codec.safetensors"
+    save_codec(tiny, path, {})
+    tensors = safetensors.torch.load_file(path)
+    for name in tensors:  # as a machine with other exponentials would have computed them
+        if name.endswith("first"):
+            tensors[name] += 1
+    with safetensors.safe_open(path, "pt") as file:
+        safetensors.torch.save_file(tensors, path, file.metadata())
+    codec = wf.load_codec(path)
+    copies = [copied(codec)]
+    data = codec.compress(photo, 4)
+    for one in (*copies, copied(codec)):
+        assert one.compress(photo, 4) == data
+        one.decompress(data)
+    assert copied(copied(tiny)).compress(photo, 4) == tiny.compress(photo, 4)
 
 
 def test_identity_is_of_the_architecture_and_of_every_tensor(tiny: Codec, tmp_path: Path) -> None:
@@ -153,6 +184,14 @@ def test_a_codec_is_loaded_in_inference_mode_as_outside_of_it(photo: NDArray[np.
         inside = wf.decompress(data).tobytes()
         assert wf.load_codec().compress(photo[:24, :24]) == data
     assert wf.decompress(data).tobytes() == inside
+
+
+def test_inference_mode_makes_no_difference(photo: NDArray[np.uint8]) -> None:
+    with torch.inference_mode():
+        codec = wf.load_codec("tiny", pretrained=False)
+        data = codec.compress(photo[:64, :64], 4, effort=1)
+    assert codec.compress(photo[:64, :64], 4, effort=1) == data
+    codec.decompress(data)
 
 
 def test_untrained_codecs_are_seeded_and_leave_the_generator_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,16 @@ def tiff16() -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, 9) + directory + bytes(4) + bits + pixels
 
 
+def jp2_deep(planes: int, bits: int) -> bytes:
+    """A JPEG 2000 file that says its samples have so many bits, as its codestream says it."""
+    buffer = BytesIO()
+    Image.fromarray(noise(8, 8, planes)).save(buffer, "JPEG2000")
+    content = bytearray(buffer.getvalue())
+    sizes = content.index(b"\xff\x4f\xff\x51") + 4
+    content[sizes + 38 : sizes + 38 + 3 * planes : 3] = bytes([bits - 1]) * planes
+    return bytes(content)
+
+
 def refused(path: Path) -> str:
     with pytest.raises(ImageError) as caught:
         load_picture(path)
@@ -88,6 +99,18 @@ def test_lossless_files_come_back_exactly(tmp_path, suffix, planes):
     assert (picture.height, picture.width, picture.pixel_count) == (13, 9, 117)
     expected = pixels if planes == 3 else np.repeat(pixels[..., None], 3, axis=2)
     np.testing.assert_array_equal(picture.pixels, expected)
+
+
+def test_a_picture_is_read_in_bands_not_copied_whole(tmp_path):
+    pixels = noise(3000, 100)
+    Image.fromarray(pixels).save(tmp_path / "a.bmp")
+    load_picture(tmp_path / "a.bmp")
+    tracemalloc.start()
+    picture = load_picture(tmp_path / "a.bmp")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(picture.pixels, pixels)
+    assert peak < 1.5 * pixels.nbytes
 
 
 def test_a_picture_of_one_pixel_and_of_one_bit(tmp_path):
@@ -136,6 +159,8 @@ DEEP = {
     "rgb.tif": tiff16(),
     "rgb.ppm": b"P6 2 2 65535\n" + bytes(range(24)),
     "grey.pgm": b"P5 2 2 65535\n" + bytes(range(8)),
+    "grey.jp2": jp2_deep(1, 9),
+    "rgb.jp2": jp2_deep(3, 16),
 }
 
 
@@ -322,6 +347,15 @@ def test_what_else_is_handed_over_is_named_in_one_line(item, reason):
     closed.close()
     with pytest.raises(ImageError, match="BytesIO: can't be read"):
         as_picture(closed)
+
+
+def test_an_image_whose_file_is_cut_or_closed_is_named_in_one_line():
+    image = Image.open(BytesIO(FILES["png"][:300]))
+    with pytest.raises(ImageError, match=r"^image: can't be read \(.*truncated"):
+        as_picture(image)
+    image.close()
+    with pytest.raises(ImageError, match=r"^image: can't be read"):
+        as_picture(image)
 
 
 def test_pictures_in_are_one_or_many_files_of_folders_and_bytes_of_streams(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from waterfill.codec.config import CodecConfig
 from waterfill.codec.gains import LAMBDAS
 from waterfill.codec.model import Codec
 from waterfill.codec.noise import Noise
-from waterfill.codec.registry import save_codec
+from waterfill.codec.registry import PRESETS, save_codec
 from waterfill.codec.transforms import FilteredSynthesis
 from waterfill.data.images import sample_pictures
 from waterfill.data.sets import open_pictures
@@ -323,6 +323,23 @@ def test_filters_grow_deeper_and_do_what_they_did(folder: Path, tmp_path: Path) 
         load_start(
             str(tmp_path / "shallow.safetensors"), CodecConfig(4, 40, 4, "klt", pairs=(1, 2))
         )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("default", {}),  # no filters whose depth could differ
+        ("space-channel", {"side": "scale"}),
+        ("space-channel", {"side": "mean-scale-wide", "linear_scale": True}),
+    ],
+)
+def test_weights_that_no_start_is_possible_from_are_refused_in_one_line(
+    tmp_path: Path, ours: str, theirs: dict[str, Any]
+) -> None:
+    path = tmp_path / "theirs.safetensors"
+    save_codec(Codec(CodecConfig(4, 8, 4, **theirs)), path, {})
+    with pytest.raises(TrainingError, match="has the architecture"):
+        load_start(str(path), PRESETS[ours])
 
 
 def test_what_is_told_the_quality_starts_as_it_was_and_goes_on_from_there(

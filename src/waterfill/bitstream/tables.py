@@ -115,6 +115,10 @@ class Tables:
         sizes = np.array([len(row) for row in self.frequencies], dtype=np.int64)
         return self.first, sizes, np.concatenate(list(self.frequencies))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The range coder's models can't be copied, and are soon built again.
+        return Tables, (self.first, self.frequencies)
+
     def rows(self) -> Iterator[tuple[int, NDArray[np.int64]]]:
         """First symbol and frequencies of each row."""
         return zip((int(first) for first in self.first), self.frequencies, strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -179,8 +180,14 @@ def _in_folder(
             raise WaterfillError(f"{to}: {other} and {path} would get this name; rename one")
     if target.exists() and not target.is_dir():
         raise WaterfillError(f"{target}: must be a folder, since {folder} is one")
-    for path in targets:
-        make_folder(path.parent)
+    places = {os.path.realpath(path) for path in sources}
+    for path in [*targets, json_file] if json_file else targets:
+        if (place := os.path.realpath(path)) in places:
+            raise WaterfillError(f"{path}: is another file of this command; choose another name")
+        places.add(place)
+    for inside in dict.fromkeys(path.parent for path in targets):
+        make_folder(inside)
+        check_writable(inside / ".waterfill")  # any name: before the work, not after it
     if json_file is not None:
         check_writable(json_file)
 
@@ -188,10 +195,10 @@ def _in_folder(
         check()
         try:
             done = work(sources[index], targets[index])
+            check()
+            write_whole(targets[index], done.data)
         except WaterfillError as error:
             return error
-        check()
-        write_whole(targets[index], done.data)
         return done._replace(data=b"")  # it may have to wait for its turn
 
     facts, failed = [], []

@@ -143,6 +143,11 @@ class CodedPrior:
         self._h_s = FixedPointNetwork(prior.side.h_s) if prior.side is not None else None
         self._tables: StoredTables = dict(stored or {})
 
+    @property
+    def known_tables(self) -> StoredTables:
+        """Those that came with the weights, and those that have been computed since."""
+        return dict(self._tables)
+
     def table_names(self) -> list[str]:
         """Names of all tables that depend on the weights."""
         if self._h_s is None:

@@ -169,7 +169,7 @@ def from_compressai(
         Name of the codec, and of the file in messages.
     quality
         What the weights were made for: a state dict doesn't say its λ. 4 unless given. Nothing but
-        limits that depend on λ depends on it.
+        limits that depend on λ, and symbols that are chosen by it (``effort``), depends on it.
 
     Returns
     -------

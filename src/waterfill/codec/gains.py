@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from waterfill.bitstream.container import QUALITY_STEPS
 from waterfill.bitstream.normal import power_of_two
-from waterfill.errors import QualityError
+from waterfill.errors import CodecError, QualityError
 
 __all__ = [
     "GAIN_BITS",
@@ -165,6 +165,8 @@ class CodedGains:
 
 def _powers(log2: NDArray[np.int64]) -> Tensor:
     bits = 40
-    return torch.tensor(
-        [power_of_two(int(k), GAIN_BITS, bits) / 2.0**bits for k in log2], dtype=torch.float64
-    )
+    try:
+        powers = [power_of_two(int(k), GAIN_BITS, bits) / 2.0**bits for k in log2]
+    except OverflowError:
+        raise CodecError("a gain is beyond all numbers: the weights are broken") from None
+    return torch.tensor(powers, dtype=torch.float64)

@@ -60,7 +60,7 @@ class Arrival(NamedTuple):
     @classmethod
     def blank(cls, shape: Sequence[int]) -> Arrival:
         """Planes (M, h, w) to fill in part by part."""
-        y_hat, bits, mu, sigma = (torch.zeros(shape) for _ in range(4))
+        y_hat, bits, mu, sigma = (torch.zeros(shape, dtype=torch.float32) for _ in range(4))
         return cls(y_hat, bits, mu, sigma, torch.zeros(shape, dtype=torch.int32))
 
 
@@ -155,7 +155,7 @@ class Latents:
             whatever a trellis takes them for.
         """
         symbols = torch.zeros(self.y.shape, dtype=torch.int32)
-        y_hat = torch.zeros(self.y.shape)
+        y_hat = torch.zeros(self.y.shape, dtype=torch.float32)
         planes: list[tuple[Part, Plane]] = []
 
         def exchange(part: Part, predicted: Prediction) -> Tensor:
@@ -226,7 +226,8 @@ def decoded_latents(
     trellis
         Whether symbols are those of trellis-coded quantisation.
     """
-    symbols, y_hat = torch.zeros(shape, dtype=torch.int32), torch.zeros(shape)
+    symbols = torch.zeros(shape, dtype=torch.int32)
+    y_hat = torch.zeros(shape, dtype=torch.float32)
 
     def exchange(part: Part, predicted: Prediction) -> Tensor:
         if trellis:

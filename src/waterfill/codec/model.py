@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -158,11 +158,42 @@ class Codec(nn.Module):
         stored
             Tables that belong to the weights as they are.
         """
+        found = self._up_to_date()
+        if found is None or stored is not None:
+            found = CodedPrior(self.prior, self.gains, stored)
+            self._coded = self._stamp(), found
+        return found
+
+    def _stamp(self) -> tuple[tuple[int, int], ...]:
+        """What changes with the weights that coding looks at."""
         parts = (*self.prior.parameters(), *self.gains.parameters())
-        stamp = tuple((p.data_ptr(), p._version) for p in parts)
-        if self._coded is None or self._coded[0] != stamp or stored is not None:
-            self._coded = (stamp, CodedPrior(self.prior, self.gains, stored))
-        return self._coded[1]
+        return tuple((p.data_ptr(), p._version) for p in parts)
+
+    def _up_to_date(self) -> CodedPrior | None:
+        """What coding has derived from the weights as they are, if it has."""
+        coded = self._coded
+        return coded[1] if coded is not None and coded[0] == self._stamp() else None
+
+    # A copy, or a codec on another device, has the same weights, and must code by the same tables:
+    # those of a file may differ from what this machine would compute.
+
+    def __getstate__(self) -> dict[str, Any]:
+        found = self._up_to_date()
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[no-untyped-call]
+        return state | {"_coded": found and found.known_tables}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        tables = state.pop("_coded")
+        super().__setstate__(state | {"_coded": None})  # type: ignore[no-untyped-call]
+        if tables is not None:
+            self.coded_prior(tables)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        found, kind = self._up_to_date(), next(self.parameters()).dtype
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if found is not None and next(self.parameters()).dtype == kind:
+            self._coded = self._stamp(), found
+        return self
 
     @property
     def short_name(self) -> str:
@@ -275,10 +306,13 @@ class Codec(nn.Module):
             def back(y: Tensor) -> Tensor:
                 return self._synthesis(y.to(device), some)
 
-            self._reach = (
-                reach_of(forth, planes, cell=cell, up=False, limit=limit),
-                reach_of(back, m, cell=cell, up=True, limit=limit),
-            )
+            try:
+                self._reach = (
+                    reach_of(forth, planes, cell=cell, up=False, limit=limit),
+                    reach_of(back, m, cell=cell, up=True, limit=limit),
+                )
+            except ValueError as error:
+                raise CodecError(f"{self.name} can't code in tiles: {error}") from None
         return self._reach
 
     def reconstruct(self, y_hat: Tensor, quality: float) -> Tensor:
@@ -291,7 +325,7 @@ class Codec(nn.Module):
 
     def _told(self, quality: float) -> Tensor:
         """A quality as the transforms take it, (1,)."""
-        return torch.tensor([quality], device=self._device)
+        return torch.tensor([quality], dtype=torch.float32, device=self._device)
 
     @torch.no_grad()
     def synthesise(
@@ -345,6 +379,7 @@ class Codec(nn.Module):
         tiles = self.tiles(picture, exact, effort=effort, trellis=trellis)
         return self.pack(picture, tiles, exact, trellis=trellis)
 
+    @torch.inference_mode(False)  # refinement needs gradients inside a caller's, too
     @torch.no_grad()
     def tiles(
         self,
@@ -571,8 +606,8 @@ def _crc_of(symbols: NDArray[np.int32], crc: int) -> int:
 
 
 def finish(pixels: NDArray[np.uint8], *, grey: bool, name: str = "decoded") -> Picture:
-    """The decoded picture; that of a grey original is grey: the rounded mean of its planes."""
+    """The decoded picture, in place; that of a grey original has the rounded mean of its planes."""
     if grey:
-        mean = np.rint(pixels.mean(axis=2, dtype=np.float64)).astype(np.uint8)
-        pixels = np.repeat(mean[..., None], 3, axis=2)
+        for row in pixels:  # of all at once, the mean would take many times their memory
+            row[:] = np.rint(row.mean(axis=1, dtype=np.float64))[:, None]
     return Picture(name, pixels, grey)

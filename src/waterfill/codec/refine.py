@@ -28,6 +28,7 @@ from waterfill.codec.latents import Latents, Quantised
 from waterfill.codec.priors.context import Part
 from waterfill.codec.sensitivity import sensitivity
 from waterfill.codec.trellis import cheapest_path
+from waterfill.errors import CodecError
 
 __all__ = ["refine"]
 
@@ -73,6 +74,11 @@ def refine(
     -------
     Quantised
         The choice with the least bits + λ·distortion met on the way.
+
+    Raises
+    ------
+    CodecError
+        If broken weights decode to what is not finite.
     """
     # Squared errors, summed over all samples, in bits.
     per_error = price * 255.0**2 / len(x)
@@ -85,12 +91,15 @@ def refine(
     for number in range(passes + 1):
         error, found = _distortion(reconstruct, current.y_hat, x, slope=number < passes)
         cost = float(current.bits.sum()) + per_error * error
+        if not number and not math.isfinite(cost):
+            raise CodecError("the decoded picture is not finite: the weights are broken")
         if cost <= least:
             best, least, slope = current, cost, found
             caution = max(1.0, caution / _BOLDER)
         else:  # the model was too optimistic: once more from where it was best
             caution *= _MORE_CAREFUL
-        free = torch.rand(latents.y.shape, generator=generator) < _SHARE
+        drawn = torch.rand(latents.y.shape, generator=generator, dtype=torch.float32)
+        free = drawn < _SHARE
         if number < passes:
             chooser = _Chooser(best.y_hat, per_error * slope, caution * curvature, free)
             current = latents.quantise(chooser)

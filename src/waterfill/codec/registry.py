@@ -154,14 +154,15 @@ def _file_of(tensors: dict[str, torch.Tensor], metadata: Mapping[str, str]) -> b
     return len(text).to_bytes(8, "little") + text + data[end:]
 
 
+# Also inside a caller's inference mode, whose tensors have no versions: coded tables go by those.
+@torch.inference_mode(False)
 def _seeded(config: CodecConfig, seed: int = 0) -> Codec:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Codec(config)
 
 
-# Also inside a caller's inference mode, whose tensors have no versions: coded tables go by those.
-@torch.inference_mode(False)
+@torch.inference_mode(False)  # as above
 def read_codec(
     data: bytes, label: str, *, quality: float | None = None, unpickle: bool = False
 ) -> tuple[Codec, dict[str, str]]:

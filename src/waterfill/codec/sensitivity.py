@@ -37,7 +37,7 @@ def sensitivity(reconstruct: Callable[[Tensor], Tensor], y_hat: Tensor, *, seed:
     top, left = max(0, (height - _PIECE) // 2), max(0, (width - _PIECE) // 2)
     piece = y_hat[:, top : top + _PIECE, left : left + _PIECE].detach().clone().requires_grad_()
     generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(len(y_hat))
+    total = torch.zeros(len(y_hat), dtype=torch.float32)
     with torch.enable_grad():
         shown = reconstruct(piece)
         for probe in range(_PROBES):

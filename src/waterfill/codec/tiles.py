@@ -78,7 +78,7 @@ def reach_of(
     for axis in (2, 3):
         for side in (-1, 1):
             shape = (down, across) if axis == 3 else (across, down)
-            x = torch.zeros(1, channels, *shape)
+            x = torch.zeros(1, channels, *shape, dtype=torch.float32)
             middle = across // 2
             x.narrow(axis, 0 if side < 0 else middle, middle).fill_(torch.nan)
             lost = network(x).isnan().any(1)[0].any(1 if axis == 2 else 0)

@@ -51,6 +51,7 @@ MAX_PIXELS = 1 << 28
 #: pixel high takes the memory of 64 rows.
 MAX_SIDE = 65_535
 
+_BAND = 256  # rows that are turned into pixels at a time
 _SAMPLES = ("astronaut", "chelsea", "coffee", "rocket")
 
 
@@ -112,7 +113,7 @@ def _refusal(image: Image.Image) -> str | None:
 
 
 def _bits_per_sample(image: Image.Image) -> int:
-    """8, or 16 for the colour files that Pillow would silently cut to 8 bits when it loads them."""
+    """8, or more for files that Pillow would silently cut to 8 bits when it loads them."""
     for tile in getattr(image, "tile", None) or []:
         args = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
         # BMP's "BGR;16" is 16 bits for a whole pixel.
@@ -120,7 +121,20 @@ def _bits_per_sample(image: Image.Image) -> int:
             return 16
         if tile[0] == "ppm" and isinstance(args[-1], int) and args[-1] > 255:
             return 16
+        if tile[0] == "jpeg2k":
+            return _bits_of_codestream(image)
     return 8
+
+
+def _bits_of_codestream(image: Image.Image) -> int:
+    """Bits of a sample of a JPEG 2000 file that has not been loaded (ISO 15444-1, A.5.1)."""
+    stream: IO[bytes] = getattr(image, "fp")  # noqa: B009  (of files alone)
+    place = stream.tell()
+    stream.seek(0)
+    _, _, sizes = stream.read().partition(b"\xff\x4f\xff\x51")
+    stream.seek(place)
+    count = int.from_bytes(sizes[36:38], "big")
+    return max(((depth & 0x7F) + 1 for depth in sizes[38 : 38 + 3 * count : 3]), default=8)
 
 
 def too_large(width: int, height: int) -> str | None:
@@ -185,8 +199,18 @@ def to_picture(image: Picture | Image.Image | NDArray[np.uint8], name: str = "im
         if isinstance(lowest, (int, float)) and lowest < 255:
             raise ImageError(f"{name}: has transparency, which can't be coded; flatten it first")
     grey = image.mode in ("1", "L", "LA")
-    pixels = np.array(image.convert("L" if grey else "RGB"))
-    return replace(to_picture(pixels, name), losses=_losses(image))
+    return replace(to_picture(_pixels_of(image, grey), name), losses=_losses(image))
+
+
+def _pixels_of(image: Image.Image, grey: bool) -> NDArray[np.uint8]:
+    """Pixels (H, W) or (H, W, 3), in bands of rows: each step would copy all of them otherwise."""
+    width, height = image.size
+    pixels = np.empty((height, width) if grey else (height, width, 3), np.uint8)
+    for top in range(0, height, _BAND):
+        bottom = min(top + _BAND, height)
+        band = image.crop((0, top, width, bottom))
+        pixels[top:bottom] = np.asarray(band.convert("L" if grey else "RGB"))
+    return pixels
 
 
 def _losses(image: Image.Image) -> tuple[str, ...]:
@@ -235,14 +259,11 @@ def _quiet() -> Iterator[None]:
                     filters.remove(_quiet_filter)
 
 
-def _read(source: Path | io.BytesIO, name: str) -> Picture:
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Whatever is wrong with a picture's file, in one line."""
     try:
-        # Pillow warns of large and odd files; the limits here and the checks below decide.
-        with _quiet(), Image.open(source, formats=_FORMATS) as image:
-            reason = _refusal(image)
-            if reason:
-                raise ImageError(f"{name}: {reason}")
-            return to_picture(ImageOps.exif_transpose(image), name)
+        yield
     except UnidentifiedImageError:
         raise ImageError(f"{name}: is not a picture in a supported format") from None
     except Image.DecompressionBombError:
@@ -254,6 +275,16 @@ def _read(source: Path | io.BytesIO, name: str) -> Picture:
     except Exception as error:  # damaged files make Pillow's readers raise nearly anything
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ImageError(f"{name}: can't be read ({detail})") from None
+
+
+def _read(source: Path | io.BytesIO, name: str) -> Picture:
+    # Pillow warns of large and odd files; the limits here and the checks below decide.
+    with _readable(name), _quiet(), Image.open(source, formats=_FORMATS) as image:
+        reason = _refusal(image)
+        if reason:
+            raise ImageError(f"{name}: {reason}")
+        ImageOps.exif_transpose(image, in_place=True)
+        return to_picture(image, name)
 
 
 def load_picture(path: str | os.PathLike[str]) -> Picture:
@@ -337,7 +368,10 @@ def as_picture(item: ImageLike, name: str = "image") -> Picture:
     """
     if isinstance(item, str | os.PathLike):
         return load_picture(item)
-    if isinstance(item, Picture | Image.Image | np.ndarray):
+    if isinstance(item, Image.Image):
+        with _readable(name):  # its file may not have been, so far
+            return to_picture(item, name)
+    if isinstance(item, Picture | np.ndarray):
         return to_picture(item, name)
     if _is_tensor(item):
         return to_picture(_array_of(item, name), name)

@@ -222,7 +222,7 @@ def _log_ive(order: float, x: Array) -> Array:
 
     References
     ----------
-    NIST Digital Library of Mathematical Functions, 10.41.3 (Debye's expansion) and 10.40.1.
+    NIST Digital Library of Mathematical Functions, 10.41.3 (Debye's expansion), 10.40.1, 10.25.2.
     """
     if order >= 60.0:
         t = x / order
@@ -237,7 +237,11 @@ def _log_ive(order: float, x: Array) -> Array:
     near = x < 1e6 * (order**2 + 1.0)
     far = np.where(near, np.inf, x)
     asymptotic = -0.5 * np.log(2 * math.pi * far) + np.log1p((1.0 - 4.0 * order**2) / (8.0 * far))
-    return np.where(near, np.log(special.ive(order, np.where(near, x, 1.0))), asymptotic)
+    value = special.ive(order, np.where(near, x, 1.0))
+    # Where that underflows, x is so small that the first term of its series is all there is.
+    gone = value < 1e-290
+    first = order * np.log(0.5 * x) - special.gammaln(order + 1.0) - x
+    return np.where(near, np.where(gone, first, np.log(np.where(gone, 1.0, value))), asymptotic)
 
 
 def banana() -> Source:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -48,22 +47,22 @@ def _may_start(ours: CodecConfig, theirs: CodecConfig) -> bool:
     """Whether weights of one architecture are a start for another."""
     if ours.variable_rate != theirs.variable_rate or (theirs.conditional and not ours.conditional):
         return False
-    ours = replace(ours, conditional=theirs.conditional)
-    alike = replace(theirs, qualities=ours.qualities)
-    grown = theirs.context == "none" and replace(alike, context=ours.context) == ours
-    return alike == ours or grown or _wider(ours, alike) or _deeper(ours, alike)
+    # As mappings: of what is compared with ours, not all is an architecture.
+    wanted = ours.to_dict()
+    same = {name: wanted[name] for name in ("qualities", "conditional")}
 
+    def alike(*names: str) -> bool:
+        """Whether they differ in these and nothing else."""
+        return theirs.to_dict() | same | {name: wanted[name] for name in names} == wanted
 
-def _wider(ours: CodecConfig, theirs: CodecConfig) -> bool:
-    """Whether there are more latents of the same kind."""
     plain = ours.transform == "klt" and ours.context == "none"
-    return plain and theirs.m < ours.m and replace(theirs, m=ours.m) == ours
-
-
-def _deeper(ours: CodecConfig, theirs: CodecConfig) -> bool:
-    """Whether filters are the same with more pairs of convolutions."""
     more = all(few <= many for few, many in zip(theirs.pairs, ours.pairs, strict=True))
-    return more and replace(theirs, pairs=ours.pairs) == ours
+    return (
+        alike()
+        or (theirs.context == "none" and alike("context"))
+        or (plain and theirs.m < ours.m and alike("m"))
+        or (more and alike("pairs"))
+    )
 
 
 def start_from(codec: Codec, other: Codec, pictures: PictureSet, *, seed: int) -> str:
