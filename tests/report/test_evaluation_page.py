@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,24 @@ def test_page_asks_for_nothing_from_outside_and_names_stay_text() -> None:
     assert not re.search(r'(?:src|href)="(?!data:)', html)
     assert "<img src=x" not in html
     assert "alert(1)>" not in html
+
+
+def test_pictures_of_one_name_have_curves_of_their_own() -> None:
+    found = made_up("a.png")
+    # Their pixels differ early on, as those of any two pictures.
+    rows = (replace(r, pixels=r.pixels[::-1]) for r in found.rows)
+    first, second = data_of(page_of(replace(found, rows=tuple(rows))), "pictures").values()
+    assert first["psnr"]["ours"]["x"] == pytest.approx([0.2, 0.4, 0.8, 1.6])
+    assert second["psnr"]["ours"]["x"] == pytest.approx([0.22, 0.44, 0.88, 1.76])
+
+
+def test_the_choice_of_a_picture_is_its_name_to_the_letter() -> None:
+    """Without a value of its own an option is its text, of which spaces are taken away."""
+    name = " two  spaces.png"
+    html = page_of(made_up(name))
+    values = [unescape(value) for value in re.findall(r'<option value="([^"]*)"', html)]
+    assert values == ["", "a.png", name]
+    assert set(data_of(html, "pictures")) == set(values[1:])
 
 
 @pytest.mark.slow

@@ -205,12 +205,14 @@ def _which(count: int, every: int) -> str:
 
 def _pictures(found: Evaluation, metrics: Sequence[Metric]) -> dict[str, Any]:
     """Curves of single pictures, for the page's script: by picture, metric and codec."""
-    by_picture: dict[tuple[str, str], list[Row]] = {}
+    by_picture: dict[tuple[str, str, str], list[Row]] = {}
     for row in found.rows:
-        by_picture.setdefault((row.domain, row.image), []).append(row)
+        by_picture.setdefault((row.domain, row.image, row.pixels), []).append(row)
     result: dict[str, Any] = {}
-    for (domain, image), rows in list(by_picture.items())[:_MOST_PICTURES]:
+    for (domain, image, pixels), rows in list(by_picture.items())[:_MOST_PICTURES]:
         label = f"{domain}/{image}" if len(found.domains) > 1 else image
+        if label in result:  # pictures in memory may share a name
+            label = f"{label}, {pixels[:8]}"
         curves: dict[str, dict[str, Any]] = {metric: {} for metric in metrics}
         for row in rows:
             for metric in metrics:
