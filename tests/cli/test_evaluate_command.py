@@ -189,6 +189,17 @@ def test_what_is_named_twice_is_measured_once(
     assert capsys.readouterr().out.count("published:vtm (other pictures)") == 1
 
 
+def test_a_curve_is_meant_even_where_weights_are_called_as_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "vtm.safetensors").write_bytes(WEIGHTS.read_bytes())
+    monkeypatch.chdir(folder)
+    line = ["evaluate", "one/64.png", "--codec", "vtm.safetensors", "-q", "4", "--no-cache"]
+    assert run([*line, "--out", "out", "--against", "vtm"]) == 0
+    cells = json.loads((folder / "out" / "evaluation.json").read_text())["bd_rates"]
+    assert [(cell["anchor"], cell["test"]) for cell in cells] == [("published:vtm", "vtm")]
+
+
 def test_a_second_run_codes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["evaluate", str(folder / "one"), "--codec", str(WEIGHTS), "--against", "jpeg"]
     arguments += ["--cache", str(folder / "kept"), "--out", str(folder / "out")]
