@@ -189,6 +189,14 @@ def test_what_is_named_twice_is_measured_once(
     assert capsys.readouterr().out.count("published:vtm (other pictures)") == 1
 
 
+def test_json_takes_the_place_of_no_other_result(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(folder, "--json", str(folder / "one" / ".." / "out" / "rows.csv")) == 2
+    assert "rows.csv: is another file of this command" in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
 def test_a_curve_is_meant_even_where_weights_are_called_as_it_is(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
