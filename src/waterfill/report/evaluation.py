@@ -211,6 +211,8 @@ def _pictures(found: Evaluation, metrics: Sequence[Metric]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for (domain, image, pixels), rows in list(by_picture.items())[:_MOST_PICTURES]:
         label = f"{domain}/{image}" if len(found.domains) > 1 else image
+        # A name that is no text is written so; the page's script has to find it again.
+        label = label.encode(errors="backslashreplace").decode()
         if label in result:  # pictures in memory may share a name
             label = f"{label}, {pixels[:8]}"
         curves: dict[str, dict[str, Any]] = {metric: {} for metric in metrics}
