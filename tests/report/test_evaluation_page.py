@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from html import unescape
@@ -104,6 +105,15 @@ def test_page_asks_for_nothing_from_outside_and_names_stay_text() -> None:
     assert not re.search(r'(?:src|href)="(?!data:)', html)
     assert "<img src=x" not in html
     assert "alert(1)>" not in html
+
+
+@pytest.mark.parametrize(("small", "said"), [((), 0), (("b.png",), 1), (("a.png", "b.png"), 0)])
+def test_means_that_leave_out_small_pictures_say_so(small: tuple[str, ...], said: int) -> None:
+    found = made_up()
+    rows = tuple(replace(r, ms_ssim=math.nan) if r.image in small else r for r in found.rows)
+    html = page_of(replace(found, rows=rows))
+    assert html.count("MS-SSIM leaves out 1 of 2 pictures") == said
+    assert html.count("MS-SSIM leaves out") == said
 
 
 def test_pictures_of_one_name_have_curves_of_their_own() -> None:

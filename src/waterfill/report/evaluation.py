@@ -95,6 +95,7 @@ def render_evaluation(
         caveats=_caveats([cell for cells in matrices.values() for cell in cells]),
         doubts=_doubts(matrices["psnr"]),
         curves=[(codec, found.curve(codec.name)) for codec in found.codecs],
+        without_ms_ssim=_without_ms_ssim(found) if "ms_ssim" in metrics else 0,
         published=published,
         shown=[_Slide.of(one) for one in shown],
         provenance=provenance(found.environment),
@@ -201,6 +202,12 @@ def _figure(
 def _which(count: int, every: int) -> str:
     """Over which pictures a mean is: those too small have no MS-SSIM."""
     return "all pictures" if count == every else f"{count} of {every} pictures"
+
+
+def _without_ms_ssim(found: Evaluation) -> int:
+    """Number of pictures that are too small for MS-SSIM, where others are not."""
+    name = found.codecs[0].name
+    return found.curve(name)[0].pictures - found.curve(name, metric="ms_ssim")[0].pictures
 
 
 def _pictures(found: Evaluation, metrics: Sequence[Metric]) -> dict[str, Any]:
