@@ -55,7 +55,7 @@ def test_it_writes_page_rows_and_json(folder: Path, capsys: pytest.CaptureFixtur
         assert float(row["bpp"]) > 0
         assert float(row["psnr"]) > 0
     page = (out / "evaluation.html").read_text()
-    assert page.count("<option>") == 3
+    assert page.count("<option value=") == 1 + 3
     assert '<th scope="col" class="n">golden/mean-scale, trellis<' in page
     assert "http" not in page.partition("<script>")[0].replace("http-equiv", "")
     said = capsys.readouterr().out
@@ -187,6 +187,25 @@ def test_what_is_named_twice_is_measured_once(
     told = json.loads((folder / "out" / "evaluation.json").read_text())
     assert [codec["name"] for codec in told["codecs"]] == ["golden/mean-scale", "jpeg"]
     assert capsys.readouterr().out.count("published:vtm (other pictures)") == 1
+
+
+def test_json_takes_the_place_of_no_other_result(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(folder, "--json", str(folder / "one" / ".." / "out" / "rows.csv")) == 2
+    assert "rows.csv: is another file of this command" in capsys.readouterr().err
+    assert not (folder / "out").exists()
+
+
+def test_a_curve_is_meant_even_where_weights_are_called_as_it_is(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "vtm.safetensors").write_bytes(WEIGHTS.read_bytes())
+    monkeypatch.chdir(folder)
+    line = ["evaluate", "one/64.png", "--codec", "vtm.safetensors", "-q", "4", "--no-cache"]
+    assert run([*line, "--out", "out", "--against", "vtm"]) == 0
+    cells = json.loads((folder / "out" / "evaluation.json").read_text())["bd_rates"]
+    assert [(cell["anchor"], cell["test"]) for cell in cells] == [("published:vtm", "vtm")]
 
 
 def test_a_second_run_codes_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import torch
 from waterfill import theory
 from waterfill.codec.channels import (
     WATER_LEVEL,
+    ChargedByPrior,
     Dithered,
     GaussianPosterior,
     GaussianTest,
@@ -310,6 +311,26 @@ def test_a_level_for_each_channel_fills_each_to_its_own() -> None:
     part = of_channels(GaussianTest(levels), slice(1, 2))
     alone = part(y[1:2], Gaussian(prior.mu[1:2], prior.sigma[1:2]), Noise(2))
     assert torch.allclose(alone.bits, bits[1:2])
+
+
+def test_channels_work_about_the_mean_of_a_mixture() -> None:
+    """Its lattice is about zero, which is no estimate of a latent."""
+    y, mu, sigma = latents(0.2, mean=4.0)
+    means = torch.stack([mu - 0.5, mu + 0.5])
+    log_weights = torch.full_like(means, -math.log(2.0))
+    mixture = GaussianMixture(log_weights, means, sigma.expand_as(means))
+    y = y + torch.where(torch.arange(len(y)) % 2 == 0, -0.5, 0.5)
+    errors = [
+        float((Dithered(mmse)(y, mixture, Noise(1)).y_hat - y).square().mean())
+        for mmse in (True, False)
+    ]
+    assert errors[0] == pytest.approx(1 / (1 / 0.45 + 12), rel=0.03)
+    assert errors[0] < errors[1]
+    oracle = OracleGaussian("paper", predicted_mean=True)
+    found, same = (oracle(y, density, Noise(1)) for density in (mixture, mixture.gaussian()))
+    assert torch.equal(found.bits, same.bits)
+    charged = ChargedByPrior(oracle)(y, mixture, Noise(1))
+    assert torch.allclose(found.y_hat, charged.y_hat)
 
 
 def test_a_step_of_all_but_one_changes_nothing_of_a_mixture() -> None:

@@ -126,6 +126,15 @@ def test_a_picture_beyond_a_library_is_refused_in_one_line_that_names_both() -> 
     assert "\n" not in str(caught.value)
 
 
+def test_a_picture_beyond_pillows_limit_is_read_back(
+    odd: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Own codecs take larger ones than Pillow opens without being told."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    jpeg = conventional("jpeg")
+    assert jpeg.code(odd, jpeg.settings[0])[1].pixels.shape == odd.pixels.shape
+
+
 @pytest.mark.parametrize("error", [OSError, ValueError, RuntimeError])
 def test_whatever_a_library_throws_is_refused(error: type[Exception], odd: Picture) -> None:
     class Failing:

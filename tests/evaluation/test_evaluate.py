@@ -122,6 +122,18 @@ def test_domains_of_one_name_in_two_places_stay_apart(
     assert len(found.rows) == 2 * len(CONVENTIONAL["jpeg"].settings)
 
 
+def test_links_lie_in_the_folder_that_names_them(photo: NDArray[np.uint8], tmp_path: Path) -> None:
+    """As tools that version data sets lay them out: every file in a folder of its digest."""
+    (tmp_path / "set").mkdir()
+    for name, row in (("a.png", 0), ("b.png", 8)):
+        kept = tmp_path / "store" / name[0] / "content.png"
+        kept.parent.mkdir(parents=True)
+        Image.fromarray(photo[row : row + 24, :24]).save(kept)
+        (tmp_path / "set" / name).symlink_to(kept)
+    found = evaluate([tmp_path / "set"], ["jpeg"])
+    assert found.domains == ("set",)
+
+
 def test_the_matrix_compares_every_codec_with_every_anchor(result: Evaluation) -> None:
     cells = result.bd_rates(["jpeg"], resamples=20)
     assert [(c.anchor, c.test, c.domain) for c in cells] == [
@@ -408,6 +420,17 @@ def test_own_codecs_are_measured_as_they_compress(
         assert json.loads(row.setting)["quality"] == quality
     assert found.codec("mine").kind == "own"
     assert [len(found.curve(name)) for name in ("mine", "jpeg")] == [2, 13]
+
+
+def test_qualities_that_a_stream_has_as_one_are_measured_once(
+    saved: Codec, photo: NDArray[np.uint8]
+) -> None:
+    own = OwnCodec(saved, (2.0, 2.0001, 3.0, 4.0, 5.0), label="mine")
+    picture = Picture("small", np.ascontiguousarray(photo[:32, :32]))
+    found = evaluate(picture, [own, "jpeg"])
+    assert [point.pictures for point in found.curve("mine")] == [1, 1, 1, 1]
+    assert len(found.codec("mine").settings) == 4
+    assert len(found.bd_rates(["jpeg"])) == 1
 
 
 def test_own_codecs_are_kept_by_weights_quality_effort_and_trellis(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,33 @@ def test_page_asks_for_nothing_from_outside_and_names_stay_text() -> None:
     assert not re.search(r'(?:src|href)="(?!data:)', html)
     assert "<img src=x" not in html
     assert "alert(1)>" not in html
+
+
+@pytest.mark.parametrize(("small", "said"), [((), 0), (("b.png",), 1), (("a.png", "b.png"), 0)])
+def test_means_that_leave_out_small_pictures_say_so(small: tuple[str, ...], said: int) -> None:
+    found = made_up()
+    rows = tuple(replace(r, ms_ssim=math.nan) if r.image in small else r for r in found.rows)
+    html = page_of(replace(found, rows=rows))
+    assert html.count("MS-SSIM leaves out 1 of 2 pictures") == said
+    assert html.count("MS-SSIM leaves out") == said
+
+
+def test_pictures_of_one_name_have_curves_of_their_own() -> None:
+    found = made_up("a.png")
+    # Their pixels differ early on, as those of any two pictures.
+    rows = (replace(r, pixels=r.pixels[::-1]) for r in found.rows)
+    first, second = data_of(page_of(replace(found, rows=tuple(rows))), "pictures").values()
+    assert first["psnr"]["ours"]["x"] == pytest.approx([0.2, 0.4, 0.8, 1.6])
+    assert second["psnr"]["ours"]["x"] == pytest.approx([0.22, 0.44, 0.88, 1.76])
+
+
+@pytest.mark.parametrize("name", [" two  spaces.png", "no\udcfftext.png"])
+def test_the_choice_of_a_picture_is_its_name_to_the_letter(name: str) -> None:
+    """Without a value of its own an option is its text, of which spaces are taken away."""
+    html = page_of(made_up(name)).encode(errors="backslashreplace").decode()  # as it is written
+    values = [unescape(value) for value in re.findall(r'<option value="([^"]*)"', html)]
+    assert values == ["", "a.png", name.replace("\udcff", "\\udcff")]
+    assert set(data_of(html, "pictures")) == set(values[1:])
 
 
 @pytest.mark.slow

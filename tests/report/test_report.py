@@ -193,9 +193,20 @@ def test_every_number_of_the_table_is_the_ladders(html: str) -> None:
             assert float(row["percent"].replace("−", "-")) == pytest.approx(percent, abs=0.05)
 
 
-def test_terminal_gives_savings_with_the_sign_of_the_page(html: str) -> None:
+@pytest.mark.parametrize("factor", [1.0, 30.0, 3e4])  # a picture of one pixel has such rates
+def test_terminal_gives_savings_with_the_sign_of_the_page(html: str, factor: float) -> None:
+    ladder = make_ladder()
+    rungs = tuple(
+        replace(
+            rung,
+            bpp=factor * rung.bpp,
+            bpp_at_equal_psnr=factor * rung.bpp_at_equal_psnr,
+            saved_bpp=None if rung.saved_bpp is None else factor * rung.saved_bpp,
+        )
+        for rung in ladder.rungs
+    )
     screen = Console(width=80, file=io.StringIO())
-    screen.print(_ladder_table(make_ladder()))
+    screen.print(_ladder_table(replace(ladder, rungs=rungs)))
     head, _, *lines = screen.file.getvalue().splitlines()
     assert head.endswith(" saved %*")
     for line, row in zip(lines, Page(html).ladder, strict=True):
@@ -385,6 +396,17 @@ def test_what_is_missing_shows_as_a_dash() -> None:
     assert {row["ms_ssim"] for row in page.ladder} == {"—"}
     assert not re.search(r"\bnan\b", page.text, re.I)
     assert "MS-SSIM leaves out 1 of 2" in page.text
+
+
+def test_two_losses_that_are_known_together_alone_are_told_together() -> None:
+    """As where one rung comes nowhere near the codec's PSNR, and those beside it do."""
+    split = make_ladder().decomposition
+    gap = split.achieved_bpp - split.limit_bpp
+    parts = replace(split, quantisation_bpp=math.nan, context_bpp=math.nan, variance_bpp=0.02)
+    together = gap - 0.00577 - 0.03142 - 0.02
+    said = parts.sentence
+    assert f"scalar quantisation and unused context together ({together:.3f} bpp)" in said
+    assert "nan" not in said
 
 
 def test_rates_read_off_a_bent_or_short_curve_are_marked() -> None:

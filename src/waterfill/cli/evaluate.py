@@ -178,7 +178,8 @@ def _anchors(against: str) -> list[str]:
                 curve = published_curve(name)
             except WaterfillError as error:
                 raise WaterfillError(f"{error} (--list names all there is)") from None
-            named.setdefault(("published", curve.name), name)
+            # Weights may be called as a curve is, and would be taken for it.
+            named.setdefault(("published", curve.name), f"published:{curve.name}")
     return list(named.values())
 
 

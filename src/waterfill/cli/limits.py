@@ -118,8 +118,8 @@ _SHORT = {"achieved up to coder overhead": "≈ achieved"}
 def _number(value: float, digits: int) -> str:
     if not math.isfinite(value):
         return "—"
-    # As many characters whatever its size.
-    return f"{value:.{max(0, digits - max(0, len(str(int(abs(value)))) - 2))}f}"
+    # Six characters at most: a wider table would lose its right edge.
+    return f"{value:.{max(0, min(digits, 5 - len(str(int(abs(value))))))}f}"
 
 
 def _percent(value: float) -> str:

@@ -142,7 +142,13 @@ def progress_bar(*columns: Any) -> Iterator[Progress]:
 
 
 def writable_folder(path: Path, *names: str, json_file: Path | None = None) -> None:
-    """Fail before the work, not after it, if results of these names can't be written there."""
+    """Fail before the work, not after it, if results of these names can't be written there.
+
+    ``json_file`` may be the one of them that is JSON, but no other.
+    """
+    others = {os.path.realpath(path / name) for name in names if not name.endswith(".json")}
+    if json_file is not None and os.path.realpath(json_file) in others:
+        raise WaterfillError(f"{json_file}: is another file of this command; choose another name")
     inside = json_file is not None and path.absolute() in json_file.absolute().parents
     if json_file is not None and not inside:  # before there is a folder
         check_writable(json_file)

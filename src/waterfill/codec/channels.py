@@ -37,7 +37,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from waterfill.codec.bounds import bounded
-from waterfill.codec.densities import Density, Gaussian, gaussian_bin_bits
+from waterfill.codec.densities import Density, Gaussian, GaussianMixture, gaussian_bin_bits
 from waterfill.codec.noise import Noise
 
 __all__ = [
@@ -145,8 +145,9 @@ class Dithered:
         noisy = torch.round(residual + dither) - dither
         bits = density.bits(noisy)
         if self.mmse:
-            variance = density.gaussian().sigma.square()
-            noisy = noisy * (variance / (variance + WATER_LEVEL))
+            known = density.gaussian()
+            variance, mean = known.sigma.square(), known.mu - density.centre
+            noisy = mean + (noisy - mean) * (variance / (variance + WATER_LEVEL))
         return Crossing(noisy + density.centre, bits)
 
 
@@ -312,8 +313,10 @@ class ChargedByPrior:
 
 
 def _centre(density: Density, predicted_mean: bool) -> Tensor:
-    """What an oracle's variance is about."""
-    return density.centre if predicted_mean else torch.zeros_like(density.centre)
+    """What an oracle's variance is about; a mixture is not rounded about its mean."""
+    if not predicted_mean:
+        return torch.zeros_like(density.centre)
+    return density.gaussian().mu if isinstance(density, GaussianMixture) else density.centre
 
 
 @dataclass(frozen=True)

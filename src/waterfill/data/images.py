@@ -35,6 +35,7 @@ __all__ = [
     "find_images",
     "load_picture",
     "pictures_in",
+    "quiet_pillow",
     "sample_pictures",
     "to_picture",
     "too_large",
@@ -234,7 +235,7 @@ _pillows_limit: int | None = None
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_pillow() -> Iterator[None]:
     """Pillow's warnings ignored, and its limit of pixels ours, while any thread is in here.
 
     ``warnings.catch_warnings`` swaps the filters of the whole process: two threads that leave in
@@ -279,7 +280,7 @@ def _readable(name: str) -> Iterator[None]:
 
 def _read(source: Path | io.BytesIO, name: str) -> Picture:
     # Pillow warns of large and odd files; the limits here and the checks below decide.
-    with _readable(name), _quiet(), Image.open(source, formats=_FORMATS) as image:
+    with _readable(name), quiet_pillow(), Image.open(source, formats=_FORMATS) as image:
         reason = _refusal(image)
         if reason:
             raise ImageError(f"{name}: {reason}")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, features
 
-from waterfill.data.images import Picture
+from waterfill.data.images import Picture, quiet_pillow
 from waterfill.errors import CodecError
 from waterfill.evaluation.colour import Colour, padded
 
@@ -98,7 +98,8 @@ class Pillow:
 
     def decode(self, data: bytes, height: int, width: int) -> NDArray[np.uint8]:
         """Pixels, as Pillow shows them."""
-        with Image.open(BytesIO(data), formats=[self.format]) as decoded:
+        # What was written here is no bomb, however large Pillow finds it.
+        with quiet_pillow(), Image.open(BytesIO(data), formats=[self.format]) as decoded:
             return np.array(decoded.convert("RGB"))
 
 

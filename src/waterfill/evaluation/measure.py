@@ -172,8 +172,9 @@ class _Subjects:
 
 def _domains(items: Sequence[Path | Picture]) -> list[str]:
     """Names of the pictures' folders: as many of the last parts as tell them apart."""
+    # A link lies in its own folder, wherever the file is that it leads to.
     folders = [
-        item.resolve().parent if isinstance(item, Path) else Path("samples") for item in items
+        item.parent.resolve() if isinstance(item, Path) else Path("samples") for item in items
     ]
     distinct = set(folders)
     depth = 1
@@ -223,6 +224,11 @@ def _contenders(codecs: _Codecs | Iterable[_Codecs]) -> list[OwnCodec | Conventi
 
 def _text(setting: Setting) -> str:
     return json.dumps(dict(setting), sort_keys=True)
+
+
+def _settings(codec: OwnCodec | Conventional) -> list[Setting]:
+    """A codec's settings, each once: a stream carries near qualities as one."""
+    return list({_text(setting): setting for setting in codec.settings}.values())
 
 
 @dataclass(frozen=True)
@@ -415,7 +421,7 @@ def evaluate(
         _Cell(image, codec, version, setting)
         for image in range(len(items))
         for codec, version in contenders
-        for setting in codec.settings
+        for setting in _settings(codec)
     ]
     subjects = _Subjects(items, keep=torch.get_num_threads() + 1)
     measure = _MeasureCell(cells, subjects, cache, progress)
@@ -437,7 +443,7 @@ def evaluate(
 
 def _contender(codec: OwnCodec | Conventional, version: str) -> Contender:
     """A codec as tables and pages name it."""
-    settings = tuple(_text(setting) for setting in codec.settings)
+    settings = tuple(map(_text, _settings(codec)))
     if isinstance(codec, OwnCodec):
         return Contender(codec.name, "own", codec.name, version, settings, "")
     return Contender(codec.name, "conventional", codec.title, version, settings, codec.caveat)

@@ -169,8 +169,12 @@ class Decomposition:
             "context that goes unused": self.context_bpp,
             "the entropy coder": self.coder_overhead_bpp,
         }
-        largest = max(losses, key=lambda name: losses[name])
         gap = self.achieved_bpp - self.limit_bpp
+        losses = {name: bpp for name, bpp in losses.items() if math.isfinite(bpp)}
+        if not math.isfinite(self.quantisation_bpp):  # nor the context, but both together
+            rest = gap - sum(losses.values())
+            losses["scalar quantisation and unused context together"] = rest
+        largest = max(losses, key=lambda name: losses[name])
         gain = self.achieved_bpp - self.best_achievable_bpp
         text = (
             f"At {self.psnr:.2f} dB this codec spends {self.achieved_bpp:.3f} bpp, "

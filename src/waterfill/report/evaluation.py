@@ -95,6 +95,7 @@ def render_evaluation(
         caveats=_caveats([cell for cells in matrices.values() for cell in cells]),
         doubts=_doubts(matrices["psnr"]),
         curves=[(codec, found.curve(codec.name)) for codec in found.codecs],
+        without_ms_ssim=_without_ms_ssim(found) if "ms_ssim" in metrics else 0,
         published=published,
         shown=[_Slide.of(one) for one in shown],
         provenance=provenance(found.environment),
@@ -203,14 +204,24 @@ def _which(count: int, every: int) -> str:
     return "all pictures" if count == every else f"{count} of {every} pictures"
 
 
+def _without_ms_ssim(found: Evaluation) -> int:
+    """Number of pictures that are too small for MS-SSIM, where others are not."""
+    name = found.codecs[0].name
+    return found.curve(name)[0].pictures - found.curve(name, metric="ms_ssim")[0].pictures
+
+
 def _pictures(found: Evaluation, metrics: Sequence[Metric]) -> dict[str, Any]:
     """Curves of single pictures, for the page's script: by picture, metric and codec."""
-    by_picture: dict[tuple[str, str], list[Row]] = {}
+    by_picture: dict[tuple[str, str, str], list[Row]] = {}
     for row in found.rows:
-        by_picture.setdefault((row.domain, row.image), []).append(row)
+        by_picture.setdefault((row.domain, row.image, row.pixels), []).append(row)
     result: dict[str, Any] = {}
-    for (domain, image), rows in list(by_picture.items())[:_MOST_PICTURES]:
+    for (domain, image, pixels), rows in list(by_picture.items())[:_MOST_PICTURES]:
         label = f"{domain}/{image}" if len(found.domains) > 1 else image
+        # A name that is no text is written so; the page's script has to find it again.
+        label = label.encode(errors="backslashreplace").decode()
+        if label in result:  # pictures in memory may share a name
+            label = f"{label}, {pixels[:8]}"
         curves: dict[str, dict[str, Any]] = {metric: {} for metric in metrics}
         for row in rows:
             for metric in metrics:
