@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
@@ -14,6 +13,7 @@ import click
 
 from waterfill.cli.shared import (
     PATH,
+    check_apart,
     check_file,
     check_outputs,
     codec_option,
@@ -180,11 +180,7 @@ def _in_folder(
             raise WaterfillError(f"{to}: {other} and {path} would get this name; rename one")
     if target.exists() and not target.is_dir():
         raise WaterfillError(f"{target}: must be a folder, since {folder} is one")
-    places = {os.path.realpath(path) for path in sources}
-    for path in [*targets, json_file] if json_file else targets:
-        if (place := os.path.realpath(path)) in places:
-            raise WaterfillError(f"{path}: is another file of this command; choose another name")
-        places.add(place)
+    check_apart(sources, *targets, json_file)
     for inside in dict.fromkeys(path.parent for path in targets):
         make_folder(inside)
         check_writable(inside / ".waterfill")  # any name: before the work, not after it

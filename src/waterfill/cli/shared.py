@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -146,9 +146,7 @@ def writable_folder(path: Path, *names: str, json_file: Path | None = None) -> N
 
     ``json_file`` may be the one of them that is JSON, but no other.
     """
-    others = {os.path.realpath(path / name) for name in names if not name.endswith(".json")}
-    if json_file is not None and os.path.realpath(json_file) in others:
-        raise WaterfillError(f"{json_file}: is another file of this command; choose another name")
+    check_apart((path / name for name in names if not name.endswith(".json")), json_file)
     inside = json_file is not None and path.absolute() in json_file.absolute().parents
     if json_file is not None and not inside:  # before there is a folder
         check_writable(json_file)
@@ -160,16 +158,22 @@ def writable_folder(path: Path, *names: str, json_file: Path | None = None) -> N
 
 def check_outputs(source: Path, *targets: Path | None) -> None:
     """Fail before the work if an output can't be written, is the input, or is named twice."""
-    seen = {os.path.realpath(source)}
+    given = [target for target in targets if target is not None]
+    linked = (to for to in given if to.exists() and source.exists() and to.samefile(source))
+    check_apart([source, *linked], *given)
+    check_writable(*given)
+
+
+def check_apart(known: Iterable[Path], *targets: Path | None) -> None:
+    """Refuse an output that is one of the known files, or is named twice, through links too."""
+    seen = {os.path.realpath(path) for path in known}
     for target in targets:
         if target is None:
             continue
-        name = os.path.realpath(target)
-        same = target.exists() and source.exists() and target.samefile(source)
-        if same or name in seen:
+        place = os.path.realpath(target)
+        if place in seen:
             raise WaterfillError(f"{target}: is another file of this command; choose another name")
-        seen.add(name)
-        check_writable(target)
+        seen.add(place)
 
 
 def write_json(path: Path | None, data: dict[str, Any]) -> None:
