@@ -101,21 +101,17 @@ def test_a_higher_quality_comes_nearer_from_the_first_step(started: Codec) -> No
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
 
 
+def small_run(folder: Path, **others: Any) -> TrainConfig:
+    """A run of a small block codec, of single crops."""
+    codec = CodecConfig(4, 24, 4, transform="klt")
+    return TrainConfig(data=(str(folder),), codec=codec, batch=1, crop=64, **others)
+
+
 @pytest.mark.parametrize("optimiser", ["adam", "soap"])
 def test_block_transforms_learn_at_a_rate_of_their_own(
     folder: Path, tmp_path: Path, optimiser: str
 ) -> None:
-    config = TrainConfig(
-        data=(str(folder),),
-        codec=CodecConfig(4, 24, 4, transform="klt"),
-        steps=3,
-        warmup=0,
-        batch=1,
-        crop=64,
-        optimiser=optimiser,
-        decay=0.0,
-        ema=0.0,
-    )
+    config = small_run(folder, steps=3, warmup=0, optimiser=optimiser, decay=0.0, ema=0.0)
     trained_blocks = []
     for rate in (0.0, 1e-2, 2e-2):  # so small that gradients are the same
         out = tmp_path / f"{optimiser}{rate}"
@@ -134,9 +130,7 @@ def test_block_transforms_learn_at_a_rate_of_their_own(
 def test_block_transforms_are_not_trained_and_linear_steps_leave_filters_alone(
     folder: Path, tmp_path: Path
 ) -> None:
-    config = TrainConfig(
-        data=(str(folder),), codec=CodecConfig(4, 24, 4, transform="klt"), steps=4, batch=1, crop=64
-    )
+    config = small_run(folder, steps=4)
     train(dataclasses.replace(config, linear_steps=4), tmp_path / "linear")
     train(dataclasses.replace(config, linear_steps=2), tmp_path / "mixed")
     first, _ = load_checkpoint(tmp_path / "linear" / CHECKPOINT)
@@ -152,15 +146,7 @@ def test_block_transforms_are_not_trained_and_linear_steps_leave_filters_alone(
 
 
 def test_resuming_among_linear_steps_is_exact(folder: Path, tmp_path: Path) -> None:
-    config = TrainConfig(
-        data=(str(folder),),
-        codec=CodecConfig(4, 24, 4, transform="klt"),
-        batch=1,
-        crop=64,
-        linear_steps=3,
-        steps=5,
-        checkpoint_every=1,
-    )
+    config = small_run(folder, linear_steps=3, steps=5, checkpoint_every=1)
     train(config, tmp_path / "one")
     out = tmp_path / "two"
 
