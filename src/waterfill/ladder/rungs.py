@@ -300,7 +300,7 @@ LADDER: tuple[Rung, ...] = (
     Predicted(
         TRELLIS,
         Status.ACHIEVABLE,
-        "trellis-coded quantisation, as streams can have it, at −log₂ p each",
+        "trellis-coded quantisation, as streams of a Gaussian prior can have it, at −log₂ p each",
         TrellisCoded(),
     ),
     Predicted(

@@ -86,7 +86,8 @@ def _statuses(ladder: Ladder) -> dict[str, str]:
 #: What gets some of a term back in a codec of this package.
 _REMEDIES: dict[str, str] = {
     "coder_overhead": "nothing worth having: headers, and the last word of each tile",
-    "quantisation": "better symbols for the same networks: waterfill compress --trellis --effort 8",
+    "quantisation": "better symbols for the same networks: waterfill compress --effort 8, and "
+    "--trellis where the prior is Gaussian",
     "context": "a context in the codec's prior: architectures autoregressive, space-channel",
     "side_information": "a smaller hyper-latent, or a context that needs less of it",
     "variance": "a better prior, in part; what is left no decoder can know",
