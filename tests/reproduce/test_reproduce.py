@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from waterfill.cli import run
+from waterfill.cli.shared import out_console
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.registry import load_codec
 from waterfill.errors import Interrupted, WaterfillError
 from waterfill.report.reproduction import render_reproduction
 from waterfill.reproduce import REPRODUCTIONS, Reproduction, Request, trained
 from waterfill.reproduce.architectures import layers_of
-from waterfill.reproduce.result import said
+from waterfill.reproduce.result import Table, said
 from waterfill.training.config import TrainConfig
 
 
@@ -193,6 +194,26 @@ def test_the_command_writes_page_table_and_data(tmp_path: Path) -> None:
     page = (out / "fig2.html").read_text()
     assert "What became of the paper" in page
     assert "<script>" in page
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_narrow_terminal_loses_neither_columns_nor_parts_of_words(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
+) -> None:
+    columns = ("system", "status", *(f"rate {k}: bpp, dB" for k in range(1, 5)), "BD-rate")
+    points = ("0.1324, 28.68", "0.2948, 31.88", "0.6023, 35.46", "1.1191, 39.19")
+    row = ("oracle variance, test channel", "genie-aided", *points, "−46.57 %")
+    table = Table("A table", columns, (row,))
+    found = Reproduction("fig", "A figure", "mini", (), (), (table,), (), (), {})
+    monkeypatch.setattr("waterfill.reproduce.check_request", lambda *_: None)
+    monkeypatch.setattr("waterfill.reproduce.reproduce", lambda *_: found)
+    monkeypatch.setattr(out_console, "width", width)
+    assert run(["reproduce", "fig2", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out.split()
+    assert {"genie-aided", "BD-rate", "−46.57", "0.1324,", "39.19"} <= set(said)
 
 
 def test_what_cant_be_reproduced_is_refused(

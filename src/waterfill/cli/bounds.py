@@ -19,6 +19,7 @@ from waterfill.cli.shared import (
     progress_bar,
     say,
     say_bold,
+    say_table,
     shards_folder,
     shards_option,
     writable_folder,
@@ -205,7 +206,7 @@ def _print(curves: Sequence[RDCurve]) -> None:
             f"{ceiling} (near)" if point.near_ceiling else ceiling,
             style={"genie-aided": "magenta"}.get(point.status),
         )
-    out_console.print(table)
+    say_table(table)
     for note in dict.fromkeys(p.note for c in curves for p in c.points if p.note):
         out_console.print(note, style="dim", highlight=False, markup=False)
     if any(p.near_ceiling for c in curves for p in c.points):

@@ -23,6 +23,7 @@ from waterfill.cli.shared import (
     progress_bar,
     say,
     say_bold,
+    say_table,
     shards_folder,
     shards_option,
     writable_folder,
@@ -189,10 +190,10 @@ def _print(found: Evaluation, anchors: Sequence[str]) -> None:
     pictures = _pictures(found)
     if cells:
         say_bold(f"BD-rate in % by PSNR, {pictures} picture{'s' if pictures > 1 else ''}")
-        out_console.print(_rates(found, cells))
+        say_table(_rates(found, cells))
         out_console.print()
     say_bold("measured")
-    out_console.print(_codecs(found))
+    say_table(_codecs(found))
     for remark in _remarks(found, cells):
         out_console.print(f"* {remark}", style="dim", highlight=False, markup=False)
 

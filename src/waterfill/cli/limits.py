@@ -21,6 +21,7 @@ from waterfill.cli.shared import (
     progress_bar,
     say,
     say_bold,
+    say_table,
     shards_folder,
     shards_option,
     writable_folder,
@@ -98,7 +99,7 @@ def limits(
 
     pictures = "1 picture" if len(ladder.images) == 1 else f"{len(ladder.images)} pictures"
     say_bold(f"{ladder.codec}, {ladder.setting}, {pictures}")
-    out_console.print(_ladder_table(ladder))
+    say_table(_ladder_table(ladder))
     out_console.print(
         f"* bpp at the codec's PSNR, and against the codec; {ladder.decomposition.method}.",
         "genie-aided: told each latent's variance for free, which no decoder can be.",
@@ -118,7 +119,7 @@ _SHORT = {"achieved up to coder overhead": "≈ achieved"}
 def _number(value: float, digits: int) -> str:
     if not math.isfinite(value):
         return "—"
-    # Six characters at most: a wider table would lose its right edge.
+    # Six characters at most: the table has eighty in all.
     return f"{value:.{max(0, min(digits, 5 - len(str(int(abs(value))))))}f}"
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.table import Table
 
 from waterfill.cli.shared import (
@@ -17,16 +18,18 @@ from waterfill.cli.shared import (
     out_console,
     progress_bar,
     say,
+    say_table,
     writable_folder,
 )
 from waterfill.files import as_json, write_all
 
 if TYPE_CHECKING:
     from waterfill.reproduce import Reproduction
+    from waterfill.reproduce.result import Table as Results
 
 
-#: Room for what a row is about.
-_FIRST = 18
+#: Room for what a row is about, and what lies between columns.
+_FIRST, _BETWEEN = 18, 2
 
 
 @click.command(short_help="Compute a figure or table of the papers again.")
@@ -108,14 +111,30 @@ def _print(found: Reproduction) -> None:
     out_console.print(found.title, style="bold", highlight=False, markup=False)
     for table in found.tables:
         grid = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-        for index, column in enumerate(table.columns):
-            grid.add_column(column, min_width=None if index else _FIRST, overflow="fold")
+        for column, width in zip(table.columns, _widths(table), strict=True):
+            grid.add_column(column, width=width, overflow="fold")
         for row in table.rows:
             grid.add_row(*map(str, row), style="magenta" if "genie-aided" in row else None)
         if table.title != found.title:
             out_console.print(f"\n{table.title}", style="dim", highlight=False, markup=False)
-        out_console.print(grid)
+        say_table(grid)
     for verdict in found.verdicts:
         say(f"\n{verdict.verdict}: {verdict.claim}\n  {verdict.measured}")
     for note in found.notes:
         out_console.print(f"\n{note}", style="dim", highlight=False, markup=False)
+
+
+def _widths(table: Results) -> list[int]:
+    """Columns' widths: no word is broken, and what room the terminal has beyond that is shared."""
+    columns = [
+        [str(cell) for cell in column] for column in zip(table.columns, *table.rows, strict=True)
+    ]
+    whole = [max(map(cell_len, column)) for column in columns]
+    least = [
+        max(cell_len(word) for cell in column for word in cell.split(" ")) for column in columns
+    ]
+    least[0] = max(least[0], min(_FIRST, whole[0]))
+    wanted = [most - few for most, few in zip(whole, least, strict=True)]
+    room = max(0, out_console.width - sum(least) - _BETWEEN * len(least))
+    share = min(1.0, room / max(1, sum(wanted)))
+    return [few + int(share * more) for few, more in zip(least, wanted, strict=True)]

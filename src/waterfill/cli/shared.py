@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +21,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
 from waterfill.errors import WaterfillError
 from waterfill.files import (
@@ -39,6 +41,8 @@ out_console = Console()
 #: Larger files are neither streams nor weights, and are not read.
 _MAX_BYTES = 1 << 30
 _STDOUT = 1
+#: No table has longer lines.
+_WIDEST = 1000
 
 
 class _Named(click.Path):
@@ -192,6 +196,16 @@ def say_bold(title: str) -> None:
     out_console.print(
         title, style="bold", markup=False, emoji=False, highlight=False, soft_wrap=True
     )
+
+
+def say_table(table: Table) -> None:
+    """Print a table whole: in a terminal too narrow for its words, lines go on below.
+
+    Left to itself it would lose its last columns there, and digits.
+    """
+    anywhere = out_console.options.update(width=_WIDEST)
+    needed = Measurement.get(out_console, anywhere, table).minimum
+    Console(stderr=out_console.stderr, width=max(out_console.width, needed)).print(table)
 
 
 def check_file(path: Path) -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import Progress, TextColumn
 from rich.table import Table
 
@@ -25,6 +24,7 @@ from waterfill.cli.shared import (
     out_console,
     progress_bar,
     say,
+    say_table,
     write_json,
 )
 from waterfill.errors import Interrupted, TrainingError, WaterfillError
@@ -275,10 +275,6 @@ def _held_back(measured: dict[str, float]) -> str:
     return "  ".join(parts)
 
 
-#: Columns of a table that goes to a file or to another program.
-_UNCUT = 120
-
-
 def _print_presets() -> None:
     from waterfill.training.presets import PRESETS, RECONSTRUCTED
 
@@ -302,10 +298,7 @@ def _print_presets() -> None:
             f"{steps // 1000:,} k" if steps < 10**6 else f"{steps // 10**6} M",
             f"{members[0].batch}×{members[0].crop}²",
         )
-    if out_console.is_terminal:
-        out_console.print(table)
-    else:
-        Console(stderr=out_console.stderr, width=_UNCUT).print(table)
+    say_table(table)
     out_console.print(
         "-q1 … -q8: a codec for each λ, .0018 … .18; others cover the range with one.",
         "mini- before a paper's: thin networks and few steps, minutes on two cores.",
