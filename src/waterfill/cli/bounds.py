@@ -192,7 +192,7 @@ def _print(curves: Sequence[RDCurve]) -> None:
     table.add_column("method", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for column in ("λ", f"D {units.distortion}", f"R {units.rate}", "95 % interval", "ceiling"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for point in (p for curve in curves for p in curve.points):
         around = "exact" if point.interval is None else _pair(point.interval)
         ceiling = "none" if point.ceiling is None else f"{point.ceiling:.2f}"

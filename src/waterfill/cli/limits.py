@@ -136,7 +136,7 @@ def _ladder_table(ladder: Ladder) -> Table:
         show_edge=False,
     )
     table.add_column("rung", no_wrap=True)
-    table.add_column("status", min_width=11, max_width=11)
+    table.add_column("status", no_wrap=True)
     for column in ("bpp", "PSNR dB", "MS-SSIM", "equal*", "saved %*"):
         table.add_column(column, justify="right", no_wrap=True)
     achieved = ladder.rungs[0].bpp_at_equal_psnr

@@ -199,12 +199,14 @@ def say_bold(title: str) -> None:
 
 
 def say_table(table: Table) -> None:
-    """Print a table whole: in a terminal too narrow for its words, lines go on below.
+    """Print a table whole: in a terminal too narrow for it, lines go on below.
 
-    Left to itself it would lose its last columns there, and digits.
+    Left to itself it would lose columns there, and digits. Columns that wrap give way first.
     """
     anywhere = out_console.options.update(width=_WIDEST)
-    needed = Measurement.get(out_console, anywhere, table).minimum
+    room = Measurement.get(out_console, anywhere, table)
+    wraps = any(column.width is None and not column.no_wrap for column in table.columns)
+    needed = room.minimum if wraps else room.maximum
     Console(stderr=out_console.stderr, width=max(out_console.width, needed)).print(table)
 
 
