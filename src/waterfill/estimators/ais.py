@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from waterfill.data.sources import Source
+from waterfill.eigen import symmetric_eigen
 from waterfill.errors import WaterfillError
 from waterfill.estimators.curve import Status
 from waterfill.estimators.method import (
@@ -41,7 +42,7 @@ def linear_decoder(samples: Tensor, latent: int) -> Decoder:
     d = samples.shape[1]
     kept = min(latent, d)
     centre = samples.mean(0)
-    values, vectors = torch.linalg.eigh(torch.cov((samples - centre).T).reshape(d, d))
+    values, vectors = symmetric_eigen(torch.cov((samples - centre).T).reshape(d, d))
     weight = (vectors * values.clamp_min(0.0).sqrt()).flip(1)[:, :kept]
     return lambda z: z @ weight.T + centre
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from waterfill.data.sources import Source
+from waterfill.eigen import symmetric_eigen
 from waterfill.errors import WaterfillError
 from waterfill.estimators.curve import Status
 from waterfill.estimators.method import (
@@ -59,7 +60,7 @@ class TransformLimits(SlopeBySlope):
         fitted = run.tensor(source.sample(self.fit, run.rng(9)))
         centre = fitted.mean(0)
         covariance = torch.cov((fitted - centre).T).reshape(source.dimension, source.dimension)
-        values, vectors = torch.linalg.eigh(covariance)
+        values, vectors = symmetric_eigen(covariance)
         count = min(self.samples, max(2000, 20_000_000 // source.dimension))
         y = (run.tensor(source.fresh(count, run.rng(FRESH))).to(fitted.dtype) - centre) @ vectors
         noise = torch.randn(y.shape, dtype=y.dtype, device=y.device)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from waterfill.data.sources import Source
+from waterfill.eigen import symmetric_eigen
 from waterfill.errors import WaterfillError
 from waterfill.estimators.curve import Status
 from waterfill.estimators.dual import SandwichLower
@@ -66,7 +67,7 @@ class Autoencoder(nn.Module):
         self.unit = unit_of(samples)
         samples = samples / self.unit
         centre = samples.mean(0)
-        values, vectors = torch.linalg.eigh(_covariance(samples - centre))
+        values, vectors = symmetric_eigen(_covariance(samples - centre))
         level = 0.5 / slope / self.unit**2
         # Of what is so far below the level nothing is coded; magnified, it would undo the rest.
         values = values.flip(0)[:kept].clamp_min(_LEAST_SHARE * level)
