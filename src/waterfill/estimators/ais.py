@@ -22,7 +22,6 @@ from waterfill.estimators.method import (
     Finding,
     Method,
     Run,
-    continuous,
     fresh_interval,
 )
 from waterfill.estimators.sandwich import SandwichUpper, train_autoencoder
@@ -226,11 +225,14 @@ class AnnealedImportance(Method):
         if self.fit < 2:
             raise WaterfillError("ais: a linear decoder takes 2 samples at least to fit")
 
-    def curve(self, source: Source, slopes: Sequence[float], run: Run) -> Iterator[Finding]:
-        """All slopes from one run."""
-        continuous(source, self.name)
+    def check(self, source: Source, slopes: Sequence[float]) -> None:
+        """Refuse a discrete source, and slopes that repeat."""
+        super().check(source, slopes)
         if len(set(slopes)) != len(slopes):
             raise WaterfillError("ais: slopes must differ from each other")
+
+    def curve(self, source: Source, slopes: Sequence[float], run: Run) -> Iterator[Finding]:
+        """All slopes from one run."""
         begun = time.perf_counter()
         latent = min(self.latent, source.dimension)
         x = run.tensor(source.fresh(self.samples, run.rng(FRESH)))

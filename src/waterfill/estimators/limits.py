@@ -17,7 +17,6 @@ from waterfill.estimators.method import (
     Finding,
     Run,
     SlopeBySlope,
-    continuous,
     fresh_interval,
 )
 
@@ -56,7 +55,6 @@ class TransformLimits(SlopeBySlope):
 
     def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
         """The upper bound, the oracle, and the lower bound of sources that have one."""
-        continuous(source, self.name)
         fitted = run.tensor(source.sample(self.fit, run.rng(9)))
         centre = fitted.mean(0)
         covariance = torch.cov((fitted - centre).T).reshape(source.dimension, source.dimension)

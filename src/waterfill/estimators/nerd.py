@@ -12,7 +12,7 @@ from waterfill.data.sources import Source
 from waterfill.eigen import symmetric_eigen
 from waterfill.errors import WaterfillError
 from waterfill.estimators.atoms import score
-from waterfill.estimators.method import FitThenScore, Run, Scorer, continuous, unit_of
+from waterfill.estimators.method import FitThenScore, Run, Scorer, unit_of
 from waterfill.estimators.softmax import assign
 
 __all__ = ["Generator", "Nerd"]
@@ -109,7 +109,6 @@ class Nerd(FitThenScore):
 
     def fit(self, source: Source, slope: float, run: Run) -> Scorer:
         """Atoms of a trained generator."""
-        continuous(source, self.name)
         rng = run.rng(3)
         start = run.tensor(source.sample(20_000, rng))
         latent = min(self.latent, source.dimension)
