@@ -107,6 +107,14 @@ def test_truth_of_a_discrete_source_is_blahut_arimotos(slope: float) -> None:
     assert (nats + slope * d) / math.log(2) == pytest.approx(point.lagrangian_bits[1], abs=1e-8)
 
 
+@pytest.mark.parametrize("spec", ["discrete:p=0.5+0.3+0.2", "discrete:p=0.25+0.25+0.25+0.25"])
+@pytest.mark.parametrize("slope", [1e-30, 1e-17, 1e-16, 3e-10, 1e-9])
+def test_at_next_to_no_slope_one_letter_is_all_that_is_said(spec: str, slope: float) -> None:
+    source = open_source(spec)
+    assert source.alphabet is not None
+    assert source.truth(slope) == pytest.approx((2.0 * (1.0 - source.alphabet[1].max()), 0.0))
+
+
 def test_vectors_held_back_are_no_others() -> None:
     source = sources.from_array(np.arange(60.0)[:, None])
     fit = set(source.sample(5000, np.random.default_rng(0))[:, 0])
@@ -181,7 +189,8 @@ def test_bad_names_get_one_line(spec: str, message: str) -> None:
     ("array", "message"),
     [
         (np.full((20, 2), np.nan), "finite"), (np.zeros(20), "axes"), (np.zeros((3, 2)), "twelve"),
-        (np.array([["a", "b"]] * 20), "numbers"),
+        (np.array([["a", "b"]] * 20), "numbers"), (np.zeros((20, 0)), "have no numbers"),
+        (np.full((20, 2), 1e200), "beyond all numbers"),
     ],
 )  # fmt: skip
 def test_bad_arrays_get_one_line(array: np.ndarray, message: str) -> None:

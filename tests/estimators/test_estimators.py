@@ -320,6 +320,7 @@ LOWER = {"k": 64, "steps": 2, "repeats": 4}
         ("gaussian", "wgd", {"slopes": [1e25], "particles": 9, "steps": 2}, "smaller slopes"),
         ("gaussian:n=70", "wgd", {"slopes": [1e9], "particles": 9, "steps": 2}, "smaller slopes"),
         ("gaussian", "sandwich-lower", {"slopes": [1e20], **LOWER}, "smaller slopes"),
+        ("gaussian:var=1e20", "limits", {"slopes": [1e12], "fit": 9}, "smaller slopes"),
         ("gaussian", "ba", {"rate_unit": "dB"}, "rate unit"),
         ("gaussian", "ba", {"distortion": "psnr"}, "distortion"),
         ("gaussian", "ba", {"distortion": "hamming"}, "discrete"),

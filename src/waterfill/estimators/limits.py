@@ -22,6 +22,9 @@ from waterfill.estimators.method import (
 
 __all__ = ["TransformLimits"]
 
+#: Largest rounding error of a latent, in deviations of the noise that is added to it.
+_MOST_ROUNDED = 1e-2
+
 
 @dataclass(frozen=True)
 class TransformLimits(SlopeBySlope):
@@ -61,8 +64,10 @@ class TransformLimits(SlopeBySlope):
         values, vectors = symmetric_eigen(covariance)
         count = min(self.samples, max(2000, 20_000_000 // source.dimension))
         y = (run.tensor(source.fresh(count, run.rng(FRESH))).to(fitted.dtype) - centre) @ vectors
-        noise = torch.randn(y.shape, dtype=y.dtype, device=y.device)
         level = 0.5 / slope
+        if torch.finfo(y.dtype).eps * float(y.abs().max()) > _MOST_ROUNDED * level**0.5:
+            raise OverflowError("the noise is lost in rounding beside the latents")
+        noise = torch.randn(y.shape, dtype=y.dtype, device=y.device)
         predicted = self._predicted(y, values, noise, level)
         oracle = self._oracle(y, noise, level)
         found = []
