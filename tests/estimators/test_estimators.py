@@ -167,7 +167,14 @@ def test_a_curve_carries_the_truth_and_shannons_bound() -> None:
     assert curve.truth
     # Where both are known, Shannon's bound lies on or below.
     assert max(r for _, r in curve.truth) <= max(r for _, r in curve.shannon) + 1e-9
-    assert len(curve.to_frame()) == 1
+    (row,), (point,) = curve.to_frame().to_dict("records"), curve.points
+    assert (row["source"], row["rate_unit"], row["distortion_unit"]) == (
+        curve.source,
+        "bits",
+        "mse",
+    )
+    assert (row["interval_low"], row["interval_high"]) == point.interval
+    assert row["certificate_low"] is None
     assert curve.to_dict()["points"][0]["status"] == "upper bound"
     assert curve.environment["seed"] == 0
 
