@@ -142,14 +142,17 @@ def test_pictures_smaller_than_their_windows_are_counted(tmp_path, save, capsys)
         assert all(line.startswith(said) for line in lines)
 
 
-def test_windows_of_one_picture_stay_on_one_side_of_the_split(tmp_path, save):
-    for k in range(120):
+@pytest.mark.parametrize("count", [120, 5])
+def test_windows_of_one_picture_stay_on_one_side_of_the_split(tmp_path, save, count):
+    for k in range(count):
         save(tmp_path / "in" / f"{k}.png", 8, 8, k)
     pack([str(tmp_path / "in")], tmp_path / "out", crop=4, crops=3, reduction=1.0)
     training, held_back = split_validation(open_pictures([tmp_path / "out"]))
     sides = [{Path(side.name(k)).name for k in range(len(side))} for side in (training, held_back)]
     assert not sides[0] & sides[1]
-    assert len(held_back) == 3 * len(sides[1]) > 3
+    assert len(held_back) == 3 * len(sides[1])
+    assert len(sides[1]) > 1 or count == 5
+    assert len(training) == 3 * (count - len(sides[1])) > 0
 
 
 def interrupted(monkeypatch, after: int, *arguments, **settings) -> None:

@@ -253,8 +253,8 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
 def split_validation(pictures: PictureSet) -> tuple[PictureSet, PictureSet]:
     """Training and validation pictures, told apart by a hash of the name without its folders.
 
-    No picture is on both sides, except the only one. A picture that the hash alone holds back stays
-    on its side when others are added.
+    No picture is on both sides, in windows that ``pack`` made of it either, unless it is the only
+    one. A picture that the hash alone holds back stays on its side when others are added.
     """
     count = len(pictures)
 
@@ -264,10 +264,10 @@ def split_validation(pictures: PictureSet) -> tuple[PictureSet, PictureSet]:
     hashes = np.fromiter(map(hashed, range(count)), dtype=np.uint32, count=count)
     held_back = hashes % _ONE_IN == 0
     if count and (held_back.all() or not held_back.any()):
-        # By chance, or all have one name in many folders.
-        lowest = np.flatnonzero(hashes == hashes.min())
+        held_back = hashes == hashes.min()
+    if count and held_back.all():  # they have one name, in many folders
         held_back[:] = False
-        held_back[min(lowest, key=lambda index: pictures.name(int(index)))] = True
+        held_back[min(range(count), key=pictures.name)] = True
     chosen = np.flatnonzero(held_back)
     others = np.flatnonzero(~held_back)
     return Subset(pictures, others if len(others) else chosen), Subset(pictures, chosen)
