@@ -207,6 +207,28 @@ def _root(item: str) -> Path:
     return Path(*fixed)
 
 
+def _named(item: str) -> list[Path]:
+    """Files of pictures, shards and IDX files that an argument stands for."""
+    if os.path.isdir(item):
+        shards = find_shards(Path(item))
+        if shards:
+            return shards
+    if os.path.exists(item):
+        return find_images([item])
+    matched = [Path(path) for path in sorted(glob.glob(item, recursive=True))]
+    stores = [path for path in matched if path.is_file() and (_is_shard(path) or is_idx(path))]
+    try:
+        return find_images([item]) + stores
+    except ImageError:
+        if not stores:
+            raise
+        return stores
+
+
+def _is_shard(path: Path) -> bool:
+    return path.suffix.lower() == ".tar"
+
+
 def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
     """The pictures behind files, folders and globs, in tar shards and IDX files too.
 
@@ -223,17 +245,13 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
     stacks: list[Path] = []
     met: set[str] = set()
     for item in [os.fspath(path) for path in paths]:
-        folder = Path(item)
-        found = find_shards(folder) if os.path.isdir(folder) else []
-        if not found:
-            found = find_images([item])
         root = _root(item)
-        for path in found:
+        for path in _named(item):
             place = os.path.realpath(path)
             if place in met:
                 continue
             met.add(place)
-            if path.suffix.lower() == ".tar":
+            if _is_shard(path):
                 shards.append(path)
             elif is_idx(path):
                 stacks.append(path)
