@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -19,9 +20,11 @@ from PIL import Image
 from rich.console import Console
 
 import waterfill as wf
-from waterfill.cli import run, shared
+from waterfill.cli import run, shared, training
 from waterfill.codec import registry
 from waterfill.codec.config import CodecConfig
+from waterfill.data.sets import open_pictures
+from waterfill.training.config import TrainConfig
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="devices and byte names of Linux")
 
@@ -759,6 +762,11 @@ def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys, picture):
     assert "seed = 5" in (out / "run.toml").read_text()
     assert run(["train", "--out", str(out), "--resume", "--seed", "6"]) == 2
     assert "seed" in capsys.readouterr().err
+
+
+def test_every_setting_of_a_run_has_an_option():
+    known = {parameter.name for parameter in training.train.params}
+    assert {field.name for field in dataclasses.fields(TrainConfig)} - {"data"} <= known
 
 
 def test_presets_are_listed(capsys):

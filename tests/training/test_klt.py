@@ -233,6 +233,8 @@ def test_klt_needs_room_and_a_codec_that_has_it(folder: Path) -> None:
         CodecConfig(4, 769, 4, transform="klt")
     with pytest.raises(TrainingError, match="klt"):
         TrainConfig(linear_steps=3)
+    with pytest.raises(TrainingError, match="linear_steps must be at least 0, not -3"):
+        TrainConfig(linear_steps=-3, codec=SMALL)
     # They would train without the filter that was brought, and validate with it.
     with pytest.raises(TrainingError, match="filter that a start from default brings; set linear"):
         TrainConfig(linear_steps=3, start="default", codec=SMALL)

@@ -62,6 +62,7 @@ _FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("decay", float, "Share of the run, at its end, in which the rate falls."),
     ("patience", int, "Validations without a gain before the rate is halved."),
     ("linear-steps", int, "First steps on the block transform alone."),
+    ("blocks-rate", float, "Block transforms' learning rate, times the codec's."),
     ("clip", float, "Largest gradient norm."),
     ("ema", float, "Decay of the averaged weights."),
     ("precision", str, "auto, 32-true, bf16-mixed or 16-mixed."),
