@@ -609,7 +609,11 @@ def test_training_options_out_of_range(tmp_path, picture, capsys, option):
 
 
 @pytest.mark.parametrize(
-    ("start", "what"), [("nothing", "neither a file nor"), ("default", "has the architecture")]
+    ("start", "what"),
+    [
+        ("nothing", "neither a file nor"),
+        ("default", "has another architecture than the run (n = 64, not 16; m"),
+    ],
 )
 def test_a_start_that_is_none_leaves_no_folder(tmp_path, picture, capsys, start, what):
     arguments = ["--codec", "tiny", "--start", start, "--crop", "64", "--batch", "1"]

@@ -326,7 +326,7 @@ def test_weights_that_no_start_is_possible_from_are_refused_in_one_line(
 ) -> None:
     path = tmp_path / "theirs.safetensors"
     save_codec(Codec(CodecConfig(4, 8, 4, **theirs)), path, {})
-    with pytest.raises(TrainingError, match="has the architecture"):
+    with pytest.raises(TrainingError, match="has another architecture than the run"):
         load_start(str(path), PRESETS[ours])
 
 
