@@ -259,15 +259,17 @@ def pack(
     def members(index: int) -> _Members:
         return _members(_harmless(pictures.name(index)), pictures.pixels(index), settings)
 
+    reason = ""
     for index, result in _in_order(members, range(shards.position, len(pictures)), workers):
         if isinstance(result, ImageError):
+            reason = reason or str(result)
             shards.skip(pictures.name(index))
         else:
             shards.add(index, result)
         progress(index + 1, len(pictures))
     shards.close(len(pictures))
     if not shards.records:
-        raise ImageError(f"none of the {len(pictures)} pictures can be read")
+        raise ImageError(f"none of the {len(pictures)} pictures can be read; one: {reason}")
     return _finish(folder, told, shards.records, len(pictures), resumed)
 
 
