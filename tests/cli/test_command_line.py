@@ -694,6 +694,36 @@ def test_train_and_resume_by_command(tmp_path, picture, capsys):
     assert run(["info", str(weights)]) == 0
 
 
+@pytest.mark.parametrize("name", ["codec.safetensors", "checkpoint.safetensors", "run.toml"])
+def test_json_takes_the_place_of_no_file_of_a_run(tmp_path, picture, capsys, name):
+    out = tmp_path / "run"
+    command = ["train", str(picture), "--codec", "tiny", "--batch", "1", "--crop", "64"]
+    taken = ["--json", tmp_path / "run" / ".." / "run" / name]
+    assert "another file" in refuse(capsys, *command, "--out", out, *taken, watch=tmp_path)
+    (tmp_path / "queue").mkdir()
+    (tmp_path / "queue" / "run.toml").write_text("steps = 1")
+    queued = ["train", "--queue", tmp_path / "queue", "--out", tmp_path]
+    assert "another file" in refuse(capsys, *queued, *taken, watch=tmp_path)
+    mine = tmp_path / "mine.toml"
+    mine.write_text("steps = 1")
+    again = ["train", picture, "--out", out, "--config", mine, "--json", mine]
+    assert "another file" in refuse(capsys, *again, watch=tmp_path)
+    # Beside those files there is room, in a folder that is still to be made.
+    told = out / "told.json"
+    assert run([*command, "--steps", "1", "--out", str(out), "--json", str(told)]) == 0
+    assert json.loads(told.read_text())["step"] == 1
+
+
+@pytest.mark.parametrize("name", ["index.json", "shard-00000.tar", "shard-00000.json"])
+def test_json_takes_the_place_of_no_shard(tmp_path, picture, capsys, name):
+    out = tmp_path / "shards"
+    command = ["data", "pack", str(picture), "--out", str(out), "--json"]
+    assert "another file" in refuse(capsys, *command, out / name, watch=tmp_path)
+    assert run([*command, str(out / "told.json")]) == 0
+    assert json.loads((out / "told.json").read_text())["members"] == 1
+    assert len(open_pictures([out])) == 1
+
+
 # As a program of its own
 
 
