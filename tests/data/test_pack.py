@@ -191,6 +191,39 @@ def test_an_interrupted_pack_is_taken_up_where_it_was(tmp_path, folder, monkeypa
     assert contents(out) == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("shard_bytes", [10_240, 15_000, 20_480])
+def test_no_shard_is_larger_than_it_may_be(tmp_path, save, shard_bytes):
+    for k in range(40):
+        save(tmp_path / "in" / f"{k}.png", 20, 20 + k, k)
+    report = pack([str(tmp_path / "in")], tmp_path / "out", shard_bytes=shard_bytes)
+    sizes = [path.stat().st_size for path in (tmp_path / "out").glob("*.tar")]
+    assert report.shards == len(sizes) > 3
+    assert max(sizes) == shard_bytes // 10_240 * 10_240  # tar's own records
+
+
+@pytest.mark.parametrize("change", ["cut", "missing"])
+def test_a_shard_that_was_altered_is_not_gone_on_from(tmp_path, folder, monkeypatch, change):
+    out = tmp_path / "out"
+    interrupted(monkeypatch, 8, [str(folder)], out, shard_bytes=10_240)
+    first = min(out.glob("*.tar"))
+    first.unlink()
+    if change == "cut":
+        first.write_bytes(b"")
+    with pytest.raises(WaterfillError, match="doesn't match its record"):
+        pack([str(folder)], out, shard_bytes=10_240)
+
+
+def test_windows_lie_anywhere_in_a_picture_and_wholly_in_it(tmp_path, save):
+    path = save(tmp_path / "in" / "a.png", 6, 7)
+    pack([str(path)], tmp_path / "out", crop=5, crops=60, reduction=1.0)
+    packed = open_pictures([tmp_path / "out"])
+    pixels = np.asarray(Image.open(path))
+    places = {
+        pixels[top : top + 5, left : left + 5].tobytes() for top in range(2) for left in range(3)
+    }
+    assert {packed.pixels(k).tobytes() for k in range(60)} == places
+
+
 def test_a_folder_that_holds_shards_is_left_alone(tmp_path, folder, write_tar, png):
     out = tmp_path / "out"
     pack([str(folder)], out)

@@ -163,7 +163,7 @@ def test_pictures_held_back_by_hash_stay_so_when_others_come():
     _, before = split(few)
     _, after = split([*few, *(f"new{k}.png" for k in range(300))])
     assert set(before) <= set(after)
-    assert len(before) > 1
+    assert 1 < len(before) < 20  # one in 48
 
 
 def test_a_member_of_a_shard_is_on_the_side_of_a_file_of_its_name(tmp_path, write_tar, save):

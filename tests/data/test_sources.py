@@ -41,6 +41,12 @@ def test_truth_of_a_gaussian() -> None:
     assert open_source("gaussian:n=3").truth(0.1) == (3.0, 0.0)
 
 
+def test_deviations_that_decay() -> None:
+    powers = 4.0 * np.exp(-2.0 * 0.7 * np.arange(4))
+    x = open_source("gaussian:n=4,decay=0.7").sample(100_000, np.random.default_rng(0))
+    np.testing.assert_allclose(np.linalg.eigvalsh(np.cov(x.T))[::-1], powers, rtol=0.05)
+
+
 def test_correlated_neighbours() -> None:
     x = open_source("gaussian:n=3,rho=0.9").sample(100_000, np.random.default_rng(0))
     np.testing.assert_allclose(np.cov(x.T), 0.9 ** np.abs(np.subtract.outer(*[np.arange(3)] * 2)),
@@ -171,6 +177,8 @@ def test_a_numpy_file_need_not_fit_into_memory(tmp_path: Path) -> None:
         ("gaussian:n=0", "from 1 to 65536, not 0"),
         ("gaussian:n=nan", "not nan"), ("gaussian:n=1.5", "whole"),
         ("gaussian:n=2,var=1+1+1", "3 var"),
+        ("laplacian:scale=0", "scale=0 must be above 0"), ("beta:a=inf", "a=inf must be"),
+        ("sphere:noise=-1", "noise=-1 must be above 0"),
         ("gaussian:var=nan", "above"), ("gaussian:var=x", "number"), ("gaussian:n", "key=value"),
         ("gaussian:n=1,n=2", "once"), ("gaussian:n=2,rho=1", "between"), ("sphere:n=1", "two"),
         ("gaussian:n=2,rho=0.1,decay=1", "together"), ("discrete:p=1", "2 to"),
