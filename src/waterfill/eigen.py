@@ -29,7 +29,7 @@ def symmetric_eigen(matrix: Tensor) -> tuple[Tensor, Tensor]:
         return torch.full_like(matrix[0], torch.nan), torch.full_like(matrix, torch.nan)
     try:
         values, vectors = torch.linalg.eigh(matrix)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         found = False
     else:
         found = bool(vectors.isfinite().all())

@@ -190,7 +190,7 @@ class RDCurve:
         units = {"rate_unit": self.units.rate, "distortion_unit": self.units.distortion}
         rows = []
         for point in self.points:
-            row = {"source": self.source, **units}
+            row: dict[str, Any] = {"source": self.source, **units}
             for name, value in asdict(point).items():
                 if name in _PAIRS:
                     row[f"{name}_low"], row[f"{name}_high"] = value or (None, None)
