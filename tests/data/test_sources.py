@@ -199,6 +199,7 @@ def test_bad_names_get_one_line(spec: str, message: str) -> None:
         (np.full((20, 2), np.nan), "finite"), (np.zeros(20), "axes"), (np.zeros((3, 2)), "twelve"),
         (np.array([["a", "b"]] * 20), "numbers"), (np.zeros((20, 0)), "have no numbers"),
         (np.full((20, 2), 1e200), "beyond all numbers"),
+        (np.append(np.zeros((20, 2)), [[1.0, np.nan]], 0).astype(np.float32), "finite"),
     ],
 )  # fmt: skip
 def test_bad_arrays_get_one_line(array: np.ndarray, message: str) -> None:

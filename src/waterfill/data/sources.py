@@ -349,8 +349,8 @@ def from_array(vectors: NDArray[np.generic], name: str = "array") -> Source:
         raise WaterfillError(f"{name}: its vectors have no numbers")
     kept = raw.reshape(len(raw), -1)
     if kept.dtype.kind == "f":
-        largest = np.max([np.abs(part).max() for part in _blocks(kept)])
-        if not np.isfinite(largest):
+        largest = float(np.max([np.abs(part).max() for part in _blocks(kept)]))
+        if not math.isfinite(largest):
             raise WaterfillError(f"{name}: holds values that are not finite")
         if largest > _LARGEST_VALUE:
             raise WaterfillError(f"{name}: holds values whose squares are beyond all numbers")
