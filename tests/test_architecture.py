@@ -20,6 +20,7 @@ FLOORS = (
     "parallel",
     "processes",
     "devices",
+    "eigen",
     "provenance",
     "row_shards",
     "seeds",

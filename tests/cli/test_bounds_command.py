@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -32,8 +33,12 @@ def test_curves_together_on_one_page(tmp_path: Path, capsys: pytest.CaptureFixtu
     for word in ("true R(D)", "ceiling of wgd", "lower bound", "rate R (nats)", "Provenance"):
         assert word in page
     assert "http://" not in page.split("<script>")[0]
-    rows = (out / "bounds.csv").read_text(encoding="utf-8").splitlines()
-    assert len(rows) == 1 + 2 + 4
+    with (out / "bounds.csv").open(encoding="utf-8", newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert len(rows) == 2 + 4
+    assert {(row["rate_unit"], row["distortion_unit"]) for row in rows} == {("nats", "mse")}
+    low, high = wgd["points"][0]["interval"]
+    assert (float(rows[0]["interval_low"]), float(rows[0]["interval_high"])) == (low, high)
     said = capsys.readouterr().out
     assert "upper bound" in said
     assert "near" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -19,9 +20,11 @@ from PIL import Image
 from rich.console import Console
 
 import waterfill as wf
-from waterfill.cli import run, shared
+from waterfill.cli import run, shared, training
 from waterfill.codec import registry
 from waterfill.codec.config import CodecConfig
+from waterfill.data.sets import open_pictures
+from waterfill.training.config import TrainConfig
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="devices and byte names of Linux")
 
@@ -606,7 +609,11 @@ def test_training_options_out_of_range(tmp_path, picture, capsys, option):
 
 
 @pytest.mark.parametrize(
-    ("start", "what"), [("nothing", "neither a file nor"), ("default", "has the architecture")]
+    ("start", "what"),
+    [
+        ("nothing", "neither a file nor"),
+        ("default", "has another architecture than the run (n = 64, not 16; m"),
+    ],
 )
 def test_a_start_that_is_none_leaves_no_folder(tmp_path, picture, capsys, start, what):
     arguments = ["--codec", "tiny", "--start", start, "--crop", "64", "--batch", "1"]
@@ -687,6 +694,36 @@ def test_train_and_resume_by_command(tmp_path, picture, capsys):
     assert run(["info", str(weights)]) == 0
 
 
+@pytest.mark.parametrize("name", ["codec.safetensors", "checkpoint.safetensors", "run.toml"])
+def test_json_takes_the_place_of_no_file_of_a_run(tmp_path, picture, capsys, name):
+    out = tmp_path / "run"
+    command = ["train", str(picture), "--codec", "tiny", "--batch", "1", "--crop", "64"]
+    taken = ["--json", tmp_path / "run" / ".." / "run" / name]
+    assert "another file" in refuse(capsys, *command, "--out", out, *taken, watch=tmp_path)
+    (tmp_path / "queue").mkdir()
+    (tmp_path / "queue" / "run.toml").write_text("steps = 1")
+    queued = ["train", "--queue", tmp_path / "queue", "--out", tmp_path]
+    assert "another file" in refuse(capsys, *queued, *taken, watch=tmp_path)
+    mine = tmp_path / "mine.toml"
+    mine.write_text("steps = 1")
+    again = ["train", picture, "--out", out, "--config", mine, "--json", mine]
+    assert "another file" in refuse(capsys, *again, watch=tmp_path)
+    # Beside those files there is room, in a folder that is still to be made.
+    told = out / "told.json"
+    assert run([*command, "--steps", "1", "--out", str(out), "--json", str(told)]) == 0
+    assert json.loads(told.read_text())["step"] == 1
+
+
+@pytest.mark.parametrize("name", ["index.json", "shard-00000.tar", "shard-00000.json"])
+def test_json_takes_the_place_of_no_shard(tmp_path, picture, capsys, name):
+    out = tmp_path / "shards"
+    command = ["data", "pack", str(picture), "--out", str(out), "--json"]
+    assert "another file" in refuse(capsys, *command, out / name, watch=tmp_path)
+    assert run([*command, str(out / "told.json")]) == 0
+    assert json.loads((out / "told.json").read_text())["members"] == 1
+    assert len(open_pictures([out])) == 1
+
+
 # As a program of its own
 
 
@@ -759,6 +796,11 @@ def test_a_run_goes_on_with_its_own_settings(tmp_path, capsys, picture):
     assert "seed = 5" in (out / "run.toml").read_text()
     assert run(["train", "--out", str(out), "--resume", "--seed", "6"]) == 2
     assert "seed" in capsys.readouterr().err
+
+
+def test_every_setting_of_a_run_has_an_option():
+    known = {parameter.name for parameter in training.train.params}
+    assert {field.name for field in dataclasses.fields(TrainConfig)} - {"data"} <= known
 
 
 def test_presets_are_listed(capsys):

@@ -95,6 +95,19 @@ def test_without_reduction_a_crop_is_a_window_or_its_mirror_image(files):
     assert seen == {True, False}
 
 
+def test_half_of_the_crops_are_reduced_and_half_mirrored(tmp_path):
+    rows, columns = np.indices((120, 120), np.uint8)
+    Image.fromarray(np.dstack([rows, columns, rows ^ columns])).save(tmp_path / "a.png")
+    source = CropSource(PictureFiles([tmp_path / "a.png"]), size=64, seed=0)
+    crops = source.batch(0, 400).astype(int)
+    # A reduced crop has a larger window in it, whose rows and columns are further apart.
+    reach = crops[:, -1, 0, 0] - crops[:, 0, 0, 0]
+    mirrored = crops[:, 0, 0, 1] > crops[:, 0, -1, 1]
+    assert abs(np.mean(reach > 66) - 0.5) < 0.1
+    assert abs(np.mean(mirrored) - 0.5) < 0.1
+    assert 95 < reach.max() < 64 / 0.6 + 1
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (63, 64), (64, 63), (64, 64)])
 def test_pictures_smaller_than_a_crop_still_give_crops(tmp_path, save, size):
     path = save(tmp_path / "a.png", *size)

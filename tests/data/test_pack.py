@@ -142,14 +142,17 @@ def test_pictures_smaller_than_their_windows_are_counted(tmp_path, save, capsys)
         assert all(line.startswith(said) for line in lines)
 
 
-def test_windows_of_one_picture_stay_on_one_side_of_the_split(tmp_path, save):
-    for k in range(120):
+@pytest.mark.parametrize("count", [120, 5])
+def test_windows_of_one_picture_stay_on_one_side_of_the_split(tmp_path, save, count):
+    for k in range(count):
         save(tmp_path / "in" / f"{k}.png", 8, 8, k)
     pack([str(tmp_path / "in")], tmp_path / "out", crop=4, crops=3, reduction=1.0)
     training, held_back = split_validation(open_pictures([tmp_path / "out"]))
     sides = [{Path(side.name(k)).name for k in range(len(side))} for side in (training, held_back)]
     assert not sides[0] & sides[1]
-    assert len(held_back) == 3 * len(sides[1]) > 3
+    assert len(held_back) == 3 * len(sides[1])
+    assert len(sides[1]) > 1 or count == 5
+    assert len(training) == 3 * (count - len(sides[1])) > 0
 
 
 def interrupted(monkeypatch, after: int, *arguments, **settings) -> None:
@@ -188,6 +191,39 @@ def test_an_interrupted_pack_is_taken_up_where_it_was(tmp_path, folder, monkeypa
     assert contents(out) == contents(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("shard_bytes", [10_240, 15_000, 20_480])
+def test_no_shard_is_larger_than_it_may_be(tmp_path, save, shard_bytes):
+    for k in range(40):
+        save(tmp_path / "in" / f"{k}.png", 20, 20 + k, k)
+    report = pack([str(tmp_path / "in")], tmp_path / "out", shard_bytes=shard_bytes)
+    sizes = [path.stat().st_size for path in (tmp_path / "out").glob("*.tar")]
+    assert report.shards == len(sizes) > 3
+    assert max(sizes) == shard_bytes // 10_240 * 10_240  # tar's own records
+
+
+@pytest.mark.parametrize("change", ["cut", "missing"])
+def test_a_shard_that_was_altered_is_not_gone_on_from(tmp_path, folder, monkeypatch, change):
+    out = tmp_path / "out"
+    interrupted(monkeypatch, 8, [str(folder)], out, shard_bytes=10_240)
+    first = min(out.glob("*.tar"))
+    first.unlink()
+    if change == "cut":
+        first.write_bytes(b"")
+    with pytest.raises(WaterfillError, match="doesn't match its record"):
+        pack([str(folder)], out, shard_bytes=10_240)
+
+
+def test_windows_lie_anywhere_in_a_picture_and_wholly_in_it(tmp_path, save):
+    path = save(tmp_path / "in" / "a.png", 6, 7)
+    pack([str(path)], tmp_path / "out", crop=5, crops=60, reduction=1.0)
+    packed = open_pictures([tmp_path / "out"])
+    pixels = np.asarray(Image.open(path))
+    places = {
+        pixels[top : top + 5, left : left + 5].tobytes() for top in range(2) for left in range(3)
+    }
+    assert {packed.pixels(k).tobytes() for k in range(60)} == places
+
+
 def test_a_folder_that_holds_shards_is_left_alone(tmp_path, folder, write_tar, png):
     out = tmp_path / "out"
     pack([str(folder)], out)
@@ -207,7 +243,9 @@ def test_a_folder_that_holds_shards_is_left_alone(tmp_path, folder, write_tar, p
 def test_nothing_readable_is_an_error_and_nothing_is_written(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"")
-    with pytest.raises(ImageError, match="none of the 1 pictures"):
+    with pytest.raises(
+        ImageError, match=r"none of the 1 pictures can be read; one: .*a\.png: is not"
+    ):
         pack([str(tmp_path / "in")], tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 

@@ -41,6 +41,12 @@ def test_truth_of_a_gaussian() -> None:
     assert open_source("gaussian:n=3").truth(0.1) == (3.0, 0.0)
 
 
+def test_deviations_that_decay() -> None:
+    powers = 4.0 * np.exp(-2.0 * 0.7 * np.arange(4))
+    x = open_source("gaussian:n=4,decay=0.7").sample(100_000, np.random.default_rng(0))
+    np.testing.assert_allclose(np.linalg.eigvalsh(np.cov(x.T))[::-1], powers, rtol=0.05)
+
+
 def test_correlated_neighbours() -> None:
     x = open_source("gaussian:n=3,rho=0.9").sample(100_000, np.random.default_rng(0))
     np.testing.assert_allclose(np.cov(x.T), 0.9 ** np.abs(np.subtract.outer(*[np.arange(3)] * 2)),
@@ -107,6 +113,14 @@ def test_truth_of_a_discrete_source_is_blahut_arimotos(slope: float) -> None:
     assert (nats + slope * d) / math.log(2) == pytest.approx(point.lagrangian_bits[1], abs=1e-8)
 
 
+@pytest.mark.parametrize("spec", ["discrete:p=0.5+0.3+0.2", "discrete:p=0.25+0.25+0.25+0.25"])
+@pytest.mark.parametrize("slope", [1e-30, 1e-17, 1e-16, 3e-10, 1e-9])
+def test_at_next_to_no_slope_one_letter_is_all_that_is_said(spec: str, slope: float) -> None:
+    source = open_source(spec)
+    assert source.alphabet is not None
+    assert source.truth(slope) == pytest.approx((2.0 * (1.0 - source.alphabet[1].max()), 0.0))
+
+
 def test_vectors_held_back_are_no_others() -> None:
     source = sources.from_array(np.arange(60.0)[:, None])
     fit = set(source.sample(5000, np.random.default_rng(0))[:, 0])
@@ -163,6 +177,8 @@ def test_a_numpy_file_need_not_fit_into_memory(tmp_path: Path) -> None:
         ("gaussian:n=0", "from 1 to 65536, not 0"),
         ("gaussian:n=nan", "not nan"), ("gaussian:n=1.5", "whole"),
         ("gaussian:n=2,var=1+1+1", "3 var"),
+        ("laplacian:scale=0", "scale=0 must be above 0"), ("beta:a=inf", "a=inf must be"),
+        ("sphere:noise=-1", "noise=-1 must be above 0"),
         ("gaussian:var=nan", "above"), ("gaussian:var=x", "number"), ("gaussian:n", "key=value"),
         ("gaussian:n=1,n=2", "once"), ("gaussian:n=2,rho=1", "between"), ("sphere:n=1", "two"),
         ("gaussian:n=2,rho=0.1,decay=1", "together"), ("discrete:p=1", "2 to"),
@@ -181,7 +197,9 @@ def test_bad_names_get_one_line(spec: str, message: str) -> None:
     ("array", "message"),
     [
         (np.full((20, 2), np.nan), "finite"), (np.zeros(20), "axes"), (np.zeros((3, 2)), "twelve"),
-        (np.array([["a", "b"]] * 20), "numbers"),
+        (np.array([["a", "b"]] * 20), "numbers"), (np.zeros((20, 0)), "have no numbers"),
+        (np.full((20, 2), 1e200), "beyond all numbers"),
+        (np.append(np.zeros((20, 2)), [[1.0, np.nan]], 0).astype(np.float32), "finite"),
     ],
 )  # fmt: skip
 def test_bad_arrays_get_one_line(array: np.ndarray, message: str) -> None:

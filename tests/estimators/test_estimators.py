@@ -19,21 +19,24 @@ import waterfill as wf
 from waterfill.data.source_names import open_source
 from waterfill.data.sources import Source, gaussian, patches
 from waterfill.errors import WaterfillError
-from waterfill.estimators import RDPoint, Status, Units
+from waterfill.estimators import RDPoint, Status, Units, all_bounds
 from waterfill.estimators.atoms import score
+from waterfill.estimators.blahut_arimoto import BlahutArimotoGrid
 from waterfill.estimators.dual import climb
 from waterfill.estimators.limits import TransformLimits
 from waterfill.estimators.method import (
     FRESH,
     FitThenScore,
+    Method,
     Run,
+    Scorer,
     check_single,
     fresh_interval,
     mean_interval,
 )
 from waterfill.estimators.nerd import Nerd
 from waterfill.estimators.priors import Factorised, Flow, Posterior, TwoLevels
-from waterfill.estimators.sandwich import SandwichUpper
+from waterfill.estimators.sandwich import Sandwich, SandwichUpper
 from waterfill.estimators.wgd import WassersteinDescent
 
 #: Small enough for seconds, large enough to be far from useless.
@@ -164,7 +167,14 @@ def test_a_curve_carries_the_truth_and_shannons_bound() -> None:
     assert curve.truth
     # Where both are known, Shannon's bound lies on or below.
     assert max(r for _, r in curve.truth) <= max(r for _, r in curve.shannon) + 1e-9
-    assert len(curve.to_frame()) == 1
+    (row,), (point,) = curve.to_frame().to_dict("records"), curve.points
+    assert (row["source"], row["rate_unit"], row["distortion_unit"]) == (
+        curve.source,
+        "bits",
+        "mse",
+    )
+    assert (row["interval_low"], row["interval_high"]) == point.interval
+    assert row["certificate_low"] is None
     assert curve.to_dict()["points"][0]["status"] == "upper bound"
     assert curve.environment["seed"] == 0
 
@@ -317,6 +327,7 @@ LOWER = {"k": 64, "steps": 2, "repeats": 4}
         ("gaussian", "wgd", {"slopes": [1e25], "particles": 9, "steps": 2}, "smaller slopes"),
         ("gaussian:n=70", "wgd", {"slopes": [1e9], "particles": 9, "steps": 2}, "smaller slopes"),
         ("gaussian", "sandwich-lower", {"slopes": [1e20], **LOWER}, "smaller slopes"),
+        ("gaussian:var=1e20", "limits", {"slopes": [1e12], "fit": 9}, "smaller slopes"),
         ("gaussian", "ba", {"rate_unit": "dB"}, "rate unit"),
         ("gaussian", "ba", {"distortion": "psnr"}, "distortion"),
         ("gaussian", "ba", {"distortion": "hamming"}, "discrete"),
@@ -334,7 +345,12 @@ LOWER = {"k": 64, "steps": 2, "repeats": 4}
         ("gaussian", "ba", {"slopes": "steep"}, "slopes must be numbers"),
         ("gaussian", "ba", {"slopes": 0.0}, "slopes must be numbers"),
         ("gaussian", "ba", {"slopes": None}, "slopes must be numbers"),
-        (np.random.default_rng(0).standard_normal((60, 2)), "sandwich-lower", {"steps": 1}, "few"),
+        (
+            np.random.default_rng(0).standard_normal((60, 2)),
+            "sandwich-lower",
+            {"steps": 1},
+            "k = 1024 takes 4096 samples held back, and there are 10; choose a smaller k",
+        ),
     ],
 )
 def test_what_can_not_be_done_is_said_in_one_line(
@@ -343,6 +359,25 @@ def test_what_can_not_be_done_is_said_in_one_line(
     with pytest.raises(WaterfillError, match=message) as caught:
         wf.bounds(source, method, **more)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "method"),
+    [(np.zeros((60, 2)), Sandwich()), ("discrete", Nerd()), ("gaussian:n=4", BlahutArimotoGrid())],
+    ids=["sandwich", "nerd", "ba"],
+)
+def test_what_one_method_can_not_do_is_said_before_another_begins(
+    source: Any, method: Method
+) -> None:
+    class Untouched(WassersteinDescent):
+        def check(self, source: Source, slopes: Sequence[float]) -> None:
+            return
+
+        def fit(self, source: Source, slope: float, run: Run) -> Scorer:
+            raise AssertionError("it has begun")
+
+    with pytest.raises(WaterfillError):
+        all_bounds(source, [Untouched(), method], 1.0)
 
 
 def test_what_single_precision_cant_tell_apart_is_no_perfect_copy() -> None:

@@ -233,6 +233,8 @@ def test_klt_needs_room_and_a_codec_that_has_it(folder: Path) -> None:
         CodecConfig(4, 769, 4, transform="klt")
     with pytest.raises(TrainingError, match="klt"):
         TrainConfig(linear_steps=3)
+    with pytest.raises(TrainingError, match="linear_steps must be at least 0, not -3"):
+        TrainConfig(linear_steps=-3, codec=SMALL)
     # They would train without the filter that was brought, and validate with it.
     with pytest.raises(TrainingError, match="filter that a start from default brings; set linear"):
         TrainConfig(linear_steps=3, start="default", codec=SMALL)
@@ -324,7 +326,7 @@ def test_weights_that_no_start_is_possible_from_are_refused_in_one_line(
 ) -> None:
     path = tmp_path / "theirs.safetensors"
     save_codec(Codec(CodecConfig(4, 8, 4, **theirs)), path, {})
-    with pytest.raises(TrainingError, match="has the architecture"):
+    with pytest.raises(TrainingError, match="has another architecture than the run"):
         load_start(str(path), PRESETS[ours])
 
 

@@ -180,3 +180,18 @@ def test_bases_in_bfloat16_are_good_for_three_digits():
         path(start, narrowed, 100, lr=0.02, narrow=narrow)[-1].double() for narrow in (False, True)
     )
     assert cost(narrow) == pytest.approx(cost(wide), rel=0.05)
+
+
+def test_bases_turn_as_often_as_they_are_told_to() -> None:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.zeros(4, 6, 1, 1, requires_grad=True)
+    optimiser = Soap([weight], 1e-3, look=2, turn=6)
+    turned, before = [], None
+    for call in range(20):
+        weight.grad = torch.randn(weight.shape, generator=generator)
+        optimiser.step()
+        basis = optimiser.state[weight]["basis_1"].clone()
+        if before is None or not torch.equal(basis, before):
+            turned.append(call)
+        before = basis
+    assert turned == [0, 7, 13, 19]  # the first gradient gives them and moves nothing

@@ -180,14 +180,14 @@ def test_a_masked_source_model_sees_nothing_that_comes_later() -> None:
 
 def test_the_density_bounds_the_bins_and_meets_them_where_it_is_wide() -> None:
     residual = torch.linspace(-9.0, 9.0, 37, dtype=torch.float64)
-    for log2_sigma in (-1.0, 0.0, 1.0, 4.0):
+    for log2_sigma in (-1.0, 0.0, 1.0, 2.0, 4.0):
         level = torch.full_like(residual, log2_sigma)
         gap = dequantised_bits(residual, level) - gaussian_bin_bits(residual, torch.exp2(level))
         assert (gap > -1e-9).all()
         sigma = 2.0**log2_sigma
         expected = residual.square() / (24 * math.log(2) * sigma**4)
-        if sigma > 8:
-            assert torch.allclose(gap, expected, atol=1e-4)
+        if sigma > 3:
+            assert torch.allclose(gap, expected, rtol=0.0, atol=0.01 * float(expected.max()))
 
 
 def test_a_window_stands_for_the_whole_on_average() -> None:

@@ -160,6 +160,17 @@ def writable_folder(path: Path, *names: str, json_file: Path | None = None) -> N
         check_writable(json_file)
 
 
+def check_json(json_file: Path | None, folder: Path, *own: Path) -> None:
+    """Fail before the work if ``--json`` can't be written, or is one of the work's ``own`` files.
+
+    It may lie in a folder that the work makes.
+    """
+    check_apart(own, json_file)
+    made_later = json_file is not None and json_file.absolute().parent == folder.absolute()
+    if json_file is not None and (folder.exists() or not made_later):
+        check_writable(json_file)
+
+
 def check_outputs(source: Path, *targets: Path | None) -> None:
     """Fail before the work if an output can't be written, is the input, or is named twice."""
     given = [target for target in targets if target is not None]

@@ -20,6 +20,7 @@ from waterfill.cli.shared import (
     NAME,
     PATH,
     SEED,
+    check_json,
     json_option,
     out_console,
     progress_bar,
@@ -62,6 +63,7 @@ _FIELDS: tuple[tuple[str, Any, str], ...] = (
     ("decay", float, "Share of the run, at its end, in which the rate falls."),
     ("patience", int, "Validations without a gain before the rate is halved."),
     ("linear-steps", int, "First steps on the block transform alone."),
+    ("blocks-rate", float, "Block transforms' learning rate, times the codec's."),
     ("clip", float, "Largest gradient norm."),
     ("ema", float, "Decay of the averaged weights."),
     ("precision", str, "auto, 32-true, bf16-mixed or 16-mixed."),
@@ -127,8 +129,6 @@ def train(
     if list_presets:
         _print_presets()
         return
-    if json_file is not None:
-        check_writable(json_file)
     if not max_minutes >= 0:
         raise TrainingError(f"--max-minutes can't be {max_minutes:g}")
     given = {name: value for name, value in fields.items() if value is not None}
@@ -143,6 +143,9 @@ def train(
         raise TrainingError("--hand-back belongs to --queue")
     if out is None:
         raise TrainingError("name a folder for the run with --out")
+    from waterfill.training.folder import RunFolder
+
+    check_json(json_file, out, *RunFolder(out).files, *filter(None, [config_file]))
     if paths:
         given["data"] = list(paths)
     if codec is not None:
@@ -321,8 +324,11 @@ def _work_through(
 ) -> None:
     from waterfill.training.experiments import hand_back as copy_back
     from waterfill.training.experiments import load_experiments, work_through
+    from waterfill.training.folder import RunFolder
 
     experiments = load_experiments(queue)
+    runs = [RunFolder(out / experiment.name) for experiment in experiments]
+    check_json(json_file, hand_back or out, *(file for one in runs for file in one.files))
     if hand_back is not None:
         make_folder(hand_back)
         check_writable(hand_back / "results")
@@ -388,15 +394,15 @@ def pack_pictures(
     json_file: Path | None,
 ) -> None:
     """Pack pictures into tar shards, reduced and without loss. The same call resumes it."""
-    from waterfill.data.pack import LARGEST_SHARD, pack
+    from waterfill.data.pack import LARGEST_SHARD, is_of_shards, pack
 
     largest = LARGEST_SHARD >> 20
     if not 0 < shard_mb <= largest:
         raise WaterfillError(
             f"--shard-mb must lie above 0 and be {largest} at most, not {shard_mb:g}"
         )
-    if json_file is not None:
-        check_writable(json_file)
+    own = [json_file] if json_file is not None and is_of_shards(json_file, out) else []
+    check_json(json_file, out, *own)
     with progress_bar() as bar:
         task = bar.add_task("packing", total=None)
         try:

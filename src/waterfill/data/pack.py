@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 import zlib
 from collections import deque
@@ -25,7 +26,7 @@ from waterfill.errors import ImageError, WaterfillError
 from waterfill.files import make_folder, unread, write_all, write_whole
 from waterfill.seeds import check_seed
 
-__all__ = ["PackReport", "pack"]
+__all__ = ["PackReport", "is_of_shards", "pack"]
 
 #: A shard is built in memory, and readers hold several.
 LARGEST_SHARD = 256 << 20
@@ -259,15 +260,17 @@ def pack(
     def members(index: int) -> _Members:
         return _members(_harmless(pictures.name(index)), pictures.pixels(index), settings)
 
+    reason = ""
     for index, result in _in_order(members, range(shards.position, len(pictures)), workers):
         if isinstance(result, ImageError):
+            reason = reason or str(result)
             shards.skip(pictures.name(index))
         else:
             shards.add(index, result)
         progress(index + 1, len(pictures))
     shards.close(len(pictures))
     if not shards.records:
-        raise ImageError(f"none of the {len(pictures)} pictures can be read")
+        raise ImageError(f"none of the {len(pictures)} pictures can be read; one: {reason}")
     return _finish(folder, told, shards.records, len(pictures), resumed)
 
 
@@ -285,6 +288,12 @@ def _members(name: str, pixels: NDArray[np.uint8], settings: _Settings) -> _Memb
         [_encoded(f"{k}/{name}" if several else name, w) for k, w in enumerate(windows)],
         smaller=min(pixels.shape[:2]) < settings.crop,
     )
+
+
+def is_of_shards(path: Path, folder: Path) -> bool:
+    """Whether a path is that of an index, a shard or its record in a folder of shards."""
+    own = path.name == INDEX or re.fullmatch(r"shard-\d+\.(tar|json)", path.name)
+    return bool(own) and path.parent.resolve() == folder.resolve()
 
 
 def _shard_path(folder: Path, number: int) -> Path:

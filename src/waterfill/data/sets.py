@@ -207,6 +207,28 @@ def _root(item: str) -> Path:
     return Path(*fixed)
 
 
+def _named(item: str) -> list[Path]:
+    """Files of pictures, shards and IDX files that an argument stands for."""
+    if os.path.isdir(item):
+        shards = find_shards(Path(item))
+        if shards:
+            return shards
+    if os.path.exists(item):
+        return find_images([item])
+    matched = [Path(path) for path in sorted(glob.glob(item, recursive=True))]
+    stores = [path for path in matched if path.is_file() and (_is_shard(path) or is_idx(path))]
+    try:
+        return find_images([item]) + stores
+    except ImageError:
+        if not stores:
+            raise
+        return stores
+
+
+def _is_shard(path: Path) -> bool:
+    return path.suffix.lower() == ".tar"
+
+
 def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
     """The pictures behind files, folders and globs, in tar shards and IDX files too.
 
@@ -223,17 +245,13 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
     stacks: list[Path] = []
     met: set[str] = set()
     for item in [os.fspath(path) for path in paths]:
-        folder = Path(item)
-        found = find_shards(folder) if os.path.isdir(folder) else []
-        if not found:
-            found = find_images([item])
         root = _root(item)
-        for path in found:
+        for path in _named(item):
             place = os.path.realpath(path)
             if place in met:
                 continue
             met.add(place)
-            if path.suffix.lower() == ".tar":
+            if _is_shard(path):
                 shards.append(path)
             elif is_idx(path):
                 stacks.append(path)
@@ -253,8 +271,8 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
 def split_validation(pictures: PictureSet) -> tuple[PictureSet, PictureSet]:
     """Training and validation pictures, told apart by a hash of the name without its folders.
 
-    No picture is on both sides, except the only one. A picture that the hash alone holds back stays
-    on its side when others are added.
+    No picture is on both sides, in windows that ``pack`` made of it either, unless it is the only
+    one. A picture that the hash alone holds back stays on its side when others are added.
     """
     count = len(pictures)
 
@@ -264,10 +282,10 @@ def split_validation(pictures: PictureSet) -> tuple[PictureSet, PictureSet]:
     hashes = np.fromiter(map(hashed, range(count)), dtype=np.uint32, count=count)
     held_back = hashes % _ONE_IN == 0
     if count and (held_back.all() or not held_back.any()):
-        # By chance, or all have one name in many folders.
-        lowest = np.flatnonzero(hashes == hashes.min())
+        held_back = hashes == hashes.min()
+    if count and held_back.all():  # they have one name, in many folders
         held_back[:] = False
-        held_back[min(lowest, key=lambda index: pictures.name(int(index)))] = True
+        held_back[min(range(count), key=pictures.name)] = True
     chosen = np.flatnonzero(held_back)
     others = np.flatnonzero(~held_back)
     return Subset(pictures, others if len(others) else chosen), Subset(pictures, chosen)

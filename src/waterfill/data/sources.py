@@ -46,6 +46,10 @@ Truth = Callable[[float], tuple[float, float] | None]
 #: How far a sum of probabilities may be from 1: 3 × 0.333333 must pass.
 _NOT_ONE = 1.01e-6
 _LARGEST_ALPHABET = 4096
+#: A slope of so little, in nats for a wrong letter, changes D and R in no digit that is shown.
+_NO_SLOPE = 1e-9
+#: Larger numbers have squares that are none.
+_LARGEST_VALUE = 1e150
 _BLOCK_BYTES = 1 << 22
 
 
@@ -305,7 +309,8 @@ def discrete(probabilities: Array) -> Source:
         """Erokhin: letters at or below a level are never reproduced; the others share it."""
         gamma = math.exp(-2.0 * slope)  # e^{−λρ} for a wrong letter: two squared errors
         order = np.sort(p)[::-1]
-        for used in range(p.size, 0, -1):
+        # Below, shares are differences from 1 over 1 − γ: nothing is left of them where γ is 1.
+        for used in range(p.size if 1.0 - gamma > _NO_SLOPE else 1, 1, -1):
             rest = float(order[used:].sum())
             level = gamma * float(order[:used].sum()) / (1.0 + (used - 1) * gamma)
             q = (order[:used] * (1.0 + (used - 1) * gamma) / (1.0 - rest) - gamma) / (1.0 - gamma)
@@ -313,7 +318,7 @@ def discrete(probabilities: Array) -> Source:
                 mix = np.concatenate([gamma + q * (1.0 - gamma), np.full(p.size - used, gamma)])
                 wrong = 1.0 - float(np.sum(order[:used] * q / mix[:used]))
                 return 2.0 * wrong, -float(np.sum(order * np.log(mix))) - 2.0 * slope * wrong
-        raise AssertionError("one letter alone always satisfies the conditions")
+        return 2.0 * float(order[1:].sum()), 0.0  # one letter alone
 
     name = f"discrete, {p.size} letters"
     return Source(name, p.size, sample, sample, None, truth, (letters, p))
@@ -338,11 +343,17 @@ def from_array(vectors: NDArray[np.generic], name: str = "array") -> Source:
     raw = np.asarray(vectors)
     if raw.dtype.kind not in "iuf" or raw.ndim < 2:
         raise WaterfillError(f"{name}: needs an array of numbers with at least two axes")
-    if len(raw) < 12 or not raw[0].size:
+    if len(raw) < 12:
         raise WaterfillError(f"{name}: holds {len(raw)} vectors; twelve are needed at least")
+    if not raw[0].size:
+        raise WaterfillError(f"{name}: its vectors have no numbers")
     kept = raw.reshape(len(raw), -1)
-    if kept.dtype.kind == "f" and not all(np.isfinite(part).all() for part in _blocks(kept)):
-        raise WaterfillError(f"{name}: holds values that are not finite")
+    if kept.dtype.kind == "f":
+        largest = float(np.max([np.abs(part).max() for part in _blocks(kept)]))
+        if not math.isfinite(largest):
+            raise WaterfillError(f"{name}: holds values that are not finite")
+        if largest > _LARGEST_VALUE:
+            raise WaterfillError(f"{name}: holds values whose squares are beyond all numbers")
     order = np.random.default_rng(0).permutation(len(kept))
     split = len(kept) - len(kept) // 6
     fit, held = order[:split], order[split:]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from waterfill.data.sources import Source
+from waterfill.eigen import symmetric_eigen
 from waterfill.errors import WaterfillError
 from waterfill.estimators.curve import Status
 from waterfill.estimators.method import (
@@ -21,7 +22,6 @@ from waterfill.estimators.method import (
     Finding,
     Method,
     Run,
-    continuous,
     fresh_interval,
 )
 from waterfill.estimators.sandwich import SandwichUpper, train_autoencoder
@@ -41,7 +41,7 @@ def linear_decoder(samples: Tensor, latent: int) -> Decoder:
     d = samples.shape[1]
     kept = min(latent, d)
     centre = samples.mean(0)
-    values, vectors = torch.linalg.eigh(torch.cov((samples - centre).T).reshape(d, d))
+    values, vectors = symmetric_eigen(torch.cov((samples - centre).T).reshape(d, d))
     weight = (vectors * values.clamp_min(0.0).sqrt()).flip(1)[:, :kept]
     return lambda z: z @ weight.T + centre
 
@@ -225,11 +225,14 @@ class AnnealedImportance(Method):
         if self.fit < 2:
             raise WaterfillError("ais: a linear decoder takes 2 samples at least to fit")
 
-    def curve(self, source: Source, slopes: Sequence[float], run: Run) -> Iterator[Finding]:
-        """All slopes from one run."""
-        continuous(source, self.name)
+    def check(self, source: Source, slopes: Sequence[float]) -> None:
+        """Refuse a discrete source, and slopes that repeat."""
+        super().check(source, slopes)
         if len(set(slopes)) != len(slopes):
             raise WaterfillError("ais: slopes must differ from each other")
+
+    def curve(self, source: Source, slopes: Sequence[float], run: Run) -> Iterator[Finding]:
+        """All slopes from one run."""
         begun = time.perf_counter()
         latent = min(self.latent, source.dimension)
         x = run.tensor(source.fresh(self.samples, run.rng(FRESH)))

@@ -79,6 +79,15 @@ class BlahutArimotoGrid(SlopeBySlope):
         if self.support not in ("grid", "data"):
             raise WaterfillError(f"ba: support must be grid or data, not {self.support!r}")
 
+    def check(self, source: Source, slopes: Sequence[float]) -> None:
+        """Refuse a grid in many dimensions."""
+        n = source.dimension
+        if source.alphabet is None and self.support == "grid" and n > _DIMENSIONS:
+            raise WaterfillError(
+                f"ba: a grid in {n} dimensions is out of reach (at most {_DIMENSIONS}); "
+                "use --set support=data"
+            )
+
     def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
         """One upper bound with its certificate."""
         if source.alphabet is not None:
@@ -122,11 +131,6 @@ class BlahutArimotoGrid(SlopeBySlope):
     def _cells(self, source: Source, rng: np.random.Generator) -> tuple[Array, Array, Array]:
         """Means of the cells that hold samples, their shares, and centres of all cells."""
         n = source.dimension
-        if n > _DIMENSIONS:
-            raise WaterfillError(
-                f"ba: a grid in {n} dimensions is out of reach (at most {_DIMENSIONS}); "
-                "use --set support=data"
-            )
         bins = max(2, round(self.cells ** (1.0 / n)))
         x = source.sample(self.histogram, rng)
         low, high = x.min(0), x.max(0)

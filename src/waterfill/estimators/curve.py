@@ -23,6 +23,8 @@ _LARGEST_SLOPE = 1e30
 
 _RATES = ("bits", "nats", "bits/dim", "nats/dim")
 _DISTORTIONS = ("mse", "sse", "half-sse", "hamming")
+#: What of a point is two numbers, or none.
+_PAIRS = ("interval", "certificate")
 
 
 class Status(StrEnum):
@@ -181,8 +183,21 @@ class RDCurve:
         return max([0.0, *lines])
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each point."""
-        return pd.DataFrame([asdict(p) for p in self.points])
+        """One row for each point, with what it is of and in which units.
+
+        Pairs are two columns each, ``interval_low`` and ``interval_high``.
+        """
+        units = {"rate_unit": self.units.rate, "distortion_unit": self.units.distortion}
+        rows = []
+        for point in self.points:
+            row: dict[str, Any] = {"source": self.source, **units}
+            for name, value in asdict(point).items():
+                if name in _PAIRS:
+                    row[f"{name}_low"], row[f"{name}_high"] = value or (None, None)
+                else:
+                    row[name] = value
+            rows.append(row)
+        return pd.DataFrame(rows)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON-able data."""

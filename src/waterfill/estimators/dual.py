@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +17,6 @@ from waterfill.estimators.method import (
     Finding,
     Run,
     SlopeBySlope,
-    continuous,
     mean_interval,
 )
 from waterfill.estimators.softmax import log_partition, means
@@ -151,9 +151,22 @@ class SandwichLower(SlopeBySlope):
         if self.repeats < 4:
             raise WaterfillError("sandwich: an interval takes 4 repeats at least")
 
+    def check(self, source: Source, slopes: Sequence[float]) -> None:
+        """Refuse a discrete source, and one that holds back too few samples."""
+        super().check(source, slopes)
+        if source.stored is None:
+            return
+        # Two sets that choose α, and two that give the intercept with an interval.
+        needed = 4 * self.k
+        held = len(source.fresh(needed, np.random.default_rng(0)))
+        if held < needed:
+            raise WaterfillError(
+                f"sandwich: k = {self.k} takes {needed} samples held back, and there are {held}; "
+                "choose a smaller k"
+            )
+
     def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
         """One line."""
-        continuous(source, self.name)
         rng = run.rng(4)
         first = run.tensor(source.sample(self.k, rng))
         centre, deviation = first.mean(0), first.std(0)
@@ -173,8 +186,6 @@ class SandwichLower(SlopeBySlope):
         size = min(2 * self.repeats * self.k, source.stored or 1 << 62)
         pool = run.tensor(source.fresh(size, draws))
         repeats = len(pool) // (2 * self.k)
-        if repeats < 2:
-            raise WaterfillError(f"sandwich: too few samples held back for k = {self.k}")
         values, logs, spreads = [], [], []
         with torch.no_grad():
             for number, x in enumerate(torch.split(pool[: 2 * repeats * self.k], self.k)):

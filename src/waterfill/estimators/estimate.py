@@ -152,6 +152,8 @@ def all_bounds(
     units = Units(rate_unit, distortion, source.dimension)
     inner = tuple(units.inner_slope(s) for s in check_slopes(slopes))
     run = Run(check_seed(seed), progress, check_device(device))
+    for method in methods:
+        method.check(source, inner)
     parts = [
         (number, part)
         for number, method in enumerate(methods)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from waterfill.data.sources import Source
+from waterfill.eigen import symmetric_eigen
 from waterfill.errors import WaterfillError
 from waterfill.estimators.curve import Status
 from waterfill.estimators.method import (
@@ -16,11 +17,13 @@ from waterfill.estimators.method import (
     Finding,
     Run,
     SlopeBySlope,
-    continuous,
     fresh_interval,
 )
 
 __all__ = ["TransformLimits"]
+
+#: Largest rounding error of a latent, in deviations of the noise that is added to it.
+_MOST_ROUNDED = 1e-2
 
 
 @dataclass(frozen=True)
@@ -55,15 +58,16 @@ class TransformLimits(SlopeBySlope):
 
     def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
         """The upper bound, the oracle, and the lower bound of sources that have one."""
-        continuous(source, self.name)
         fitted = run.tensor(source.sample(self.fit, run.rng(9)))
         centre = fitted.mean(0)
         covariance = torch.cov((fitted - centre).T).reshape(source.dimension, source.dimension)
-        values, vectors = torch.linalg.eigh(covariance)
+        values, vectors = symmetric_eigen(covariance)
         count = min(self.samples, max(2000, 20_000_000 // source.dimension))
         y = (run.tensor(source.fresh(count, run.rng(FRESH))).to(fitted.dtype) - centre) @ vectors
-        noise = torch.randn(y.shape, dtype=y.dtype, device=y.device)
         level = 0.5 / slope
+        if torch.finfo(y.dtype).eps * float(y.abs().max()) > _MOST_ROUNDED * level**0.5:
+            raise OverflowError("the noise is lost in rounding beside the latents")
+        noise = torch.randn(y.shape, dtype=y.dtype, device=y.device)
         predicted = self._predicted(y, values, noise, level)
         oracle = self._oracle(y, noise, level)
         found = []

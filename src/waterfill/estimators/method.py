@@ -29,7 +29,6 @@ __all__ = [
     "Scorer",
     "SlopeBySlope",
     "check_single",
-    "continuous",
     "fresh_interval",
     "mean_interval",
     "precision_for",
@@ -164,6 +163,25 @@ class Method(ABC):
     #: Settings for which 0 is a value.
     may_be_zero: ClassVar[tuple[str, ...]] = ()
 
+    def check(self, source: Source, slopes: Sequence[float]) -> None:
+        """Refuse what it can't do, before any method has computed anything.
+
+        Parameters
+        ----------
+        source, slopes
+            As for :meth:`curve`.
+
+        Raises
+        ------
+        WaterfillError
+            If the source is discrete: reproductions would leave its alphabet. A method that is for
+            such sources, or that can't do other things, has a check of its own.
+        """
+        if source.alphabet is not None:
+            raise WaterfillError(
+                f"{self.name}: reproductions would leave the alphabet of a discrete source; use ba"
+            )
+
     @abstractmethod
     def curve(self, source: Source, slopes: Sequence[float], run: Run) -> Iterator[Finding]:
         """What it finds at all slopes, in nats per squared error."""
@@ -207,20 +225,6 @@ class FitThenScore(SlopeBySlope):
         with run.seeded():
             scorer = self.fit(source, slope, run)
             return [scorer(judge) for judge in judges]
-
-
-def continuous(source: Source, method: str) -> None:
-    """Refuse a discrete source where reproductions would leave its alphabet.
-
-    Raises
-    ------
-    WaterfillError
-        If the source has an alphabet.
-    """
-    if source.alphabet is not None:
-        raise WaterfillError(
-            f"{method}: reproductions would leave the alphabet of a discrete source; use ba"
-        )
 
 
 def precision_for(dimension: int) -> torch.dtype:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from waterfill.data.sources import Source
+from waterfill.eigen import symmetric_eigen
 from waterfill.errors import WaterfillError
 from waterfill.estimators.atoms import score
-from waterfill.estimators.method import FitThenScore, Run, Scorer, continuous, unit_of
+from waterfill.estimators.method import FitThenScore, Run, Scorer, unit_of
 from waterfill.estimators.softmax import assign
 
 __all__ = ["Generator", "Nerd"]
@@ -45,7 +46,7 @@ class Generator(nn.Module):
         self.latent, self.unit = latent, unit_of(samples)
         samples, floor = samples / self.unit, floor / self.unit**2
         centre = samples.mean(0)
-        values, vectors = torch.linalg.eigh(torch.cov((samples - centre).T).reshape(d, d))
+        values, vectors = symmetric_eigen(torch.cov((samples - centre).T).reshape(d, d))
         kept = min(latent, d)
         scale = (values - floor).clamp_min(0.0).sqrt()
         weight = centre.new_zeros(d, latent, dtype=torch.float32)
@@ -108,7 +109,6 @@ class Nerd(FitThenScore):
 
     def fit(self, source: Source, slope: float, run: Run) -> Scorer:
         """Atoms of a trained generator."""
-        continuous(source, self.name)
         rng = run.rng(3)
         start = run.tensor(source.sample(20_000, rng))
         latent = min(self.latent, source.dimension)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from waterfill.data.sources import Source
+from waterfill.eigen import symmetric_eigen
 from waterfill.errors import WaterfillError
 from waterfill.estimators.curve import Status
 from waterfill.estimators.dual import SandwichLower
@@ -20,7 +21,6 @@ from waterfill.estimators.method import (
     Run,
     Scorer,
     SlopeBySlope,
-    continuous,
     fresh_interval,
     unit_of,
 )
@@ -66,7 +66,7 @@ class Autoencoder(nn.Module):
         self.unit = unit_of(samples)
         samples = samples / self.unit
         centre = samples.mean(0)
-        values, vectors = torch.linalg.eigh(_covariance(samples - centre))
+        values, vectors = symmetric_eigen(_covariance(samples - centre))
         level = 0.5 / slope / self.unit**2
         # Of what is so far below the level nothing is coded; magnified, it would undo the rest.
         values = values.flip(0)[:kept].clamp_min(_LEAST_SHARE * level)
@@ -212,7 +212,6 @@ class SandwichUpper(FitThenScore):
 
     def fit(self, source: Source, slope: float, run: Run) -> Scorer:
         """A trained autoencoder."""
-        continuous(source, self.name)
         model = train_autoencoder(source, slope, self, run, "sandwich, upper")
         # As many numbers in all for long vectors as for short ones.
         count = min(self.samples, max(2000, 20_000_000 // source.dimension))
@@ -255,10 +254,18 @@ class Sandwich(SlopeBySlope):
     name = "sandwich"
     may_be_zero = ("hidden",)
 
+    def check(self, source: Source, slopes: Sequence[float]) -> None:
+        """Refuse what either slice does."""
+        for part in self._parts():
+            part.check(source, slopes)
+
     def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
         """An upper bound, then a lower one."""
+        return [one for part in self._parts() for one in part.at(source, slope, run)]
+
+    def _parts(self) -> tuple[SandwichUpper, SandwichLower]:
         upper: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(SandwichUpper)}
         lower = SandwichLower(
             k=self.k, steps=self.lower_steps, hidden=self.lower_hidden, repeats=self.repeats
         )
-        return [*SandwichUpper(**upper).at(source, slope, run), *lower.at(source, slope, run)]
+        return SandwichUpper(**upper), lower

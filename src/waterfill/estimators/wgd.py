@@ -8,7 +8,7 @@ import torch
 
 from waterfill.data.sources import Source
 from waterfill.estimators.atoms import score
-from waterfill.estimators.method import FitThenScore, Run, Scorer, continuous
+from waterfill.estimators.method import FitThenScore, Run, Scorer
 from waterfill.estimators.softmax import assign
 
 __all__ = ["WassersteinDescent"]
@@ -46,7 +46,6 @@ class WassersteinDescent(FitThenScore):
 
     def fit(self, source: Source, slope: float, run: Run) -> Scorer:
         """Particles that have found their places, and their weights."""
-        continuous(source, self.name)
         rng = run.rng(1)
         y = run.tensor(source.sample(self.particles, rng))
         mass = y.new_full((self.particles,), 1.0 / self.particles)

@@ -195,6 +195,8 @@ class TrainConfig:
                 raise TrainingError(f"{name} can't be above {most}, not {getattr(self, name)}")
         if self.batch % self.accumulate:
             raise TrainingError(f"batch {self.batch} can't be cut in {self.accumulate} pieces")
+        if self.linear_steps < 0:
+            raise TrainingError(f"linear_steps must be at least 0, not {self.linear_steps}")
         if self.linear_steps and self.codec.transform != "klt":
             raise TrainingError("linear_steps need a codec with a block transform (klt)")
         if not 0 <= self.blocks_rate < math.inf:

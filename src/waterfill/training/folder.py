@@ -60,8 +60,15 @@ class RunFolder:
         self.metrics = path / "metrics.csv"
         self.config = path / "run.toml"
         self.provenance = path / "provenance.json"
+        self.lock = path / "lock"
         self._rows: list[str] = []
         self._board: Any = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those above, but for TensorBoard's."""
+        records = (self.config, self.provenance, self.metrics, self.lock)
+        return (self.checkpoint, self.weights, *records)
 
     @property
     def began_with(self) -> str | None:
@@ -87,7 +94,7 @@ class RunFolder:
         if resume and not self.checkpoint.exists():
             raise TrainingError(f"{self.checkpoint}: no such file, nothing to resume")
         make_folder(self.path)
-        with held(self.path / "lock") if is_first() else nullcontext(True) as free:
+        with held(self.lock) if is_first() else nullcontext(True) as free:
             if not free:
                 raise TrainingError(
                     f"{self.path}: another process trains into it; stop it or choose another folder"

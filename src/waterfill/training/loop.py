@@ -330,7 +330,9 @@ class _Run:
         self.fabric.barrier()  # what the first process writes is there when any of them returns
         notes = []
         if unreadable:
-            notes.append(f"{len(unreadable)} unreadable pictures were skipped")
+            first, *others = sorted(unreadable)
+            said = "pictures were skipped" if others else "picture was skipped"
+            notes.append(f"{1 + len(others)} unreadable {said}: {first}{' …' if others else ''}")
         if self.skipped:
             notes.append(f"{self.skipped} steps were skipped: not finite")
         if notes or not self._told:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from waterfill.eigen import symmetric_eigen
+
 __all__ = ["OPTIMISERS", "Soap", "make_optimiser", "slots_of"]
 
 OPTIMISERS = ("adam", "soap")
@@ -95,7 +97,7 @@ class Soap(torch.optim.Optimizer):
                 slots[f"second_{side}"].lerp_(_second_moment(array, side), weight)
         if sides and fresh:
             for side in sides:
-                basis = torch.linalg.eigh(slots[f"second_{side}"]).eigenvectors
+                _, basis = symmetric_eigen(slots[f"second_{side}"])
                 slots[f"basis_{side}"].copy_(basis.flip(1))
             # In bases of its own a gradient is diagonal: the rest of a step along it would be
             # rounding errors, normalised to full length.

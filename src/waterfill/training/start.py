@@ -40,7 +40,10 @@ def load_start(name: str, ours: CodecConfig) -> Codec:
     theirs = other.config
     if _may_start(ours, theirs):
         return other
-    raise TrainingError(f"{name}: has the architecture {theirs.to_dict()}, not {ours.to_dict()}")
+    has, wanted = theirs.to_dict(), ours.to_dict()
+    differ = [part for part in has | wanted if has.get(part) != wanted.get(part)]
+    listed = "; ".join(f"{part} = {has.get(part)}, not {wanted.get(part)}" for part in differ)
+    raise TrainingError(f"{name}: has another architecture than the run ({listed})")
 
 
 def _may_start(ours: CodecConfig, theirs: CodecConfig) -> bool:

@@ -48,6 +48,10 @@ class Validation:
     ----------
     longest_side
         Longest side of the pictures taken, in pixels.
+    unreadable
+        Names of pictures that could not be read.
+    reason
+        Why the first of them could not; empty without any.
     """
 
     def __init__(self, pictures: PictureSet, config: TrainConfig, count: int = _PICTURES) -> None:
@@ -59,13 +63,15 @@ class Validation:
         self.crops: list[Tensor] = []
         self.longest_side = 0
         self.unreadable: set[str] = set()
+        self.reason = ""
         for index in range(len(pictures)):
             if len(self.crops) == count:
                 break
             try:
                 whole = pictures.pixels(index)
-            except ImageError:
+            except ImageError as error:
                 self.unreadable.add(pictures.name(index))
+                self.reason = self.reason or str(error)
                 continue
             self.longest_side = max(self.longest_side, *whole.shape[:2])
             pixels = grown(whole, smallest)
@@ -113,5 +119,7 @@ def split(pictures: PictureSet, config: TrainConfig) -> tuple[PictureSet, Valida
         validation = Validation(training, config, count=1)
         validation.unreadable |= broken
     if not validation.crops:
-        raise TrainingError(f"none of the {len(pictures)} pictures can be read")
+        raise TrainingError(
+            f"none of the {len(pictures)} pictures can be read; one: {validation.reason}"
+        )
     return training, validation
