@@ -312,6 +312,8 @@ LOWER = {"k": 64, "steps": 2, "repeats": 4}
         ("gaussian", "wgd", {"particles": 0}, "above zero"),
         ("gaussian", "wgd", {"particles": 1.5}, "whole"),
         ("gaussian:n=4", "ba", {}, "out of reach"),
+        ("gaussian:n=65536", "limits", {}, "in 16,384 dimensions at most, not 65,536"),
+        ("gaussian:n=65536", "sandwich", {}, "in 16,384 dimensions at most, not 65,536"),
         ("gaussian", "ba", {"support": "sky"}, "grid or data"),
         ("gaussian", "sandwich", {"prior": "vamp"}, "prior"),
         ("gaussian", "sandwich-lower", {"k": 1}, "between"),

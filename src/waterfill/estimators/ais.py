@@ -219,6 +219,7 @@ class AnnealedImportance(Method):
     fit: int = 20_000
 
     name = "ais"
+    takes_axes = True
     may_be_zero = ("hidden",)
 
     def __post_init__(self) -> None:

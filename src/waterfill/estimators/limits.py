@@ -51,6 +51,7 @@ class TransformLimits(SlopeBySlope):
     samples: int = 50_000
 
     name = "limits"
+    takes_axes = True
 
     def __post_init__(self) -> None:
         if self.fit < 2:

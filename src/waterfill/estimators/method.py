@@ -40,6 +40,8 @@ _NEAR = NEAR_CEILING_BITS * math.log(2.0)
 _PROCESSOR = torch.device("cpu")
 #: Longest vectors that are computed with in double precision.
 _DOUBLE = 64
+#: Dimensions of which principal axes are found: matrices of a gigabyte, in single precision.
+_MOST_AXES = 16_384
 #: Share of their variance that samples may lose in single precision, and how many are looked at.
 _MOST_LOST, _LOOKED_AT = 1e-6, 1000
 #: Stream of a seed that upper bounds are scored on: the same samples for every method.
@@ -162,6 +164,8 @@ class Method(ABC):
     name: ClassVar[str]
     #: Settings for which 0 is a value.
     may_be_zero: ClassVar[tuple[str, ...]] = ()
+    #: It begins with the principal axes of the samples: a matrix of n² numbers, n³ products.
+    takes_axes: ClassVar[bool] = False
 
     def check(self, source: Source, slopes: Sequence[float]) -> None:
         """Refuse what it can't do, before any method has computed anything.
@@ -174,12 +178,18 @@ class Method(ABC):
         Raises
         ------
         WaterfillError
-            If the source is discrete: reproductions would leave its alphabet. A method that is for
-            such sources, or that can't do other things, has a check of its own.
+            If the source is discrete: reproductions would leave its alphabet; or if it has more
+            dimensions than principal axes can be found of. A method that is for discrete sources,
+            or that can't do other things, has a check of its own.
         """
         if source.alphabet is not None:
             raise WaterfillError(
                 f"{self.name}: reproductions would leave the alphabet of a discrete source; use ba"
+            )
+        if self.takes_axes and source.dimension > _MOST_AXES:
+            raise WaterfillError(
+                f"{self.name}: finds principal axes, in {_MOST_AXES:,} dimensions at most, "
+                f"not {source.dimension:,}; use wgd or smaller patches"
             )
 
     @abstractmethod

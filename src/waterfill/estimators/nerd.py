@@ -106,6 +106,7 @@ class Nerd(FitThenScore):
     samples: int = 10_000
 
     name = "nerd"
+    takes_axes = True
 
     def fit(self, source: Source, slope: float, run: Run) -> Scorer:
         """Atoms of a trained generator."""

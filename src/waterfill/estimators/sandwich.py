@@ -204,6 +204,7 @@ class SandwichUpper(FitThenScore):
     samples: int = 100_000
 
     name = "sandwich-upper"
+    takes_axes = True
     may_be_zero = ("hidden",)
 
     def __post_init__(self) -> None:
