@@ -10,6 +10,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from waterfill.cli.shared import out_console
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.registry import load_codec
 from waterfill.errors import Interrupted, WaterfillError
+from waterfill.ladder import Ladder, limits
 from waterfill.report.reproduction import render_reproduction
 from waterfill.reproduce import REPRODUCTIONS, Reproduction, Request, trained
 from waterfill.reproduce.architectures import layers_of
@@ -266,3 +268,23 @@ def test_figure_5a_names_what_is_genie_aided_and_what_is_published(
     assert any("others" in note for note in found.notes)
     assert any("--train" in note for note in found.notes)
     assert "(genie-aided)" in render_reproduction(found)
+
+
+def test_figure_5a_names_the_best_of_all_achievable_rungs(
+    photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cheap_trellis(*given: Any, **more: Any) -> Ladder:
+        ladder = limits(*given, **more)
+        rungs = [
+            replace(rung, curve=tuple(replace(point, bpp=point.bpp / 2) for point in rung.curve))
+            if rung.name == "trellis"
+            else rung
+            for rung in ladder.rungs
+        ]
+        return replace(ladder, rungs=tuple(rungs))
+
+    monkeypatch.setattr("waterfill.reproduce.comparison.limits", cheap_trellis)
+    found = REPRODUCTIONS["fig5a"](Request(pictures=[photo[:64, :96]]))
+    rates = {name: rate for name, _, rate in found.tables[0].rows}
+    (gain,) = (one.measured for one in found.verdicts if "could still gain" in one.claim)
+    assert f"codec, trellis, lies at {rates['bundled codec: trellis']}" in gain
