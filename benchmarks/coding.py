@@ -102,8 +102,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(MODELS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--peer", help="command that prints the other library's figures")
-    # Stored results name commands that say --out.
-    parser.add_argument("--json", "--out", type=Path)
+    parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     keep_large_blocks()
     names = arguments.only.split(",")
@@ -114,14 +113,14 @@ def main() -> None:
     peak = max(before, matrix_peak(torch.device("cpu"), torch.float32))
     if arguments.peer:
         peers.append(peer(arguments.peer))
-    print(f"{'':22}{'encode':>9}{'decode':>9}   share of {peak / 1e9:.0f} GFLOP/s")
+    print(f"{'':22}{'encode':>9}{'decode':>10}   share of {peak / 1e9:.0f} GFLOP/s")
     for name, row in rows.items():
         stages = row["stages_s"]
         row["share_of_peak"] = {k: row["flops"][k] / stages[k] / peak for k in ("g_a", "g_s")}
         shown = "  ".join(
             f"{k} {stages[k]:.3f} s ({100 * row['share_of_peak'][k]:.0f} %)" for k in ("g_a", "g_s")
         )
-        print(f"{name:22}{row['encode_s']:8.3f}s{row['decode_s']:8.3f}s   {shown}")
+        print(f"{name:22}{row['encode_s']:8.3f}s{row['decode_s']:9.3f}s   {shown}")
         if peers:
             for way in ("encode_s", "decode_s"):
                 row[f"peer_{way}"] = [figures[name][way] for figures in peers]
@@ -129,7 +128,7 @@ def main() -> None:
             encode, decode = (
                 "{:.1f}…{:.1f}".format(*row[f"ratios_{way}"]) for way in ("encode_s", "decode_s")
             )
-            print(f"{'  times as long':22}{encode:>9}{decode:>9}   {peers[0]['version']}")
+            print(f"{'  times as long':22}{encode:>9} {decode:>9}   {peers[0]['version']}")
     if arguments.json:
         result = {
             "models": rows,
