@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from waterfill.data.sources import Source
-from waterfill.eigen import symmetric_eigen
 from waterfill.errors import WaterfillError
+from waterfill.estimators.axes import principal_axes
 from waterfill.estimators.curve import Status
 from waterfill.estimators.method import (
     FRESH,
@@ -38,11 +38,8 @@ _LEAST_STEP, _LARGEST_STEP, _FIRST_STEP = 1e-4, 0.5, 0.1
 
 def linear_decoder(samples: Tensor, latent: int) -> Decoder:
     """z ~ N(0, I) → the Gaussian of the samples' largest principal components, z (…, latent)."""
-    d = samples.shape[1]
-    kept = min(latent, d)
-    centre = samples.mean(0)
-    values, vectors = symmetric_eigen(torch.cov((samples - centre).T).reshape(d, d))
-    weight = (vectors * values.clamp_min(0.0).sqrt()).flip(1)[:, :kept]
+    centre, values, vectors = principal_axes(samples)
+    weight = (vectors * values.clamp_min(0.0).sqrt()).flip(1)[:, : min(latent, len(centre))]
     return lambda z: z @ weight.T + centre
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from waterfill.data.sources import Source
-from waterfill.eigen import symmetric_eigen
 from waterfill.errors import WaterfillError
+from waterfill.estimators.axes import principal_axes
 from waterfill.estimators.curve import Status
 from waterfill.estimators.method import (
     FRESH,
@@ -60,9 +60,7 @@ class TransformLimits(SlopeBySlope):
     def at(self, source: Source, slope: float, run: Run) -> Sequence[Finding]:
         """The upper bound, the oracle, and the lower bound of sources that have one."""
         fitted = run.tensor(source.sample(self.fit, run.rng(9)))
-        centre = fitted.mean(0)
-        covariance = torch.cov((fitted - centre).T).reshape(source.dimension, source.dimension)
-        values, vectors = symmetric_eigen(covariance)
+        centre, values, vectors = principal_axes(fitted)
         count = min(self.samples, max(2000, 20_000_000 // source.dimension))
         y = (run.tensor(source.fresh(count, run.rng(FRESH))).to(fitted.dtype) - centre) @ vectors
         level = 0.5 / slope

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from waterfill.data.sources import Source
 from waterfill.errors import WaterfillError
+from waterfill.estimators.axes import MOST_DIMENSIONS
 from waterfill.estimators.curve import NEAR_CEILING_BITS, Status
 
 __all__ = [
@@ -40,8 +41,6 @@ _NEAR = NEAR_CEILING_BITS * math.log(2.0)
 _PROCESSOR = torch.device("cpu")
 #: Longest vectors that are computed with in double precision.
 _DOUBLE = 64
-#: Dimensions of which principal axes are found: matrices of a gigabyte, in single precision.
-_MOST_AXES = 16_384
 #: Share of their variance that samples may lose in single precision, and how many are looked at.
 _MOST_LOST, _LOOKED_AT = 1e-6, 1000
 #: Stream of a seed that upper bounds are scored on: the same samples for every method.
@@ -186,9 +185,9 @@ class Method(ABC):
             raise WaterfillError(
                 f"{self.name}: reproductions would leave the alphabet of a discrete source; use ba"
             )
-        if self.takes_axes and source.dimension > _MOST_AXES:
+        if self.takes_axes and source.dimension > MOST_DIMENSIONS:
             raise WaterfillError(
-                f"{self.name}: finds principal axes, in {_MOST_AXES:,} dimensions at most, "
+                f"{self.name}: finds principal axes, in {MOST_DIMENSIONS:,} dimensions at most, "
                 f"not {source.dimension:,}; use wgd or smaller patches"
             )
 

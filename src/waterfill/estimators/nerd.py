@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from waterfill.data.sources import Source
-from waterfill.eigen import symmetric_eigen
 from waterfill.errors import WaterfillError
 from waterfill.estimators.atoms import score
+from waterfill.estimators.axes import principal_axes
 from waterfill.estimators.method import FitThenScore, Run, Scorer, unit_of
 from waterfill.estimators.softmax import assign
 
@@ -45,8 +45,7 @@ class Generator(nn.Module):
         d = samples.shape[1]
         self.latent, self.unit = latent, unit_of(samples)
         samples, floor = samples / self.unit, floor / self.unit**2
-        centre = samples.mean(0)
-        values, vectors = symmetric_eigen(torch.cov((samples - centre).T).reshape(d, d))
+        centre, values, vectors = principal_axes(samples)
         kept = min(latent, d)
         scale = (values - floor).clamp_min(0.0).sqrt()
         weight = centre.new_zeros(d, latent, dtype=torch.float32)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from waterfill.data.sources import Source
-from waterfill.eigen import symmetric_eigen
 from waterfill.errors import WaterfillError
+from waterfill.estimators.axes import principal_axes
 from waterfill.estimators.curve import Status
 from waterfill.estimators.dual import SandwichLower
 from waterfill.estimators.method import (
@@ -65,8 +65,7 @@ class Autoencoder(nn.Module):
         kept = min(latent, d)
         self.unit = unit_of(samples)
         samples = samples / self.unit
-        centre = samples.mean(0)
-        values, vectors = symmetric_eigen(_covariance(samples - centre))
+        centre, values, vectors = principal_axes(samples, significant=True)
         level = 0.5 / slope / self.unit**2
         # Of what is so far below the level nothing is coded; magnified, it would undo the rest.
         values = values.flip(0)[:kept].clamp_min(_LEAST_SHARE * level)
@@ -125,17 +124,6 @@ class Autoencoder(nn.Module):
         z = q.sample()
         kl = cast(Prior, self.prior).divergence(q, z)
         return kl, (self.decode(z).to(x.dtype) - x).square().sum(1)
-
-
-def _covariance(centred: Tensor) -> Tensor:
-    """Covariance; correlations that so many samples can't tell from none are none."""
-    covariance = centred.T @ centred / len(centred)
-    deviation = covariance.diagonal().clamp_min(1e-12).sqrt()
-    noise = 5.0 / len(centred) ** 0.5
-    correlated = (covariance / deviation[:, None] / deviation).abs() > noise
-    own = torch.eye(len(covariance), dtype=torch.bool, device=covariance.device)
-    kept: Tensor = covariance * (correlated | own)
-    return kept
 
 
 def train_autoencoder(
