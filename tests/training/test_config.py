@@ -93,6 +93,11 @@ def test_fields_left_out_keep_their_values() -> None:
         ("[codec]\npairs = [1, 2.5]", "two whole numbers"),
         ("[codec]\npairs = [1, 3, 2]", "two whole numbers"),
         ("[codec]\npairs = [1, 4]", "of the transform 'klt'"),
+        ("[codec]\ntransform = 'klt'\nside = 'scale'", "klt starts with .* means, not 'scale'"),
+        (
+            "objective = 'test-channel'\n[codec]\nside = 'none'\nqualities = [3, 3]",
+            "for rate-distortion alone",
+        ),
         ("crop = 100", "multiple of 64"),
         ("lambda_scale = 0", "lambda_scale must be positive"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -17,7 +18,6 @@ from waterfill.errors import TrainingError
 from waterfill.training import experiments, loop
 from waterfill.training.config import TrainConfig
 from waterfill.training.experiments import (
-    Experiment,
     hand_back,
     load_experiments,
     work_through,
@@ -267,11 +267,18 @@ def test_pieces_are_small_and_join_to_the_weights(tmp_path: Path, photographs: s
 
 
 def test_a_loop_of_waiting_is_no_endless_loop(tmp_path: Path, photographs: str) -> None:
-    folder = queue(tmp_path, a='after = "b"', b='after = "a"')
-    outcomes = work_through(load_experiments(folder), tmp_path / "runs", data=[photographs])
+    folder = queue(tmp_path, a="", b="")
+    a, b = load_experiments(folder)
+    circle = [dataclasses.replace(a, after="b"), dataclasses.replace(b, after="a")]
+    outcomes = work_through(circle, tmp_path / "runs", data=[photographs])
     assert names(outcomes) == [("a", 0, "waits for b"), ("b", 0, "waits for a")]
-    assert isinstance(load_experiments(folder)[0], Experiment)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_queue_that_waits_in_a_circle_is_refused(tmp_path: Path) -> None:
+    folder = queue(tmp_path, a='after = "b"', b='after = "c"', c='after = "a"', d="")
+    with pytest.raises(TrainingError, match=r"wait in a circle \((a|b|c) after .*\)"):
+        load_experiments(folder)
 
 
 def test_the_repository_s_own_queue_is_one() -> None:

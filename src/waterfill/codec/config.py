@@ -102,7 +102,7 @@ class CodecConfig:
             raise ValueError(f"pairs are of the transform 'klt', not of {self.transform!r}")
         if self.transform == "attention" and (self.n % 2 or self.m % 2):
             raise ValueError(f"attention needs even widths, not n = {self.n}, m = {self.m}")
-        if self.context != "none" and self.side in ("none", "scale"):
+        if self.context != "none" and not self.predicts_means:
             raise ValueError(f"a context needs side information of means, not {self.side!r}")
         for name in ("conditional", "linear_scale", "centred"):
             if not isinstance(getattr(self, name), bool):
@@ -134,6 +134,11 @@ class CodecConfig:
     def variable_rate(self) -> bool:
         """Whether one set of weights covers a range of qualities."""
         return self.qualities[0] < self.qualities[1]
+
+    @property
+    def predicts_means(self) -> bool:
+        """Whether side information tells the latents' means, not their scales alone."""
+        return self.side not in ("none", "scale")
 
     @property
     def stride(self) -> int:

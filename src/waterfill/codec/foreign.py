@@ -303,7 +303,7 @@ def _conversions(codec: Codec) -> dict[str, _Conversion]:
         elif isinstance(module, DeepFactorized):
             convert[f"{name}.centre"] = _median
     config = codec.config
-    if config.side not in ("none", "scale"):
+    if config.predicts_means:
         if isinstance(codec.prior.context, MaskedContext):
             last = _last_with_weights(codec.prior.context.layers, "prior.context.layers")
         else:

@@ -205,6 +205,10 @@ class TrainConfig:
             )
         if self.blocks_rate and self.codec.transform != "klt":
             raise TrainingError("a blocks_rate needs a codec with a block transform (klt)")
+        if self.codec.transform == "klt" and not self.start and not self.codec.predicts_means:
+            raise TrainingError(
+                f"klt starts with side information of means, not {self.codec.side!r}"
+            )
         if self.linear_steps and self.start:
             raise TrainingError(
                 f"linear_steps leave out the filter that a start from {self.start} brings; set "
@@ -234,10 +238,15 @@ class TrainConfig:
 
     def _check_objective(self) -> None:
         """What only some objectives know."""
+        if self.codec.side == "none" and self.objective != "rate-distortion":
+            raise TrainingError(
+                f"{self.objective} needs a Gaussian density; a factorised prior is trained for "
+                "rate-distortion alone"
+            )
         oracle = self.objective.startswith("oracle-")
         if self.oracle_mean == "predicted" and not oracle:
             raise TrainingError(f"{self.objective} has no oracle_mean: it is no oracle's objective")
-        if self.oracle_mean == "predicted" and self.codec.side in ("none", "scale"):
+        if self.oracle_mean == "predicted" and not self.codec.predicts_means:
             raise TrainingError(f"side information of {self.codec.side!r} predicts no mean")
         filling = self.objective == "oracle-test-channel" and self.oracle_mode != "smooth"
         if not 0 <= self.budget < math.inf:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import graphlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -83,7 +84,8 @@ def load_experiments(folder: str | Path) -> list[Experiment]:
     Raises
     ------
     TrainingError
-        If the folder holds none, or one of them can't be read or isn't an experiment.
+        If the folder holds none, one of them can't be read or isn't an experiment, or some wait
+        for each other.
     """
     files = sorted(Path(folder).glob("*.toml"))
     if not files:
@@ -93,6 +95,11 @@ def load_experiments(folder: str | Path) -> list[Experiment]:
     for experiment in found:
         if experiment.after is not None and experiment.after not in names:
             raise TrainingError(f"{experiment.name}: waits for {experiment.after}, not in {folder}")
+    try:
+        graphlib.TopologicalSorter({e.name: [e.after] if e.after else [] for e in found}).prepare()
+    except graphlib.CycleError as error:
+        circle = " after ".join(error.args[1][::-1])
+        raise TrainingError(f"{folder}: experiments wait in a circle ({circle})") from None
     return sorted(found, key=lambda e: (-e.priority, e.name))
 
 

@@ -177,7 +177,7 @@ def _log2_scale(deviations: Tensor) -> Tensor:
 def _side(codec: Codec) -> HyperLatent:
     """Side information that predicts means and log₂ scales, which these starts set."""
     kind = codec.config.side
-    if codec.prior.side is None or kind == "scale":
+    if codec.prior.side is None or not codec.config.predicts_means:
         raise TrainingError(f"klt starts with side information of means, not {kind!r}")
     return codec.prior.side
 
