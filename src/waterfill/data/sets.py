@@ -225,6 +225,13 @@ def _named(item: str) -> list[Path]:
         return stores
 
 
+#: What is easily named in the place of pictures, by its suffix, and where it belongs.
+_ELSEWHERE = {
+    ".toml": "holds settings and no pictures; waterfill train takes them by --config",
+    ".safetensors": "holds weights and no pictures; waterfill train takes them by --start",
+}
+
+
 def _is_shard(path: Path) -> bool:
     return path.suffix.lower() == ".tar"
 
@@ -238,7 +245,8 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
     Raises
     ------
     ImageError
-        If nothing is found where a path points, or a shard can't be opened.
+        If nothing is found where a path points, or a file of settings or weights; if a shard can't
+        be opened.
     """
     files: dict[Path, str] = {}
     shards: list[Path] = []
@@ -255,6 +263,8 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
                 shards.append(path)
             elif is_idx(path):
                 stacks.append(path)
+            elif (hint := _ELSEWHERE.get(path.suffix.lower())) is not None:
+                raise ImageError(f"{path}: {hint}")
             else:
                 files[path] = path.relative_to(root).as_posix()
     sets: list[PictureSet] = []
