@@ -18,7 +18,14 @@ from waterfill.data.images import find_images, load_picture
 from waterfill.data.shards import PictureShards, find_shards
 from waterfill.errors import ImageError
 
-__all__ = ["PictureFiles", "PictureSet", "Subset", "open_pictures", "split_validation"]
+__all__ = [
+    "PictureFiles",
+    "PictureSet",
+    "Subset",
+    "none_readable",
+    "open_pictures",
+    "split_validation",
+]
 
 _ONE_IN = 48  # one picture in so many is held back for validation
 
@@ -276,6 +283,11 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
     if not sets:
         raise ImageError("no pictures were named")
     return sets[0] if len(sets) == 1 else _Joined(sets)
+
+
+def none_readable(count: int, reason: str) -> str:
+    """What to say where no picture can be read; ``reason`` is that of one, with its name."""
+    return reason if count == 1 else f"none of the {count} pictures can be read; one: {reason}"
 
 
 def split_validation(pictures: PictureSet) -> tuple[PictureSet, PictureSet]:
