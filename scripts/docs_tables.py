@@ -446,6 +446,39 @@ def times() -> str:
     return "\n".join([head, "", columns, "|---|---|---|---|", *rows])
 
 
+#: Models of ``benchmarks/coding.py``, with the widths (N, M), or N where M is the same.
+_CODED = {
+    "bmshj2018-hyperprior": "scale hyperprior (128, 192)",
+    "mbt2018-mean": "mean-scale (128, 192)",
+    "mbt2018": "autoregressive (192, 192)",
+    "cheng2020-attn": "attention (128, 128)",
+}
+
+
+def coding() -> str:
+    """What coding takes, beside another library in the same run."""
+    stored = _stored("coding")
+    models, facts = stored["models"], stored["environment"]
+    rows = []
+    for key, name in _CODED.items():
+        one = models[key]
+        cells = [f"{one['encode_s']:.2f} s", f"{one['decode_s']:.2f} s"]
+        for ratios in (one["ratios_encode_s"], one["ratios_decode_s"]):
+            cells.append(" to ".join(dict.fromkeys(f"{r:.1f}" for r in sorted(ratios))))
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    head = f"`benchmarks/coding.py`, seed {facts['seed']}, {facts['machine']}, {facts['date']}:"
+    columns = (
+        "| model (N, M) | encode | decode | CompressAI encodes, times as long "
+        "| decodes, times as long |"
+    )
+    masked, attention = (models[key]["stages_s"]["g_s"] for key in ("mbt2018", "cheng2020-attn"))
+    end = (
+        f"Most of that time goes to transforms: the synthesis g_s alone takes {masked:.2f} s of the "
+        f"autoregressive model's decoding and {attention:.2f} s of the attention model's."
+    )
+    return "\n".join([head, "", columns, "|---|---|---|---|---|", *rows, "", end])
+
+
 def made(name: str) -> str:
     """What belongs between the marks of this name."""
     kind, _, rest = name.partition(" ")

@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+import waterfill as wf
 from waterfill.cli import app
+from waterfill.codec.model import Codec
+from waterfill.ladder import limits
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -73,6 +76,20 @@ def test_a_codec_of_ones_own_takes_twenty_lines(
     plain = names["ladder"]
     exec(second + "\nladder = wf.limits(MyContextCodec(model), pictures)", names)
     assert names["ladder"].rungs[0].bpp == pytest.approx(plain.rungs[0].bpp)
+
+
+def test_python_of_the_readme_runs(
+    photo: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Codec
+) -> None:
+    """With the ladder of a small codec at one quality: the bundled one's takes longer."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(photo[:64, :64]).save("photo.png")
+    monkeypatch.setattr(wf, "limits", lambda codec, images: limits(tiny, images, 4))
+    (block,) = blocks(ROOT / "README.md")
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["image"].size == (64, 64)
+    assert f"# {wf.theory.genie_gain():.3f} bit".replace("-0", "−") in block
 
 
 def test_bounds_are_had_as_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
