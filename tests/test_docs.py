@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -67,7 +69,7 @@ def test_a_codec_of_ones_own_takes_twenty_lines(
     photo: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first, second = blocks(DOCS / "your-own-codec.md")
+    first, second, _ = blocks(DOCS / "your-own-codec.md")
     lines = [line for line in first.split("\n\n\n")[1].splitlines() if line.strip()]
     assert len(lines) <= 20
     names: dict[str, Any] = {"model": Model(), "pictures": [photo[:50, :70]]}
@@ -76,6 +78,22 @@ def test_a_codec_of_ones_own_takes_twenty_lines(
     plain = names["ladder"]
     exec(second + "\nladder = wf.limits(MyContextCodec(model), pictures)", names)
     assert names["ladder"].rungs[0].bpp == pytest.approx(plain.rungs[0].bpp)
+
+
+def test_a_model_of_another_library_is_measured_and_saved_as_the_page_says(
+    photo: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Codec
+) -> None:
+    """With a stand-in for the library, which is no dependency; models like its own have tests."""
+    monkeypatch.chdir(tmp_path)
+    zoo = ModuleType("compressai.zoo")
+    monkeypatch.setattr(zoo, "mbt2018_mean", lambda quality, pretrained: tiny, raising=False)
+    monkeypatch.setitem(sys.modules, "compressai", ModuleType("compressai"))
+    monkeypatch.setitem(sys.modules, "compressai.zoo", zoo)
+    monkeypatch.setattr(wf, "limits", lambda model, pictures: limits(model, pictures, 4))
+    *_, block = blocks(DOCS / "your-own-codec.md")
+    exec(block, {"wf": wf, "pictures": [photo[:64, :64]]})
+    saved = safetensors.torch.load_file("mbt2018-mean-3.safetensors")
+    assert saved.keys() == tiny.state_dict().keys()
 
 
 def test_python_of_the_readme_runs(
