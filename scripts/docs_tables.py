@@ -479,6 +479,28 @@ def coding() -> str:
     return "\n".join([head, "", columns, "|---|---|---|---|---|", *rows, "", end])
 
 
+def training_steps() -> str:
+    """What a step of training takes, beside another library in the same run."""
+    rows, days = [], set()
+    for end, arithmetic in (("", "bfloat16 units"), ("_float32", "float32, without such units")):
+        for start, name in (("", "mean-scale (128, 192)"), ("_autoregressive", _CODED["mbt2018"])):
+            stored = _stored(f"training_step{start}{end}")
+            own, facts = stored["own"], stored["environment"]
+            ratios = sorted(seconds / own["step_s"] for seconds in stored["peer_step_s"])
+            days.add(facts["date"].split()[0])
+            times = " to ".join(f"{ratio:.1f}" for ratio in ratios)
+            rows.append(
+                f"| {name} | {arithmetic} | {own['step_s']:.2f} s "
+                f"| {100 * own['share_of_peak']:.0f} % | {times} |"
+            )
+    head = f"`benchmarks/training.py`, {facts['machine']}, {' and '.join(sorted(days))}:"
+    columns = (
+        "| model (N, M) | arithmetic | step | share of the largest matrix product's rate "
+        "| CompressAI, times as long |"
+    )
+    return "\n".join([head, "", columns, "|---|---|---|---|---|", *rows])
+
+
 def made(name: str) -> str:
     """What belongs between the marks of this name."""
     kind, _, rest = name.partition(" ")

@@ -318,6 +318,19 @@ def test_objects_of_the_api_pages_exist() -> None:
                 assert found.__doc__, path
 
 
+def test_every_method_of_bounds_is_in_the_help_and_on_its_pages() -> None:
+    from waterfill.estimators import METHODS
+
+    option = next(one for one in app.commands["bounds"].params if one.name == "methods")
+    assert isinstance(option, click.Option)
+    table = (DOCS / "bounds.md").read_text(encoding="utf-8")
+    page = (DOCS / "api" / "estimators.md").read_text(encoding="utf-8")
+    for name, kind in METHODS.items():
+        assert name in re.findall(r"[\w-]+", option.help or "")
+        assert f"| `{name}` |" in table
+        assert f"::: {kind.__module__}.{kind.__name__}\n" in page
+
+
 def test_pictures_are_there_and_say_where_they_come_from() -> None:
     folder = DOCS / "pictures"
     stored = {path.stem for path in folder.glob("*.png")}
