@@ -169,7 +169,7 @@ def _as_subject(codec: _Codecs) -> Subject:
 
 
 def limits(
-    codec: _Codecs,
+    codec: Codec | TransformCodec | nn.Module | str | os.PathLike[str],
     images: ImageLike | Iterable[ImageLike],
     quality: float | Sequence[float] | None = None,
     *,
