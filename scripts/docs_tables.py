@@ -44,8 +44,10 @@ def options(name: str) -> str:
         record = option.get_help_record(context) if isinstance(option, click.Option) else None
         if record is not None:
             flags, text = record
-            cells = (f"`{flags}`", text or "Over all.")
-            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            # A bar inside a cell's code: code hosts want it escaped, and the site would show how.
+            code = f"<code>{flags}</code>" if "|" in flags else f"`{flags}`"
+            cells = (code, text or "Over all.")
+            rows.append("| " + " | ".join(cell.replace("|", "&#124;") for cell in cells) + " |")
     return "\n".join(["| option | |", "|---|---|", *rows])
 
 
