@@ -201,6 +201,11 @@ def limits(
     progress
         Called with steps done, steps in all, and the name of the picture at hand.
 
+    Returns
+    -------
+    Ladder
+        One result for each rung, with its status, and the decomposition; rates in bpp.
+
     Raises
     ------
     ImageError
