@@ -44,8 +44,10 @@ def options(name: str) -> str:
         record = option.get_help_record(context) if isinstance(option, click.Option) else None
         if record is not None:
             flags, text = record
-            cells = (f"`{flags}`", text or "Over all.")
-            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+            # A bar inside a cell's code: code hosts want it escaped, and the site would show how.
+            code = f"<code>{flags}</code>" if "|" in flags else f"`{flags}`"
+            cells = (code, text or "Over all.")
+            rows.append("| " + " | ".join(cell.replace("|", "&#124;") for cell in cells) + " |")
     return "\n".join(["| option | |", "|---|---|", *rows])
 
 
@@ -444,6 +446,61 @@ def times() -> str:
     )
     columns = "| | from start to report | for a megapixel | peak memory |"
     return "\n".join([head, "", columns, "|---|---|---|---|", *rows])
+
+
+#: Models of ``benchmarks/coding.py``, with the widths (N, M), or N where M is the same.
+_CODED = {
+    "bmshj2018-hyperprior": "scale hyperprior (128, 192)",
+    "mbt2018-mean": "mean-scale (128, 192)",
+    "mbt2018": "autoregressive (192, 192)",
+    "cheng2020-attn": "attention (128, 128)",
+}
+
+
+def coding() -> str:
+    """What coding takes, beside another library in the same run."""
+    stored = _stored("coding")
+    models, facts = stored["models"], stored["environment"]
+    rows = []
+    for key, name in _CODED.items():
+        one = models[key]
+        cells = [f"{one['encode_s']:.2f} s", f"{one['decode_s']:.2f} s"]
+        for ratios in (one["ratios_encode_s"], one["ratios_decode_s"]):
+            cells.append(" to ".join(dict.fromkeys(f"{r:.1f}" for r in sorted(ratios))))
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    head = f"`benchmarks/coding.py`, seed {facts['seed']}, {facts['machine']}, {facts['date']}:"
+    columns = (
+        "| model (N, M) | encode | decode | CompressAI encodes, times as long "
+        "| decodes, times as long |"
+    )
+    masked, attention = (models[key]["stages_s"]["g_s"] for key in ("mbt2018", "cheng2020-attn"))
+    end = (
+        f"Most of that time goes to transforms: the synthesis g_s alone takes {masked:.2f} s of "
+        f"the autoregressive model's decoding and {attention:.2f} s of the attention model's."
+    )
+    return "\n".join([head, "", columns, "|---|---|---|---|---|", *rows, "", end])
+
+
+def training_steps() -> str:
+    """What a step of training takes, beside another library in the same run."""
+    rows, days = [], set()
+    for end, arithmetic in (("", "bfloat16 units"), ("_float32", "float32, without such units")):
+        for start, name in (("", "mean-scale (128, 192)"), ("_autoregressive", _CODED["mbt2018"])):
+            stored = _stored(f"training_step{start}{end}")
+            own, facts = stored["own"], stored["environment"]
+            ratios = sorted(seconds / own["step_s"] for seconds in stored["peer_step_s"])
+            days.add(facts["date"].split()[0])
+            times = " to ".join(f"{ratio:.1f}" for ratio in ratios)
+            rows.append(
+                f"| {name} | {arithmetic} | {own['step_s']:.2f} s "
+                f"| {100 * own['share_of_peak']:.0f} % | {times} |"
+            )
+    head = f"`benchmarks/training.py`, {facts['machine']}, {' and '.join(sorted(days))}:"
+    columns = (
+        "| model (N, M) | arithmetic | step | share of the largest matrix product's rate "
+        "| CompressAI, times as long |"
+    )
+    return "\n".join([head, "", columns, "|---|---|---|---|---|", *rows])
 
 
 def made(name: str) -> str:

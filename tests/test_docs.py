@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shlex
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,12 +14,16 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+import waterfill as wf
 from waterfill.cli import app
+from waterfill.codec.model import Codec
+from waterfill.ladder import limits
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -64,7 +69,7 @@ def test_a_codec_of_ones_own_takes_twenty_lines(
     photo: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    first, second = blocks(DOCS / "your-own-codec.md")
+    first, second, _ = blocks(DOCS / "your-own-codec.md")
     lines = [line for line in first.split("\n\n\n")[1].splitlines() if line.strip()]
     assert len(lines) <= 20
     names: dict[str, Any] = {"model": Model(), "pictures": [photo[:50, :70]]}
@@ -73,6 +78,36 @@ def test_a_codec_of_ones_own_takes_twenty_lines(
     plain = names["ladder"]
     exec(second + "\nladder = wf.limits(MyContextCodec(model), pictures)", names)
     assert names["ladder"].rungs[0].bpp == pytest.approx(plain.rungs[0].bpp)
+
+
+def test_a_model_of_another_library_is_measured_and_saved_as_the_page_says(
+    photo: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Codec
+) -> None:
+    """With a stand-in for the library, which is no dependency; models like its own have tests."""
+    monkeypatch.chdir(tmp_path)
+    zoo = ModuleType("compressai.zoo")
+    monkeypatch.setattr(zoo, "mbt2018_mean", lambda quality, pretrained: tiny, raising=False)
+    monkeypatch.setitem(sys.modules, "compressai", ModuleType("compressai"))
+    monkeypatch.setitem(sys.modules, "compressai.zoo", zoo)
+    monkeypatch.setattr(wf, "limits", lambda model, pictures: limits(model, pictures, 4))
+    *_, block = blocks(DOCS / "your-own-codec.md")
+    exec(block, {"wf": wf, "pictures": [photo[:64, :64]]})
+    saved = safetensors.torch.load_file("mbt2018-mean-3.safetensors")
+    assert saved.keys() == tiny.state_dict().keys()
+
+
+def test_python_of_the_readme_runs(
+    photo: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Codec
+) -> None:
+    """With the ladder of a small codec at one quality: the bundled one's takes longer."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(photo[:64, :64]).save("photo.png")
+    monkeypatch.setattr(wf, "limits", lambda codec, images: limits(tiny, images, 4))
+    (block,) = blocks(ROOT / "README.md")
+    names: dict[str, Any] = {}
+    exec(block, names)
+    assert names["image"].size == (64, 64)
+    assert f"# {wf.theory.genie_gain():.3f} bit".replace("-0", "−") in block
 
 
 def test_bounds_are_had_as_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
@@ -281,6 +316,19 @@ def test_objects_of_the_api_pages_exist() -> None:
             assert found is not None or importlib.import_module(path), path
             if path != "waterfill.errors":
                 assert found.__doc__, path
+
+
+def test_every_method_of_bounds_is_in_the_help_and_on_its_pages() -> None:
+    from waterfill.estimators import METHODS
+
+    option = next(one for one in app.commands["bounds"].params if one.name == "methods")
+    assert isinstance(option, click.Option)
+    table = (DOCS / "bounds.md").read_text(encoding="utf-8")
+    page = (DOCS / "api" / "estimators.md").read_text(encoding="utf-8")
+    for name, kind in METHODS.items():
+        assert name in re.findall(r"[\w-]+", option.help or "")
+        assert f"| `{name}` |" in table
+        assert f"::: {kind.__module__}.{kind.__name__}\n" in page
 
 
 def test_pictures_are_there_and_say_where_they_come_from() -> None:

@@ -243,9 +243,10 @@ def test_a_folder_that_holds_shards_is_left_alone(tmp_path, folder, write_tar, p
 def test_nothing_readable_is_an_error_and_nothing_is_written(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"")
-    with pytest.raises(
-        ImageError, match=r"none of the 1 pictures can be read; one: .*a\.png: is not"
-    ):
+    with pytest.raises(ImageError, match=r"^\S*a\.png: is not"):
+        pack([str(tmp_path / "in")], tmp_path / "out")
+    (tmp_path / "in" / "b.png").write_bytes(b"")
+    with pytest.raises(ImageError, match=r"none of the 2 pictures can be read; one: \S*a\.png: is"):
         pack([str(tmp_path / "in")], tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 

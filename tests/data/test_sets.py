@@ -130,6 +130,15 @@ def test_what_holds_no_pictures_is_refused(tmp_path, write_tar):
             open_pictures(paths)
 
 
+def test_settings_and_weights_among_pictures_are_sent_where_they_belong(tmp_path, save):
+    save(tmp_path / "a.png")
+    for name, option in (("run.toml", "--config"), ("codec.safetensors", "--start")):
+        (tmp_path / name).write_text("steps = 1")
+        with pytest.raises(ImageError, match=f"{name}: holds .* and no pictures.*{option}"):
+            open_pictures([tmp_path / "a.png", tmp_path / name])
+    assert names(open_pictures([tmp_path])) == ["a.png"]
+
+
 @settings(deadline=None)
 @given(
     st.lists(

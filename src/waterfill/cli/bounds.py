@@ -41,18 +41,25 @@ if TYPE_CHECKING:
     default="ba",
     show_default=True,
     metavar="NAME,…",
-    help="Of ba, sandwich, sandwich-upper, sandwich-lower, nerd, wgd, ais, limits.",
+    help="One or several of ba, sandwich, sandwich-upper, sandwich-lower, nerd, wgd, ais, limits.",
 )
 @click.option(
     "--slopes",
     default="1,3,10",
     show_default=True,
     metavar="λ,…",
-    help="In units of rate per unit of distortion.",
+    help="R + λD is minimised; λ is in units of rate per unit of distortion.",
 )
-@click.option("--unit", default="bits", show_default=True, help="bits, nats, bits/dim or nats/dim.")
 @click.option(
-    "--distortion", default=None, help="mse, sse, half-sse; hamming for a discrete source. [mse]"
+    "--unit",
+    default="bits",
+    show_default=True,
+    help="Unit of rates: bits, nats, bits/dim or nats/dim.",
+)
+@click.option(
+    "--distortion",
+    default=None,
+    help="Distortion: mse, sse or half-sse; hamming for a discrete source. [mse]",
 )
 @click.option(
     "--set",
@@ -74,7 +81,9 @@ if TYPE_CHECKING:
 )
 @shards_option
 @json_option
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Same seed, same result.")
+@click.option(
+    "--seed", type=SEED, default=0, show_default=True, help="Seed of samples and networks."
+)
 def bounds(
     source: str,
     methods: str,

@@ -31,16 +31,23 @@ from waterfill.files import as_json, check_writable, make_folder, write_all, wri
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
 @codec_option
-@click.option("--quality", "-q", type=float, help="1 … 8. [4, or the codec's only one]")
+@click.option(
+    "--quality",
+    "-q",
+    type=float,
+    help="Quality, 1 … 8, fractions allowed. [4, or the codec's only one]",
+)
 @click.option(
     "--effort",
     type=int,
     default=0,
     show_default=True,
-    help="Passes that choose symbols by bits and picture; 8 save a few per cent.",
+    help="Passes of rate-distortion optimisation over the symbols; 8 save a few per cent.",
 )
 @click.option(
-    "--trellis", is_flag=True, help="Trellis-coded quantisation; saves a few per cent more."
+    "--trellis",
+    is_flag=True,
+    help="Trellis-coded quantisation in place of rounding; saves a few per cent.",
 )
 @json_option
 def compress(

@@ -51,7 +51,7 @@ _SHOWN = 4
     type=NAME,
     multiple=True,
     metavar="NAME|FILE",
-    help="A codec's name, or its weights; may be repeated. [default]",
+    help="A codec's name, or a file of its weights; repeatable. [default, the bundled one]",
 )
 @click.option(
     "--against",
@@ -65,12 +65,16 @@ _SHOWN = 4
     "-q",
     type=float,
     multiple=True,
-    help="Quality of own codecs; repeatable. [all whole ones]",
+    help="Quality of each --codec, 1 … 8; repeatable. [all whole ones]",
 )
-@click.option("--effort", type=int, default=0, show_default=True, help="As for compress.")
-@click.option("--trellis", is_flag=True, help="As for compress.")
-@click.option("--limits", is_flag=True, help="Draw each own codec's limits over the curves.")
-@click.option("--cache", type=PATH, metavar="DIR", help="Where measurements are kept.")
+@click.option(
+    "--effort", type=int, default=0, show_default=True, help="Of each --codec, as for compress."
+)
+@click.option("--trellis", is_flag=True, help="Of each --codec, as for compress.")
+@click.option("--limits", is_flag=True, help="Draw the ladder of each --codec over the curves.")
+@click.option(
+    "--cache", type=PATH, metavar="DIR", help="Where measurements are kept. [~/.cache/waterfill]"
+)
 @click.option("--no-cache", is_flag=True, help="Measure everything anew, and keep nothing.")
 @click.option(
     "--out",
@@ -82,7 +86,13 @@ _SHOWN = 4
 )
 @shards_option
 @json_option
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of intervals and limits.")
+@click.option(
+    "--seed",
+    type=SEED,
+    default=0,
+    show_default=True,
+    help="Seed of intervals and of the ladder's noise.",
+)
 @click.option("--list", "list_names", is_flag=True, help="List what there is to compare with.")
 def evaluate(
     paths: tuple[str, ...],
@@ -102,7 +112,8 @@ def evaluate(
 ) -> None:
     """Code pictures by learned and conventional codecs, and compare rate and distortion.
 
-    Under torchrun, all processes share the pictures.
+    PATH is a picture, a folder or a glob; without any, built-in photographs are coded. Under
+    torchrun, all processes share the pictures.
     """
     if list_names:
         _list()

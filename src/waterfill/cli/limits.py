@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     "-q",
     type=float,
     multiple=True,
-    help="1 … 8, repeatable. [all]",
+    help="Quality, 1 … 8; repeatable. [all whole ones]",
 )
 @click.option(
     "--out",
@@ -53,7 +53,13 @@ if TYPE_CHECKING:
 )
 @shards_option
 @json_option
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the channels' noise.")
+@click.option(
+    "--seed",
+    type=SEED,
+    default=0,
+    show_default=True,
+    help="Seed of the channels' noise and of intervals.",
+)
 def limits(
     paths: tuple[str, ...],
     codec: str,
@@ -65,7 +71,8 @@ def limits(
 ) -> None:
     """Measure the rate-distortion ladder of a codec on pictures, and report it.
 
-    Under torchrun, all processes share the pictures.
+    PATH is a picture, a folder or a glob; without any, built-in photographs are measured. Under
+    torchrun, all processes share the pictures.
     """
     from waterfill.codec.registry import codec_at
     from waterfill.data.images import find_images, sample_pictures

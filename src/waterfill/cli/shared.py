@@ -98,9 +98,8 @@ codec_option = click.option(
     "--codec",
     type=NAME,
     default="default",
-    show_default=True,
     metavar="NAME|FILE",
-    help="A codec's name, or its weights.",
+    help="A codec's name, or a file of its weights. [default, the bundled one]",
 )
 json_option = click.option(
     "--json",

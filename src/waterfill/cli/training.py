@@ -41,34 +41,35 @@ _FIELDS: tuple[tuple[str, Any, str], ...] = (
     (
         "objective",
         str,
-        "rate-distortion, test-channel, learned-posterior, oracle-rounding or oracle-test-channel.",
+        "What is minimised: rate-distortion, test-channel, learned-posterior, or, genie-aided, "
+        "oracle-rounding or oracle-test-channel.",
     ),
     ("source-model", str, "Regulariser's source model: aligned, weaker or stronger."),
     ("alpha-unit", str, "What the regulariser counts bits by: dimension or pixel."),
     ("alpha-decay", float, "Share of the run, at its end, in which α falls to 0."),
     ("source-rate", float, "Source model's learning rate, times the codec's."),
-    ("distortion", str, "mse or ms-ssim."),
+    ("distortion", str, "Distortion: mse or ms-ssim."),
     ("lambda-scale", float, "Factor on λ at all qualities."),
     ("oracle-mean", str, "Mean that an oracle works about: zero or predicted."),
     ("oracle-mode", str, "Mode of oracle-test-channel: smooth, paper or paper-detached."),
-    ("budget", float, "Distortion per latent, in paper modes only."),
+    ("budget", float, "Mean distortion per latent, in paper modes only; 0 for one water level."),
     ("steps", int, "Optimiser steps in all."),
     ("batch", int, "Crops per step, over all processes."),
     ("crop", int, "Side of a crop in pixels."),
     ("accumulate", int, "Pieces each process cuts its part of a batch into."),
-    ("optimiser", str, "adam or soap."),
+    ("optimiser", str, "Optimiser: adam or soap."),
     ("learning-rate", float, "Peak rate of the optimiser."),
     ("warmup", int, "Steps up to the peak rate."),
-    ("schedule", str, "constant, linear, cosine or plateau."),
+    ("schedule", str, "The rate after warm-up: constant, linear, cosine or plateau."),
     ("decay", float, "Share of the run, at its end, in which the rate falls."),
-    ("patience", int, "Validations without a gain before the rate is halved."),
-    ("linear-steps", int, "First steps on the block transform alone."),
-    ("blocks-rate", float, "Block transforms' learning rate, times the codec's."),
+    ("patience", int, "With plateau: validations without a gain before the rate is halved."),
+    ("linear-steps", int, "With the transform klt: first steps on its blocks alone."),
+    ("blocks-rate", float, "With the transform klt: its blocks' learning rate, times the codec's."),
     ("clip", float, "Largest gradient norm."),
     ("ema", float, "Decay of the averaged weights."),
-    ("precision", str, "auto, 32-true, bf16-mixed or 16-mixed."),
+    ("precision", str, "Arithmetic: auto, 32-true, bf16-mixed or 16-mixed."),
     ("seed", SEED, "Seed of weights, crops and noise."),
-    ("start", str, "A codec whose weights to start from."),
+    ("start", str, "A codec's name or file, whose weights to start from."),
     ("checkpoint-every", int, "Steps between checkpoints."),
     ("validate-every", int, "Steps between validations."),
 )
@@ -84,27 +85,46 @@ def _field_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("paths", nargs=-1, type=NAME, metavar="[PATH]...")
 @click.option("--out", type=PATH, metavar="DIR", help="Folder of the run, or of a queue's runs.")
 @click.option("--preset", metavar="NAME", help="Settings to start from; --presets lists them.")
-@click.option("--config", "config_file", type=PATH, metavar="FILE", help="Settings as TOML.")
-@click.option("--codec", metavar="NAME", help="Architecture of a codec by name.")
-@click.option("--quality", type=(float, float), help="Lowest and highest quality to cover.")
 @click.option(
-    "--regularize", "alpha", type=float, metavar="ALPHA", help="Weight of the regulariser."
+    "--config",
+    "config_file",
+    type=PATH,
+    metavar="FILE",
+    help="Settings as TOML, such as another run's run.toml.",
+)
+@click.option(
+    "--codec", metavar="NAME", help="Architecture, by a codec's name; an unknown one lists them."
+)
+@click.option(
+    "--quality", type=(float, float), metavar="LOW HIGH", help="Qualities to cover, 1 … 8."
+)
+@click.option(
+    "--regularize", "alpha", type=float, metavar="ALPHA", help="Weight α of paper 2's regulariser."
 )
 @_field_options
-@click.option("--augment/--no-augment", default=None, help="Reduce and mirror crops.")
+@click.option("--augment/--no-augment", default=None, help="Reduce and mirror crops at random.")
 @click.option("--compile/--no-compile", default=None, help="Compile the transforms.")
 @click.option(
     "--skip-nonfinite/--stop-nonfinite",
     default=None,
     help="Skip steps whose loss or gradient is not finite.",
 )
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint in DIR.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out.")
 @click.option(
     "--max-minutes", type=float, default=math.inf, help="Stop after this time, with a checkpoint."
 )
-@click.option("--queue", type=PATH, metavar="DIR", help="Work through the experiments of a folder.")
-@click.option("--hand-back", type=PATH, metavar="DIR", help="Then copy results there, in pieces.")
-@click.option("--presets", "list_presets", is_flag=True, help="List the presets, and do nothing.")
+@click.option(
+    "--queue", type=PATH, metavar="DIR", help="Run the experiments of a folder, one TOML file each."
+)
+@click.option(
+    "--hand-back",
+    type=PATH,
+    metavar="DIR",
+    help="After --queue: copy results there, in pieces of 16 MB.",
+)
+@click.option(
+    "--presets", "list_presets", is_flag=True, help="List the presets, and train nothing."
+)
 @json_option
 def train(
     paths: tuple[str, ...],
@@ -124,7 +144,9 @@ def train(
 ) -> None:
     """Train a codec on the photographs of PATH: folders, files, globs or tar shards.
 
-    Ctrl-C stops it with a checkpoint. Under torchrun, all processes train one codec.
+    Settings are those of --preset, of --config, or of the run that --resume goes on with; else
+    defaults, with the bundled codec's architecture. Options replace single ones. Ctrl-C stops it
+    with a checkpoint. Under torchrun, all processes train one codec.
     """
     if list_presets:
         _print_presets()
@@ -368,8 +390,12 @@ def data() -> None:
 @data.command("pack")
 @click.argument("paths", nargs=-1, type=NAME, required=True, metavar="PATH...")
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="Folder of the shards.")
-@click.option("--shard-mb", default=64.0, show_default=True, help="Size of a shard, at most 256.")
-@click.option("--crop", type=int, help="Store windows of this side instead of whole pictures.")
+@click.option(
+    "--shard-mb", default=64.0, show_default=True, help="Size of a shard in MiB, at most 256."
+)
+@click.option(
+    "--crop", type=int, help="Store windows of this side in pixels instead of whole pictures."
+)
 @click.option("--crops", default=1, show_default=True, help="Windows of each picture.")
 @click.option(
     "--max-side", type=int, help="Reduce further, until the longer side has so many pixels."

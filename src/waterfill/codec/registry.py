@@ -267,6 +267,11 @@ def load_codec(
         Also read PyTorch checkpoints (``.pth``, ``.pt``, ``.tar``), by the loader that is
         restricted to tensors.
 
+    Returns
+    -------
+    Codec
+        In evaluation mode, on the processor, float32.
+
     Raises
     ------
     CodecError
@@ -379,6 +384,11 @@ def decompress(
     codec
         The codec that made it, its name, or its file of weights; by default the bundled one.
         Weights that don't say their quality are taken to be of the stream's.
+
+    Returns
+    -------
+    PIL.Image.Image
+        Mode ``RGB``, or ``L`` for a stream of a grey picture; of the original's size.
 
     Raises
     ------

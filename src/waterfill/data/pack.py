@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from waterfill.data.sets import open_pictures
+from waterfill.data.sets import none_readable, open_pictures
 from waterfill.data.shards import FORMAT, INDEX, joint_fingerprint, load_json, record_of
 from waterfill.errors import ImageError, WaterfillError
 from waterfill.files import make_folder, unread, write_all, write_whole
@@ -270,7 +270,7 @@ def pack(
         progress(index + 1, len(pictures))
     shards.close(len(pictures))
     if not shards.records:
-        raise ImageError(f"none of the {len(pictures)} pictures can be read; one: {reason}")
+        raise ImageError(none_readable(len(pictures), reason))
     return _finish(folder, told, shards.records, len(pictures), resumed)
 
 

@@ -18,7 +18,14 @@ from waterfill.data.images import find_images, load_picture
 from waterfill.data.shards import PictureShards, find_shards
 from waterfill.errors import ImageError
 
-__all__ = ["PictureFiles", "PictureSet", "Subset", "open_pictures", "split_validation"]
+__all__ = [
+    "PictureFiles",
+    "PictureSet",
+    "Subset",
+    "none_readable",
+    "open_pictures",
+    "split_validation",
+]
 
 _ONE_IN = 48  # one picture in so many is held back for validation
 
@@ -225,6 +232,13 @@ def _named(item: str) -> list[Path]:
         return stores
 
 
+#: What is easily named in the place of pictures, by its suffix, and where it belongs.
+_ELSEWHERE = {
+    ".toml": "holds settings and no pictures; waterfill train takes them by --config",
+    ".safetensors": "holds weights and no pictures; waterfill train takes them by --start",
+}
+
+
 def _is_shard(path: Path) -> bool:
     return path.suffix.lower() == ".tar"
 
@@ -238,7 +252,8 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
     Raises
     ------
     ImageError
-        If nothing is found where a path points, or a shard can't be opened.
+        If nothing is found where a path points, or a file of settings or weights; if a shard can't
+        be opened.
     """
     files: dict[Path, str] = {}
     shards: list[Path] = []
@@ -255,6 +270,8 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
                 shards.append(path)
             elif is_idx(path):
                 stacks.append(path)
+            elif (hint := _ELSEWHERE.get(path.suffix.lower())) is not None:
+                raise ImageError(f"{path}: {hint}")
             else:
                 files[path] = path.relative_to(root).as_posix()
     sets: list[PictureSet] = []
@@ -266,6 +283,11 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
     if not sets:
         raise ImageError("no pictures were named")
     return sets[0] if len(sets) == 1 else _Joined(sets)
+
+
+def none_readable(count: int, reason: str) -> str:
+    """What to say where no picture can be read; ``reason`` is that of one, with its name."""
+    return reason if count == 1 else f"none of the {count} pictures can be read; one: {reason}"
 
 
 def split_validation(pictures: PictureSet) -> tuple[PictureSet, PictureSet]:

@@ -226,7 +226,21 @@ class SandwichUpper(FitThenScore):
 
 @dataclass(frozen=True)
 class Sandwich(SlopeBySlope):
-    """Both slices: settings as of :class:`SandwichUpper`, ``lower_…`` as of the lower one."""
+    """Both slices of the sandwich, an upper and a lower bound at each slope.
+
+    Attributes
+    ----------
+    prior, hidden, latent, steps, batch, learning_rate, samples
+        As of :class:`SandwichUpper`.
+    k, lower_steps, lower_hidden, repeats
+        ``k``, ``steps``, ``hidden`` and ``repeats`` of
+        :class:`~waterfill.estimators.dual.SandwichLower`.
+
+    Raises
+    ------
+    WaterfillError
+        When run, as both do.
+    """
 
     prior: str = SandwichUpper.prior
     hidden: int = SandwichUpper.hidden

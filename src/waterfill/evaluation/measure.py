@@ -375,8 +375,8 @@ class _MeasureCell:
 
 
 def evaluate(
-    images: _Images | Iterable[_Images],
-    codecs: _Codecs | Iterable[_Codecs],
+    images: str | os.PathLike[str] | Picture | Iterable[str | os.PathLike[str] | Picture],
+    codecs: Codec | OwnCodec | Conventional | str | Iterable[Codec | OwnCodec | Conventional | str],
     *,
     cache: Cache | None = None,
     shards: str | os.PathLike[str] | None = None,

@@ -169,7 +169,7 @@ def _as_subject(codec: _Codecs) -> Subject:
 
 
 def limits(
-    codec: _Codecs,
+    codec: Codec | TransformCodec | nn.Module | str | os.PathLike[str],
     images: ImageLike | Iterable[ImageLike],
     quality: float | Sequence[float] | None = None,
     *,
@@ -200,6 +200,11 @@ def limits(
         return the same ladder, that of one process.
     progress
         Called with steps done, steps in all, and the name of the picture at hand.
+
+    Returns
+    -------
+    Ladder
+        One result for each rung, with its status, and the decomposition; rates in bpp.
 
     Raises
     ------

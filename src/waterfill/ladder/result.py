@@ -31,12 +31,27 @@ TERMS = {
 
 @dataclass(frozen=True)
 class Point:
-    """One rung, one picture (or a mean over pictures), one quality.
+    """One rung, one picture (or a mean over pictures), one setting.
 
-    Rates are in bits per pixel of the picture, ``psnr`` in dB, ``mse`` in squared 8-bit steps,
-    ``ms_ssim`` NaN where pictures are too small for it, and at settings that only serve comparisons
-    at equal PSNR. ``parts`` splits ``bpp`` by what the bits buy. ``step`` is relative to the
-    codec's own, ``price`` its λ at that step; NaN where unknown.
+    Attributes
+    ----------
+    quality
+        1 … 8; NaN for a codec of one rate.
+    bpp
+        Bits per pixel of the picture, all that the rung charges.
+    psnr
+        Of 8-bit pixels, dB.
+    ms_ssim
+        Up to 1; NaN where pictures are too small for it, and at settings that only serve
+        comparisons at equal PSNR.
+    mse
+        In squared 8-bit steps.
+    parts
+        ``bpp`` by what the bits buy; its values add up to it.
+    step
+        Quantisation step relative to the codec's own.
+    price
+        The codec's λ at that step, in bpp + λ·255²·MSE; NaN where unknown.
     """
 
     quality: float

@@ -94,9 +94,19 @@ class Batch:
 
 
 class Losses(NamedTuple):
-    """A loss to differentiate, and what it consists of, each of shape (B,).
+    """A loss to differentiate, and what it consists of.
 
-    ``prior_bpp`` is what a learned prior charges for the same ŷ; not ``bpp`` where a genie helps.
+    Attributes
+    ----------
+    loss
+        A scalar: the mean over pictures of bpp + λ·distortion, each over the square root of its λ.
+    bpp
+        Bits per pixel of y and z as the objective charges them, (B,); genie-aided under an oracle.
+    mse
+        Mean squared error, pixels in [0, 1], (B,).
+    prior_bpp
+        Bits per pixel that a learned prior charges for the same ŷ, (B,); not ``bpp`` where a genie
+        helps.
     """
 
     loss: Tensor
@@ -242,8 +252,12 @@ class RateDistortion(Objective):
         The codec.
     channel
         Channel of the latents; None for :class:`StraightThrough`.
-    distortion, scale, regulariser
-        As for :class:`Objective`.
+    distortion
+        ``mse`` or ``ms-ssim``.
+    scale
+        Factor of λ.
+    regulariser
+        Added to the loss; its source model learns beside the codec and is not part of it.
     """
 
     def __init__(
@@ -284,8 +298,12 @@ class GenieAided(Objective):
     oracle
         The channel. If its variance is about a predicted mean, side information and context
         predict that mean, and z is charged.
-    distortion, scale, regulariser
-        As for :class:`Objective`.
+    distortion
+        ``mse`` or ``ms-ssim``.
+    scale
+        Factor of λ.
+    regulariser
+        Added to the loss; its source model learns beside the codec and is not part of it.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from waterfill.codec.model import Codec
 from waterfill.data.crops import grown
-from waterfill.data.sets import PictureSet, split_validation
+from waterfill.data.sets import PictureSet, none_readable, split_validation
 from waterfill.errors import ImageError, TrainingError
 from waterfill.training.config import MS_SSIM_MIN_SIDE, TrainConfig
 from waterfill.training.objectives import Batch, Objective
@@ -119,7 +119,5 @@ def split(pictures: PictureSet, config: TrainConfig) -> tuple[PictureSet, Valida
         validation = Validation(training, config, count=1)
         validation.unreadable |= broken
     if not validation.crops:
-        raise TrainingError(
-            f"none of the {len(pictures)} pictures can be read; one: {validation.reason}"
-        )
+        raise TrainingError(none_readable(len(pictures), validation.reason))
     return training, validation
