@@ -132,7 +132,7 @@ def test_the_whole_way_from_training_to_the_page(tiny: None, folder: Path, tmp_p
     request = request_of(folder, tmp_path / "runs")
     curves = REPRODUCTIONS["paper2-fig4"](request)
     assert [one.name for one in curves.lines] == ["hyperprior, plain", "hyperprior, α = 0.1"]
-    runs = sorted(path.name for path in request.runs.iterdir())
+    runs = sorted(path.name for path in request.runs.glob("mini-*"))
     assert runs == [f"mini-hyperprior-{arm}-s{seed}" for arm in ("0.1", "plain") for seed in (1, 2)]
     kept = list(request.runs.glob("*/after-*.safetensors"))
     assert len(kept) == 8
@@ -153,14 +153,38 @@ def test_the_whole_way_from_training_to_the_page(tiny: None, folder: Path, tmp_p
 
     with pytest.raises(WaterfillError, match="name photographs to train on"):
         REPRODUCTIONS["paper2-annealed"](replace(request, photographs=()))
-    for record in request.runs.glob("*/after-4.json"):
-        record.write_text("{")
-    with pytest.raises(WaterfillError, match=r"after-4\.json: is damaged"):
-        REPRODUCTIONS["paper2-table1"](replace(request, photographs=()))
     # A run that has left a step behind can't tell what it was there.
     kept[0].with_name("after-2.safetensors").unlink()
     with pytest.raises(WaterfillError, match="gone beyond step 2"):
         REPRODUCTIONS["paper2-fig3"](request)
+
+
+def test_a_run_that_was_made_otherwise_is_not_taken_for_this_one(
+    tiny: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_of(folder, tmp_path / "runs")
+    curve = Trained(request).curve(Arm("hyperprior"), 1, 4, "kodak")
+    for changed, photographs, what in (
+        (replace(TINY, learning_rate=2e-2), request.photographs, "with another learning_rate"),
+        (TINY, [str(folder / "screen_shots" / "0.png")], "on other photographs than these"),
+    ):
+        monkeypatch.setattr(arms, "_mini", lambda model, config=changed: config)
+        other = Trained(replace(request, photographs=photographs))
+        with pytest.raises(WaterfillError, match=f"mini-hyperprior-plain-s1: was trained {what}"):
+            other.curve(Arm("hyperprior"), 1, 4, "kodak")
+    monkeypatch.setattr(arms, "_mini", lambda model: TINY)
+
+    # Measured once, and again where what measures has changed.
+    asked: list[object] = []
+    measure = arms.measure_rung
+    monkeypatch.setattr(
+        arms, "measure_rung", lambda *a, **k: (asked.append(a), measure(*a, **k))[1]
+    )
+    assert Trained(request).curve(Arm("hyperprior"), 1, 4, "kodak") == curve
+    assert not asked
+    monkeypatch.setattr(arms, "identity", lambda: {"code": "another"})
+    assert Trained(request).curve(Arm("hyperprior"), 1, 4, "kodak") == curve
+    assert len(asked) == 1
 
 
 def test_at_no_weight_equal_seeds_end_equal(tiny: None, folder: Path, tmp_path: Path) -> None:

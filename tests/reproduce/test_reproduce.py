@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from waterfill.cli import run
 from waterfill.cli.shared import out_console
 from waterfill.codec.config import CodecConfig
-from waterfill.codec.registry import load_codec
+from waterfill.codec.model import Codec
+from waterfill.codec.registry import load_codec, save_codec
 from waterfill.errors import Interrupted, WaterfillError
 from waterfill.ladder import Ladder, limits
 from waterfill.report.reproduction import render_reproduction
@@ -163,6 +166,67 @@ def test_without_photographs_nothing_is_trained(request_: Request) -> None:
         Request(scale="huge")
 
 
+def test_a_training_that_was_made_otherwise_is_not_taken_for_this_one(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(**changes: Any) -> None:
+        usual: dict[str, Any] = {"start": str(start), "schedule": "cosine"}
+        monkeypatch.setattr(trained, "_mini", lambda *of: replace(tiny(*of), **usual | changes))
+        trained.train_all(request_, trained.experiments_of("mini", ["baseline"]))
+
+    start = request_.runs.parent / "start.safetensors"
+    config = tiny(trained.SYSTEMS["baseline"], "mse").codec
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        save_codec(Codec(config), start.with_name(f"{seed}.safetensors"), {})
+    shutil.copy(start.with_name("1.safetensors"), start)
+    begin()
+    begin()  # the very same is taken as it is
+    again = r"mini-baseline: was trained {}; remove that folder, or take another --out$"
+    with pytest.raises(WaterfillError, match=again.format("with another learning_rate")):
+        begin(learning_rate=2e-3)
+    with pytest.raises(WaterfillError, match=again.format("with steps 2, not 4")):
+        begin(steps=4)
+    with pytest.raises(WaterfillError, match=again.format("with steps 2, not 1")):
+        begin(steps=1)
+    shutil.copy(start.with_name("2.safetensors"), start)
+    with pytest.raises(WaterfillError, match=again.format("from other weights than .* has now")):
+        begin()
+    start.unlink()  # nothing to hold it against
+    begin()
+    (Path(request_.photographs[0]) / "0.png").unlink()
+    with pytest.raises(WaterfillError, match=again.format("on other photographs than these")):
+        begin()
+
+
+def test_a_limit_is_of_the_baseline_that_is_there(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, limit = (
+        replace(one, after="mini-baseline" if one.name == "mini-joint" else None)
+        for one in trained.experiments_of("mini", ["baseline", "joint"])
+    )
+    trained.train_all(request_, [base, limit])
+    shutil.rmtree(request_.runs / "mini-baseline")
+    other = replace(base, config=replace(base.config, seed=5))
+    with pytest.raises(WaterfillError, match="mini-joint: was trained from other weights than"):
+        trained.train_all(request_, [other, limit])
+
+
+def test_what_cant_be_used_is_said_before_anything_is_trained(
+    request_: Request, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    pictures = [*request_.pictures, str(tmp_path / "broken.png")]
+    with pytest.raises(WaterfillError, match=r"broken\.png: is not a picture"):
+        REPRODUCTIONS["fig4a"](replace(request_, pictures=pictures))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WaterfillError) as caught:
+        REPRODUCTIONS["fig4a"](replace(request_, photographs=[str(tmp_path / "empty")]))
+    assert str(caught.value) == f"{tmp_path / 'empty'}: no pictures in this folder"
+    assert not request_.runs.exists()
+
+
 def test_a_signal_ends_the_training_and_is_passed_on(request_: Request) -> None:
     signals = [signal.SIGTERM]
 
@@ -175,6 +239,10 @@ def test_a_signal_ends_the_training_and_is_passed_on(request_: Request) -> None:
         REPRODUCTIONS["fig4a"](told)
     assert caught.value.exit_code == 143
     assert len(list(request_.runs.glob("*/checkpoint.safetensors"))) == 1
+    # It has weights, but those of half a training.
+    assert (request_.runs / "mini-baseline" / "codec.safetensors").exists()
+    with pytest.raises(WaterfillError, match="mini-baseline is not trained: name photographs"):
+        REPRODUCTIONS["fig4a"](replace(request_, photographs=[]))
 
 
 def test_full_scale_is_the_papers_settings() -> None:

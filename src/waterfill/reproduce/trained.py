@@ -10,7 +10,8 @@ from typing import Any
 
 from waterfill.codec.channels import ChargedByPrior, GaussianTest, OracleGaussian, Rounding
 from waterfill.codec.registry import load_codec
-from waterfill.data.images import sample_pictures
+from waterfill.data.images import as_picture, sample_pictures
+from waterfill.data.sets import open_pictures
 from waterfill.errors import Interrupted, WaterfillError
 from waterfill.evaluation.curves import bd_rate
 from waterfill.evaluation.metrics import in_decibels
@@ -20,6 +21,7 @@ from waterfill.ladder.result import Point
 from waterfill.ladder.rungs import Coded, Predicted, Rung, Status, Told
 from waterfill.ladder.variances import Oracle as OracleVariance
 from waterfill.reproduce.result import Request
+from waterfill.reproduce.runs import check_run, steps_done
 from waterfill.training.config import TrainConfig
 from waterfill.training.experiments import Experiment, work_through
 from waterfill.training.folder import RunFolder
@@ -187,10 +189,12 @@ def train_all(request: Request, experiments: Sequence[Experiment]) -> None:
     Raises
     ------
     WaterfillError
-        If there is nothing to train on, or a training stops.
+        If there is nothing to train on, a training stops, or one that is there was made otherwise
+        than it would be now.
     Interrupted
         If Ctrl-C or SIGTERM stopped it; what was trained until then is kept.
     """
+    _check_runs(request, experiments)
     steps = sum(e.config.steps for e in experiments)
     before = {e.name: 0 for e in experiments}
 
@@ -198,7 +202,9 @@ def train_all(request: Request, experiments: Sequence[Experiment]) -> None:
         before[name] = report.step
         request.progress(sum(before.values()), steps, f"training {name}")
 
-    missing = [e for e in experiments if not RunFolder(request.runs / e.name).weights.exists()]
+    missing = [
+        e for e in experiments if steps_done(RunFolder(request.runs / e.name)) < e.config.steps
+    ]
     if missing and not request.photographs:
         raise WaterfillError(
             f"{missing[0].name} is not trained: name photographs to train on with --train"
@@ -211,9 +217,21 @@ def train_all(request: Request, experiments: Sequence[Experiment]) -> None:
             raise Interrupted(outcome.stopped_by)
         if not outcome.finished:
             raise WaterfillError(
-                f"{outcome.name}: step {outcome.step} of {outcome.steps} {outcome.note}".rstrip()
-                + "; the same command goes on"
+                f"{outcome.name}: step {outcome.step} of {outcome.steps}, {outcome.note}"
             )
+    _check_runs(request, experiments)  # of what others start from, some may be new
+
+
+def _check_runs(request: Request, experiments: Sequence[Experiment]) -> None:
+    """Refuse trainings that are there and were made otherwise."""
+    photographs = request.photographs
+    data = open_pictures(photographs).fingerprint() if photographs else None
+    for experiment in experiments:
+        config = experiment.config
+        if experiment.after is not None and not config.start:
+            start = RunFolder(request.runs / experiment.after).weights
+            config = replace(config, start=str(start))
+        check_run(RunFolder(request.runs / experiment.name), config, data)
 
 
 @dataclass(frozen=True)
@@ -242,10 +260,12 @@ def measure(
     Raises
     ------
     WaterfillError
-        If something has to be trained and there is nothing to train on, or a training stops.
+        As :func:`train_all`.
+    ImageError
+        If a picture can't be used; nothing is trained then.
     """
+    pictures = [as_picture(item) for item in request.pictures] or sample_pictures()
     train_all(request, experiments_of(request.scale, names, fidelity))
-    pictures = list(request.pictures) or sample_pictures()
     found = {}
     for name in names:
         for suffix, rung in (("", SYSTEMS[name].rung), (" witness", _WITNESSES.get(name))):
