@@ -133,16 +133,18 @@ def test_figure_4_trains_measures_and_goes_on(request_: Request) -> None:
 def test_figure_4b_has_codecs_of_its_own_for_ms_ssim(
     request_: Request, photo: NDArray[np.uint8]
 ) -> None:
-    small = REPRODUCTIONS["fig4b-ms-ssim"](request_)
-    assert all(np.isnan(line.y).all() for line in small.lines)
-    assert small.verdicts[0].verdict == "not resolved"
+    with pytest.raises(WaterfillError, match="MS-SSIM needs pictures of at least 161×161"):
+        REPRODUCTIONS["fig4b-ms-ssim"](request_)
+    assert not request_.runs.exists()
     large = np.tile(photo, (2, 2, 1))[:176, :176]
     found, mixed = (
-        REPRODUCTIONS["fig4b-ms-ssim"](replace(request_, pictures=pictures, photographs=[]))
+        REPRODUCTIONS["fig4b-ms-ssim"](replace(request_, pictures=pictures))
         for pictures in ([large], [photo[:64, :64], large])
     )
     # Rates of a picture without MS-SSIM don't go with the others'.
     assert mixed.lines == found.lines
+    assert mixed.notes[1].startswith("1 pictures. Too small for MS-SSIM, and left out: 1.")
+    assert found.notes[1].startswith("1 pictures. An oracle")
     names = {path.name for path in request_.runs.iterdir()}
     assert names == {f"mini-{n}-ms-ssim" for n in ("baseline", "joint", "joint-context")}
     assert found.axes[1] == "MS-SSIM (dB)"

@@ -73,9 +73,11 @@ def _notes(request: Request, pictures: int, fidelity: Fidelity = PSNR) -> tuple[
         )
     else:
         how = "Full scale: the paper's settings, one codec for each λ."
+    out = max(0, len(request.pictures) - pictures)
+    left_out = f" Too small for {fidelity.name}, and left out: {out}." if out else ""
     return (
         how,
-        f"{pictures} pictures. An oracle is told each latent's variance, which no decoder can be: "
+        f"{pictures} pictures.{left_out} An oracle is told each latent's variance, which no decoder can be: "
         "its curve is genie-aided and bounds R(D) in neither direction. What a prior trained "
         "beside it charges for the same ŷ is drawn too; that is achievable.",
     )

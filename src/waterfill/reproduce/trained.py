@@ -10,11 +10,11 @@ from typing import Any
 
 from waterfill.codec.channels import ChargedByPrior, GaussianTest, OracleGaussian, Rounding
 from waterfill.codec.registry import load_codec
-from waterfill.data.images import as_picture, sample_pictures
+from waterfill.data.images import Picture, as_picture, sample_pictures
 from waterfill.data.sets import open_pictures
 from waterfill.errors import Interrupted, WaterfillError
 from waterfill.evaluation.curves import bd_rate
-from waterfill.evaluation.metrics import in_decibels
+from waterfill.evaluation.metrics import MS_SSIM_MIN_SIDE, in_decibels
 from waterfill.ladder.decompose import efficient, mean_point
 from waterfill.ladder.measure import measure_rung
 from waterfill.ladder.result import Point
@@ -59,11 +59,14 @@ class Fidelity:
         What training minimises, see :class:`~waterfill.training.config.TrainConfig`.
     of
         Of a point, in dB.
+    least
+        Side of a picture below which there is none.
     """
 
     name: str
     distortion: str
     of: Callable[[Point], float]
+    least: int = 1
 
     @property
     def suffix(self) -> str:
@@ -72,7 +75,7 @@ class Fidelity:
 
 
 PSNR = Fidelity("PSNR", "mse", lambda point: point.psnr)
-MS_SSIM = Fidelity("MS-SSIM", "ms-ssim", lambda point: in_decibels(point.ms_ssim))
+MS_SSIM = Fidelity("MS-SSIM", "ms-ssim", lambda point: in_decibels(point.ms_ssim), MS_SSIM_MIN_SIDE)
 
 
 @dataclass(frozen=True)
@@ -260,11 +263,13 @@ def measure(
     Raises
     ------
     WaterfillError
-        As :func:`train_all`.
+        As :func:`train_all`, and if no picture is large enough.
     ImageError
         If a picture can't be used; nothing is trained then.
     """
-    pictures = [as_picture(item) for item in request.pictures] or sample_pictures()
+    pictures = _large_enough(
+        [as_picture(item) for item in request.pictures] or sample_pictures(), fidelity
+    )
     train_all(request, experiments_of(request.scale, names, fidelity))
     found = {}
     for name in names:
@@ -284,14 +289,17 @@ def measure(
                 )
                 for row, points in zip(rows, each, strict=True):
                     row += points
-            found[name + suffix] = Measured(SYSTEMS[name], _readable(rows, fidelity))
+            found[name + suffix] = Measured(SYSTEMS[name], rows)
     return found
 
 
-def _readable(rows: list[list[Point]], fidelity: Fidelity) -> list[list[Point]]:
-    """Pictures that have that fidelity, if any has: rates of others would not go with it."""
-    kept = [row for row in rows if not any(math.isnan(fidelity.of(point)) for point in row)]
-    return kept or rows
+def _large_enough(pictures: list[Picture], fidelity: Fidelity) -> list[Picture]:
+    """Pictures that have that fidelity: rates of others would not go with it."""
+    least = fidelity.least
+    kept = [picture for picture in pictures if min(picture.height, picture.width) >= least]
+    if not kept:
+        raise WaterfillError(f"{fidelity.name} needs pictures of at least {least}×{least}")
+    return kept
 
 
 def _told(request: Request, name: str, done: int, total: int, what: str) -> None:
