@@ -23,6 +23,7 @@ from waterfill.reproduce.regularisation.arms import Arm, Trained, mean_effect
 from waterfill.reproduce.regularisation.overhead import Overhead, overhead_of
 from waterfill.reproduce.regularisation.seeds import Effect
 from waterfill.reproduce.regularisation.study import Study
+from waterfill.reproduce.result import percent
 from waterfill.training.config import TrainConfig
 from waterfill.training.presets import PRESETS
 
@@ -258,8 +259,46 @@ def test_what_ran_away_is_named_and_nothing_is_said_of_the_rest(
     assert "3 of 3 seeds ran away" in found.verdicts[1].measured
     assert "takes 5.0 times λ" in found.verdicts[1].measured
     assert any("autoregressive-1, seed 2" in note for note in found.notes)
+    # What is left of a figure of curves is drawn.
+    gone = {"hyperprior-0.1": -1.0, "autoregressive-0.1": math.nan}
+    found = faked(monkeypatch, folder, "fig4", **gone)
+    assert verdicts(found) == ["not resolved"]
+    assert [one.name for one in found.lines] == [
+        "hyperprior, plain",
+        "hyperprior, α = 0.1",
+        "autoregressive, plain",
+    ]
+    assert "autoregressive, λ = 0.0018: —" in found.verdicts[0].measured
     assert Effect((-1.0, -1.01, math.nan)).verdict == "not resolved"
     assert str(Effect((-1.0, -1.0, math.nan))) == "−1.00 ± 0.00 % (2 of 3 seeds)"
+
+
+def test_plain_training_is_held_against_what_was_published(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """As percent above the published rate: a better codec has reached it too."""
+    monkeypatch.setattr(baselines, "Study", Faked)
+    monkeypatch.setattr(baselines, "is_kodak", lambda *_: True)
+
+    def of(**gains: float) -> list[str]:
+        rates = {"hyperprior": 0.0, "autoregressive": 0.0, "attention": 0.0} | gains
+
+        def curve(
+            self: Faked, arm: Arm, seed: int, step: int, wanted: str
+        ) -> list[tuple[float, float]]:
+            if not math.isfinite(rates[arm.model]):
+                raise DivergedError("the loss is nan")
+            anchor = baselines.published_curve(baselines._BASELINES[arm.model][1]).array()
+            return [(bpp * (1 + rates[arm.model] / 100), psnr) for bpp, psnr in anchor]
+
+        monkeypatch.setattr(Faked, "curve", curve)
+        found = REPRODUCTIONS["paper2-table3"](replace(request_of(folder, folder), scale="full"))
+        assert [row[1] for row in found.tables[0].rows] == [percent(r) for r in rates.values()]
+        return verdicts(found)
+
+    assert of(hyperprior=2.0, attention=-8.0) == ["reproduced"]
+    assert of(hyperprior=6.0) == ["not reproduced"]
+    assert of(autoregressive=math.nan) == ["not resolved"]
 
 
 def test_the_price_is_held_against_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -194,9 +194,9 @@ def _of_fitting(bounds: Sequence[PatchBound]) -> str:
         return "Estimators on patches are missing: they need photographs to be fitted to (--train)."
     return (
         "Estimators are fitted to patches of the photographs to train on, and read on patches of "
-        "these pictures, each picture by itself, and averaged as codecs are. Patches are coded one by "
-        "one, so that what neighbours share is paid for again: upper bounds, for pictures too, but "
-        "loose. Decoded values are not rounded to 8 bits. Steps: "
+        "these pictures, each picture by itself, and averaged as codecs are. Patches are coded one "
+        "by one, so that what neighbours share is paid for again: upper bounds, for pictures too, "
+        "but loose. Decoded values are not rounded to 8 bits. Steps: "
         + ", ".join(dict.fromkeys(f"{b.name} {b.steps:,}" for b in bounds))
         + "."
     )

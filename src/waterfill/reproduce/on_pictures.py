@@ -77,9 +77,9 @@ def _notes(request: Request, pictures: int, fidelity: Fidelity = PSNR) -> tuple[
     left_out = f" Too small for {fidelity.name}, and left out: {out}." if out else ""
     return (
         how,
-        f"{pictures} pictures.{left_out} An oracle is told each latent's variance, which no decoder can be: "
-        "its curve is genie-aided and bounds R(D) in neither direction. What a prior trained "
-        "beside it charges for the same ŷ is drawn too; that is achievable.",
+        f"{pictures} pictures.{left_out} An oracle is told each latent's variance, which no "
+        "decoder can be: its curve is genie-aided and bounds R(D) in neither direction. What a "
+        "prior trained beside it charges for the same ŷ is drawn too; that is achievable.",
     )
 
 

@@ -341,14 +341,14 @@ class Trained:
         """BD-rate of an arm against another, by seed: same first weights, same crops."""
         values = []
         for seed in SEEDS:
-            curves = [self._curve_if_any(one, seed, step, wanted) for one in (against, arm)]
+            curves = [self.curve_if_any(one, seed, step, wanted) for one in (against, arm)]
             try:
                 values.append(bd_rate(*curves) if all(curves) else math.nan)
             except CurveError:  # of young codecs, that share no range of PSNR
                 values.append(math.nan)
         return Effect(tuple(values))
 
-    def _curve_if_any(
+    def curve_if_any(
         self, arm: Arm, seed: int, step: int, wanted: str
     ) -> list[tuple[float, float]]:
         """A curve; empty, and the reason noted, of an arm that ran away."""

@@ -10,12 +10,14 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
+import numpy as np
+
 from waterfill.errors import WaterfillError
 from waterfill.reproduce.regularisation.arms import SEEDS, Arm, Trained, alpha_of, mean_effect
 from waterfill.reproduce.regularisation.seeds import Effect
-from waterfill.reproduce.result import Request
+from waterfill.reproduce.result import Line, Request
 
-__all__ = ["Study", "joint", "regularised", "resolution", "seeds_needed"]
+__all__ = ["Study", "joint", "mean_line", "regularised", "resolution", "seeds_needed"]
 
 #: Effects below this are what the paper reports: seeds are counted for it, percent.
 _EFFECT = 1.0
@@ -92,6 +94,15 @@ def _from_scratch() -> str:
         f"crops of {config.crop}²; the middle 256² of each picture; no model with attention. "
         "The paper's: 2 M steps of 16 crops, one codec for each λ."
     )
+
+
+def mean_line(label: str, curves: Sequence[Sequence[tuple[float, float]]]) -> list[Line]:
+    """The mean of those seeds' curves (bpp, dB) that there are; none without any."""
+    known = [curve for curve in curves if curve]
+    if not known:
+        return []
+    points = np.mean(known, axis=0)
+    return [Line(label, tuple(points[:, 0].tolist()), tuple(points[:, 1].tolist()))]
 
 
 def seeds_needed(effect: Effect) -> str:
