@@ -319,6 +319,23 @@ def test_figure_3_shows_what_is_silent(photo: NDArray[np.uint8]) -> None:
     page = render_reproduction(found)
     assert page.count("<img") == 4
     assert "(genie-aided)" in page
+    # Of all latents, not of the one channel that most is spent on.
+    rows = {row[0]: row[1:] for row in found.tables[0].rows}
+    assert rows["oracle, test channel"][0] == "genie-aided"
+    assert [rows[name][0] for name in list(rows)[:2]] == [
+        "achieved up to coder overhead",
+        "achievable",
+    ]
+    shares = {name: float(row[1]) for name, row in rows.items()}
+    assert shares["rounding"] == 0
+    assert min(shares["test channel"], shares["oracle, test channel"]) > 50
+    assert 30 < float(rows["oracle, test channel"][2]) < 70
+    zeros = 100 * (found.pictures["oracle, test channel"] == 0).mean()
+    assert rows["oracle, test channel"][2] == f"{zeros:.1f}"
+    assert [verdict.verdict for verdict in found.verdicts] == ["reproduced"]
+    assert f"oracle, test channel {shares['oracle, test channel']} % (genie-aided)" in (
+        found.verdicts[0].measured
+    )
 
 
 def test_figure_5a_names_what_is_genie_aided_and_what_is_published(
