@@ -35,32 +35,24 @@ __all__ = ["appendix_g", "fig3", "fig4a", "fig4b", "fig4b_ms_ssim"]
 
 
 def _lines(measured: dict[str, Measured], fidelity: Fidelity = PSNR) -> tuple[Line, ...]:
-    lines = []
-    for name, one in measured.items():
-        witness = name.endswith("witness")
-        label = (
-            f"{one.system.label}: the same ŷ, charged by a prior" if witness else one.system.label
+    return tuple(
+        Line(
+            one.label,
+            tuple(p.bpp for p in one.curve),
+            tuple(map(fidelity.of, one.curve)),
+            one.genie,
         )
-        curve = one.curve
-        lines.append(
-            Line(
-                label,
-                tuple(p.bpp for p in curve),
-                tuple(map(fidelity.of, curve)),
-                one.system.genie and not witness,
-            )
-        )
-    return tuple(lines)
+        for one in measured.values()
+    )
 
 
 def _table(measured: dict[str, Measured], fidelity: Fidelity = PSNR) -> Table:
     baseline = measured["baseline"].curve
     rows = []
-    for line, one in zip(_lines(measured, fidelity), measured.values(), strict=True):
-        status = GENIE_AIDED if line.genie else "achievable"
-        points = [f"{bpp:.4f}, {db:.2f}" for bpp, db in zip(line.x, line.y, strict=True)]
+    for one in measured.values():
+        points = [f"{point.bpp:.4f}, {fidelity.of(point):.2f}" for point in one.curve]
         rate = percent(bd_rate_of(baseline, one.curve, fidelity))
-        rows.append((line.name, status, *points, rate))
+        rows.append((one.label, str(one.status), *points, rate))
     rates = tuple(f"rate {k + 1}: bpp, dB" for k in range(len(QUALITIES)))
     return Table(
         f"Means over the pictures; BD-rate against the hyperprior, by {fidelity.name}",

@@ -239,10 +239,24 @@ def _check_runs(request: Request, experiments: Sequence[Experiment]) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """A trained system on pictures: points of each picture, ascending in rate."""
+    """A trained system on pictures, or what a prior charges for its ŷ.
 
-    system: System
+    Attributes
+    ----------
+    label, status
+        For tables and legends.
+    pictures
+        Points of each picture, ascending in rate.
+    """
+
+    label: str
+    status: Status
     pictures: list[list[Point]]
+
+    @property
+    def genie(self) -> bool:
+        """Whether it is told something for free."""
+        return self.status is Status.GENIE
 
     @property
     def curve(self) -> list[Point]:
@@ -273,9 +287,12 @@ def measure(
     train_all(request, experiments_of(request.scale, names, fidelity))
     found = {}
     for name in names:
-        for suffix, rung in (("", SYSTEMS[name].rung), (" witness", _WITNESSES.get(name))):
-            if rung is None:
-                continue
+        system = SYSTEMS[name]
+        read = [(name, system.label, system.rung)]
+        if name in _WITNESSES:
+            charged = f"{system.label}: the same ŷ, charged by a prior"
+            read.append((f"{name} witness", charged, _WITNESSES[name]))
+        for key, label, rung in read:
             rows: list[list[Point]] = [[] for _ in pictures]
             for stem, qualities in _weights(request, name + fidelity.suffix):
                 codec = load_codec(str(RunFolder(request.runs / stem).weights))
@@ -289,7 +306,7 @@ def measure(
                 )
                 for row, points in zip(rows, each, strict=True):
                     row += points
-            found[name + suffix] = Measured(SYSTEMS[name], rows)
+            found[key] = Measured(label, rung.status, rows)
     return found
 
 
