@@ -9,6 +9,7 @@ import math
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,25 @@ from PIL import Image
 
 from waterfill.cli import run
 from waterfill.cli.shared import out_console
+from waterfill.codec.channels import (
+    ChargedByPrior,
+    OracleStraightThrough,
+    Rounding,
+    StraightThrough,
+)
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.model import Codec
 from waterfill.codec.registry import load_codec, save_codec
 from waterfill.errors import Interrupted, WaterfillError
 from waterfill.ladder import Ladder, limits
+from waterfill.ladder.result import Point
+from waterfill.ladder.rungs import Coded, Status, Told
 from waterfill.report.reproduction import render_reproduction
-from waterfill.reproduce import REPRODUCTIONS, Reproduction, Request, trained
+from waterfill.reproduce import REPRODUCTIONS, Reproduction, Request, on_pictures, trained
 from waterfill.reproduce.architectures import layers_of
 from waterfill.reproduce.result import Table, said
 from waterfill.training.config import TrainConfig
+from waterfill.training.objectives import GenieAided, RateDistortion, objective_of
 
 
 def line(found: Reproduction, start: str) -> NDArray[np.float64]:
@@ -131,9 +141,97 @@ def test_figure_4_trains_measures_and_goes_on(request_: Request) -> None:
     assert [one.name for one in b.lines[:2]] == [a.lines[0].name, a.lines[3].name]
     assert b.lines[0].x == a.lines[0].x
     without = replace(request_, photographs=[])
+    # Another seed is other noise, and the same file.
+    other = trained.measure(replace(without, seed=1), ["baseline", "test-channel"])
+    assert tuple(p.psnr for p in other["baseline"].curve) == a.lines[0].y
+    assert tuple(p.psnr for p in other["test-channel"].curve) != a.lines[2].y
     g = REPRODUCTIONS["appendix-g"](without)
     assert len(g.tables[0].rows) == 2
     assert g.tables[1].rows[0][1] == "26.16, 0.2675"
+
+
+def test_what_is_measured_is_what_was_trained() -> None:
+    codec = Codec(CodecConfig(n=4, m=8, hyper=4))
+    names = list(trained.SYSTEMS)
+    for scale in ("mini", "full"):
+        for name, one in zip(names * 4, trained.experiments_of(scale, names), strict=False):
+            objective, rung = objective_of(one.config, codec), trained.SYSTEMS[name].rung
+            match objective:
+                case GenieAided(oracle=OracleStraightThrough()):
+                    assert isinstance(rung, Told)
+                    assert rung.channel == Rounding()
+                    assert rung.status is Status.GENIE
+                case GenieAided():
+                    assert rung.channel == objective.oracle
+                    assert rung.status is Status.GENIE
+                    charged = trained._WITNESSES[name]
+                    assert charged.channel == ChargedByPrior(objective.oracle)
+                    assert charged.status is Status.ACHIEVABLE
+                case RateDistortion(channel=StraightThrough()):
+                    assert isinstance(rung, Coded)
+                    assert rung.status is Status.ACHIEVED_IDEAL
+                case RateDistortion():
+                    assert rung.channel == objective.channel
+                    assert rung.status is Status.ACHIEVABLE
+
+
+def faked(monkeypatch: pytest.MonkeyPatch, name: str, **changes: float) -> Reproduction:
+    """A figure of systems whose rates differ from the baseline's by so many percent."""
+    rates = {
+        "baseline": 0.0,
+        "oracle-rounding": -20.0,
+        "test-channel": -10.0,
+        "joint": -40.0,
+        "joint witness": 30.0,
+        "joint-context": -60.0,
+        "joint-context witness": 25.0,
+    } | {key.replace("_", "-"): value for key, value in changes.items()}
+
+    def measure(request: Request, names: Sequence[str], *_: Any) -> dict[str, trained.Measured]:
+        def points(rate: float) -> list[Point]:
+            bpp = 0.2 * (1 + rate / 100)
+            return [Point(k, bpp * 2**k, 28 + 2.5 * k, 1 - 0.1 / 2**k, 1.0, {}) for k in range(4)]
+
+        wanted = [key for key in rates if key.split()[0] in names]
+        return {
+            key: trained.Measured(
+                key,
+                Status.GENIE if "joint" in key and "witness" not in key else Status.ACHIEVABLE,
+                [points(rates[key])] * 2,
+            )
+            for key in wanted
+        }
+
+    monkeypatch.setattr(on_pictures, "measure", measure)
+    return REPRODUCTIONS[name](Request())
+
+
+def test_verdicts_follow_the_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    a = faked(monkeypatch, "fig4a")
+    assert [one.verdict for one in a.verdicts] == ["reproduced", "reproduced", "cannot be"]
+    assert [row[-1] for row in a.tables[0].rows] == [
+        "+0.0 %",
+        "−20.0 %",
+        "−10.0 %",
+        "−40.0 %",
+        "+30.0 %",
+    ]
+    assert "predicted variance, test channel −10.0 %," in a.verdicts[0].measured
+    assert "oracle variance, test channel −40.0 % (genie-aided)" in a.verdicts[0].measured
+    assert "+30.0 % against the hyperprior" in a.verdicts[2].measured
+    # One that costs more, and one that gains more than both together.
+    worse = faked(monkeypatch, "fig4a", test_channel=5.0, oracle_rounding=-50.0)
+    assert [one.verdict for one in worse.verdicts[:2]] == ["not reproduced"] * 2
+    for name in ("fig4b", "fig4b-ms-ssim"):
+        b = faked(monkeypatch, name)
+        assert b.verdicts[0].verdict == "reproduced"
+        # 40 % of the baseline's rate against 60 %.
+        assert b.verdicts[0].measured.startswith("−33.3 % against the limit without it (genie-aid")
+        other = faked(monkeypatch, name, **{"joint-context": -30.0})
+        assert other.verdicts[0].verdict == "not reproduced"
+    g = faked(monkeypatch, "appendix-g")
+    assert [row[-2:] for row in g.tables[0].rows] == [("−40.0 %", "−60.0 %")] * 2
+    assert [one.verdict for one in g.verdicts] == ["reproduced", "not reproduced"]
 
 
 def test_figure_4b_has_codecs_of_its_own_for_ms_ssim(
@@ -367,6 +465,7 @@ def test_figure_5a_names_the_best_of_all_achievable_rungs(
     photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cheap_trellis(*given: Any, **more: Any) -> Ladder:
+        assert more["seed"] == 3
         ladder = limits(*given, **more)
         rungs = [
             replace(rung, curve=tuple(replace(point, bpp=point.bpp / 2) for point in rung.curve))
@@ -377,7 +476,7 @@ def test_figure_5a_names_the_best_of_all_achievable_rungs(
         return replace(ladder, rungs=tuple(rungs))
 
     monkeypatch.setattr("waterfill.reproduce.comparison.limits", cheap_trellis)
-    found = REPRODUCTIONS["fig5a"](Request(pictures=[photo[:64, :96]]))
+    found = REPRODUCTIONS["fig5a"](Request(pictures=[photo[:64, :96]], seed=3))
     rates = {name: rate for name, _, rate in found.tables[0].rows}
     (gain,) = (one.measured for one in found.verdicts if "could still gain" in one.claim)
     assert f"codec, trellis, lies at {rates['bundled codec: trellis']}" in gain
