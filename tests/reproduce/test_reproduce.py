@@ -125,6 +125,13 @@ def test_figure_4_trains_measures_and_goes_on(request_: Request) -> None:
     oracle, prior = (np.array(one.x) for one in a.lines[-2:])
     assert (prior >= oracle - 1e-9).all()
     assert a.lines[-2].y == a.lines[-1].y
+    # Which codecs were measured; an oracle and what a prior charges are of one.
+    assert a.environment["weights"] == {
+        f"mini-{name}": load_codec(
+            str(request_.runs / f"mini-{name}" / "codec.safetensors")
+        ).weights_id.hex()
+        for name in ("baseline", "oracle-rounding", "test-channel", "joint")
+    }
     assert [row[1] for row in a.tables[0].rows] == [
         "achieved up to coder overhead",
         "genie-aided",
@@ -198,6 +205,7 @@ def faked(monkeypatch: pytest.MonkeyPatch, name: str, **changes: float) -> Repro
                 key,
                 Status.GENIE if "joint" in key and "witness" not in key else Status.ACHIEVABLE,
                 [points(rates[key])] * 2,
+                {},
             )
             for key in wanted
         }
@@ -423,6 +431,7 @@ def test_figure_3_shows_what_is_silent(photo: NDArray[np.uint8]) -> None:
     page = render_reproduction(found)
     assert page.count("<img") == 4
     assert "(genie-aided)" in page
+    assert found.environment["weights"] == {"default": load_codec().weights_id.hex()}
     # Of all latents, not of the one channel that most is spent on.
     rows = {row[0]: row[1:] for row in found.tables[0].rows}
     assert rows["oracle, test channel"][0] == "genie-aided"
@@ -459,6 +468,7 @@ def test_figure_5a_names_what_is_genie_aided_and_what_is_published(
     assert any("others" in note for note in found.notes)
     assert any("--train" in note for note in found.notes)
     assert "(genie-aided)" in render_reproduction(found)
+    assert found.environment["weights"] == {"default": load_codec().weights_id.hex()}
 
 
 def test_figure_5a_names_the_best_of_all_achievable_rungs(

@@ -58,8 +58,9 @@ def fig5a(request: Request) -> Reproduction:
     pictures = [as_picture(item) for item in list(request.pictures) or sample_pictures()]
     bounds = bounds_on_patches(request, pictures) if request.photographs else []
     kodak = is_kodak([fingerprint(picture) for picture in pictures])
+    codec = load_codec()
     ladder = limits(
-        load_codec(),
+        codec,
         pictures,
         _QUALITIES,
         seed=request.seed,
@@ -105,7 +106,7 @@ def fig5a(request: Request) -> Reproduction:
             + (": the Kodak photographs." if kodak else ", which are others: compare with care."),
             _of_fitting(bounds),
         ),
-        environment(request.seed),
+        environment(request.seed) | {"weights": {"default": codec.weights_id.hex()}},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,6 +83,12 @@ def _notes(request: Request, pictures: int, fidelity: Fidelity = PSNR) -> tuple[
     )
 
 
+def _environment(request: Request, measured: dict[str, Measured]) -> dict[str, Any]:
+    """With the codecs that were measured."""
+    weights = {name: each for one in measured.values() for name, each in one.weights.items()}
+    return environment(request.seed) | {"weights": weights}
+
+
 def fig4a(request: Request) -> Reproduction:
     """Baseline, oracle variance, test channel, and both, each with networks trained for it."""
     measured = measure(request, ("baseline", "oracle-rounding", "test-channel", "joint"))
@@ -119,7 +126,7 @@ def fig4a(request: Request) -> Reproduction:
             ),
         ),
         _notes(request, len(measured["baseline"].pictures)),
-        environment(request.seed),
+        _environment(request, measured),
     )
 
 
@@ -159,7 +166,7 @@ def _with_context(request: Request, fidelity: Fidelity, name: str, title: str) -
             ),
         ),
         _notes(request, len(measured["baseline"].pictures), fidelity),
-        environment(request.seed),
+        _environment(request, measured),
     )
 
 
@@ -228,7 +235,7 @@ def appendix_g(request: Request) -> Reproduction:
             "Two of the paper's pictures have the same hyperprior PSNR to six digits: probably a "
             "slip. Its percentages are read off its points along a hyperprior's usual slope.",
         ),
-        environment(request.seed),
+        _environment(request, measured),
     )
 
 
@@ -241,7 +248,8 @@ def fig3(request: Request) -> Reproduction:
     """Latents before the channel, after rounding, after the test channel; what costs nothing."""
     picture = as_picture(request.pictures[0]) if request.pictures else sample_pictures()[0]
     request.progress(0, 1, f"measuring {picture.name}")
-    sitting = OwnCodec(load_codec()).sit(picture, Setting(_SHOWN))
+    codec = load_codec()
+    sitting = OwnCodec(codec).sit(picture, Setting(_SHOWN))
     crossed: dict[str, list[Crossing]] = {name: [] for name in _CHANNELS}
     for k, view in enumerate(sitting.views):
         for name, (_, cross) in _CHANNELS.items():
@@ -290,7 +298,7 @@ def fig3(request: Request) -> Reproduction:
             "oracle leaves silent for about half are shown.",
             *(() if len(request.pictures) < 2 else ("Only the first picture is looked at.",)),
         ),
-        environment(request.seed),
+        environment(request.seed) | {"weights": {"default": codec.weights_id.hex()}},
         maps,
     )
 

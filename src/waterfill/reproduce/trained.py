@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -247,11 +247,14 @@ class Measured:
         For tables and legends.
     pictures
         Points of each picture, ascending in rate.
+    weights
+        Of the codecs that were measured: identities by the folders of their trainings.
     """
 
     label: str
     status: Status
     pictures: list[list[Point]]
+    weights: Mapping[str, str]
 
     @property
     def genie(self) -> bool:
@@ -294,8 +297,10 @@ def measure(
             read.append((f"{name} witness", charged, _WITNESSES[name]))
         for key, label, rung in read:
             rows: list[list[Point]] = [[] for _ in pictures]
+            weights = {}
             for stem, qualities in _weights(request, name + fidelity.suffix):
                 codec = load_codec(str(RunFolder(request.runs / stem).weights))
+                weights[stem] = codec.weights_id.hex()
                 each = measure_rung(
                     codec,
                     rung,
@@ -306,7 +311,7 @@ def measure(
                 )
                 for row, points in zip(rows, each, strict=True):
                     row += points
-            found[key] = Measured(label, rung.status, rows)
+            found[key] = Measured(label, rung.status, rows, weights)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from waterfill.codec.registry import load_codec
 from waterfill.provenance import environment
 from waterfill.reproduce.regularisation.arms import (
     BUNDLED,
@@ -220,5 +221,5 @@ def bundled(request: Request) -> Reproduction:
             f"four rates, {config.steps:,} steps of {config.batch} crops of {config.crop}², with "
             "and without; q is as young as the run; the middle 256² of each picture.",
         ),
-        environment(request.seed),
+        environment(request.seed) | {"weights": {"default": load_codec().weights_id.hex()}},
     )
