@@ -67,6 +67,9 @@ def test_appendix_d_has_the_known_rates() -> None:
     found = REPRODUCTIONS["appendix-d"](Request())
     (row,) = (row for row in found.tables[0].rows if row[0] == "0.9")
     assert row[1:] == ("4.392", "3.375", "3.435", "3.124")
+    # Of ρ = 0 each channel is independent: log₂ 21 and log₂ 20.
+    assert found.tables[0].rows[0][1:] == ("4.392", "4.322", "4.392", "4.322")
+    assert "4.322 bits" in found.notes[1]
 
 
 def test_tables_compare_layer_by_layer() -> None:

@@ -172,8 +172,9 @@ def _of_patches(bounds: Sequence[PatchBound]) -> list[Table]:
         )
         for b in bounds
     ]
-    columns = ("estimator", "status", *(f"λ {q}" for q in QUALITIES_READ), "ceiling (bpp)")
-    return [Table("Estimators on patches: bpp and PSNR (dB)", columns, tuple(rows))] if rows else []
+    columns = ("estimator", "status", *(f"quality {q}" for q in QUALITIES_READ), "ceiling (bpp)")
+    title = "Estimators on patches, at the λ of each quality: bpp and PSNR (dB)"
+    return [Table(title, columns, tuple(rows))] if rows else []
 
 
 def _beside(bounds: Sequence[PatchBound], curves: Mapping[str, NDArray[np.float64]]) -> str:
