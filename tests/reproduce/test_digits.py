@@ -143,6 +143,14 @@ def test_a_prior_is_asked_for_the_y_that_the_oracle_sent() -> None:
         assert torch.allclose(errors, again, rtol=1e-5)
 
 
+def test_digits_that_were_fitted_to_are_no_test(request_: Request, tmp_path: Path) -> None:
+    some = [idx_file(tmp_path / "some-idx3-ubyte", digits(90, 0)[::-7])]
+    for pictures in (request_.photographs, some):
+        with pytest.raises(WaterfillError, match="test digits that are not among the training"):
+            REPRODUCTIONS["fig5c"](replace(request_, pictures=list(pictures)))
+    assert not request_.runs.exists()
+
+
 def test_figure_5c_needs_digits(request_: Request) -> None:
     for wrong in (
         replace(request_, photographs=[]),

@@ -52,6 +52,8 @@ def test_an_effect_is_told_from_its_spread() -> None:
     assert Effect((math.nan, math.nan)).verdict == "not resolved"
     assert str(clear) == "−1.00 ± 0.50 %"
     assert str(Effect((math.nan,))) == "—"
+    nothing = study.resolution({"x": Effect((math.nan,))})
+    assert nothing == "x: —, s = — %, seeds for 1 %: —"
 
 
 def test_one_of_many_needs_more_to_refute_them_all() -> None:

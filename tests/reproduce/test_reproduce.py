@@ -119,7 +119,14 @@ def request_(tmp_path: Path, photo: NDArray[np.uint8], monkeypatch: pytest.Monke
 
 def test_figure_4_trains_measures_and_goes_on(request_: Request) -> None:
     steps: list[str] = []
-    told = replace(request_, progress=lambda done, total, what: steps.append(what))
+    shares: list[float] = []
+
+    def tell(done: int, total: int | None, what: str) -> None:
+        steps.append(what)
+        if what.startswith("training"):
+            shares.append(done / (total or 1))
+
+    told = replace(request_, progress=tell)
     a = REPRODUCTIONS["fig4a"](told)
     assert [one.genie for one in a.lines] == [False, True, False, True, False]
     assert all(len(one.x) == 4 for one in a.lines)
@@ -148,6 +155,7 @@ def test_figure_4_trains_measures_and_goes_on(request_: Request) -> None:
     steps.clear()
     b = REPRODUCTIONS["fig4b"](told)
     assert {s for s in steps if s.startswith("training")} == {"training mini-joint-context"}
+    assert shares[-1] == 1  # what was trained before is done
     assert [one.name for one in b.lines[:2]] == [a.lines[0].name, a.lines[3].name]
     assert b.lines[0].x == a.lines[0].x
     without = replace(request_, photographs=[])

@@ -199,15 +199,13 @@ def train_all(request: Request, experiments: Sequence[Experiment]) -> None:
     """
     _check_runs(request, experiments)
     steps = sum(e.config.steps for e in experiments)
-    before = {e.name: 0 for e in experiments}
+    before = {e.name: steps_done(RunFolder(request.runs / e.name)) for e in experiments}
 
     def advance(name: str, report: Any) -> None:
         before[name] = report.step
         request.progress(sum(before.values()), steps, f"training {name}")
 
-    missing = [
-        e for e in experiments if steps_done(RunFolder(request.runs / e.name)) < e.config.steps
-    ]
+    missing = [e for e in experiments if before[e.name] < e.config.steps]
     if missing and not request.photographs:
         raise WaterfillError(
             f"{missing[0].name} is not trained: name photographs to train on with --train"

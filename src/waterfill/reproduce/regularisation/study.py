@@ -114,8 +114,7 @@ def seeds_needed(effect: Effect) -> str:
 def resolution(effects: Mapping[str, Effect]) -> str:
     """Effects by name, their spread, and how many seeds would tell one of 1 %."""
     return "; ".join(
-        f"{name}: {effect}, s = {effect.deviation:.2f} %, seeds for {_EFFECT:g} %: "
-        f"{seeds_needed(effect)}"
+        f"{name}: {effect}, s = {effect.spread} %, seeds for {_EFFECT:g} %: {seeds_needed(effect)}"
         for name, effect in effects.items()
     )
 

@@ -162,10 +162,7 @@ def annealed(request: Request) -> Reproduction:
             Table(
                 "BD-rate against plain training after the last step, natural pictures",
                 ("weight", "BD-rate", "between seeds (%)", "seeds for 1 %"),
-                tuple(
-                    (name, str(e), f"{e.deviation:.2f}", seeds_needed(e))
-                    for name, e in effects.items()
-                ),
+                tuple((name, str(e), e.spread, seeds_needed(e)) for name, e in effects.items()),
             ),
         ),
         (
