@@ -7,7 +7,7 @@ import numpy as np
 from waterfill import theory
 from waterfill.codec.channels import WATER_LEVEL
 from waterfill.provenance import environment
-from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict
+from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict, said
 
 __all__ = ["appendix_d", "fig2"]
 
@@ -140,4 +140,4 @@ def appendix_d(request: Request) -> Reproduction:
 
 
 def _verdict(claim: str, holds: bool, measured: str) -> Verdict:
-    return Verdict(claim, "reproduced" if holds else "not reproduced", measured)
+    return Verdict(claim, said(holds), measured)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from waterfill.codec.channels import Channel, Crossing, GaussianTest, OracleGaussian, Rounding
 from waterfill.codec.densities import Gaussian
 from waterfill.codec.noise import Noise
 from waterfill.codec.registry import load_codec
 from waterfill.data.images import as_picture, sample_pictures
+from waterfill.ladder.picture import put_together
 from waterfill.ladder.rungs import Status
 from waterfill.ladder.subjects import OwnCodec, Setting, View, noise_of
 from waterfill.provenance import environment
@@ -263,9 +261,9 @@ def fig3(request: Request) -> Reproduction:
     }
     # Half of it silent: in others there is little to see.
     channel = int((silent[_TOLD] - 0.5).abs().argmin())
-    maps = {"y": _whole([view.y[channel] for view in sitting.views], sitting.across)}
+    maps = {"y": put_together([view.y[channel] for view in sitting.views], sitting.across)}
     for name, crossings in crossed.items():
-        maps[name] = _whole([one.y_hat[channel] for one in crossings], sitting.across)
+        maps[name] = put_together([one.y_hat[channel] for one in crossings], sitting.across)
     shares = {name: 100.0 * float(each.mean()) for name, each in silent.items()}
     rows = tuple(
         (name, str(status), f"{shares[name]:.1f}", f"{100.0 * float(silent[name][channel]):.1f}")
@@ -326,10 +324,3 @@ _CHANNELS: dict[str, tuple[Status, Callable[[View, Noise], Crossing]]] = {
     "test channel": (Status.ACHIEVABLE, _by_prior(GaussianTest())),
     _TOLD: (Status.GENIE, _told),
 }
-
-
-def _whole(tiles: Sequence[Tensor], across: int) -> NDArray[np.float32]:
-    """Tiles (h, w), row by row, put together."""
-    rows = [torch.cat(list(tiles[k : k + across]), 1) for k in range(0, len(tiles), across)]
-    joined: NDArray[np.float32] = torch.cat(rows).float().numpy()
-    return joined
