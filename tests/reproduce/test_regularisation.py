@@ -135,6 +135,7 @@ def test_the_whole_way_from_training_to_the_page(tiny: None, folder: Path, tmp_p
     request = request_of(folder, tmp_path / "runs")
     curves = REPRODUCTIONS["paper2-fig4"](request)
     assert [one.name for one in curves.lines] == ["hyperprior, plain", "hyperprior, α = 0.1"]
+    assert curves.environment["training_seeds"] == [1, 2]
     runs = sorted(path.name for path in request.runs.glob("mini-*"))
     assert runs == [f"mini-hyperprior-{arm}-s{seed}" for arm in ("0.1", "plain") for seed in (1, 2)]
     kept = list(request.runs.glob("*/after-*.safetensors"))

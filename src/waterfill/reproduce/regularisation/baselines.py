@@ -12,7 +12,6 @@ from waterfill.evaluation.cache import fingerprint
 from waterfill.evaluation.curves import bd_rate
 from waterfill.evaluation.kodak import is_kodak
 from waterfill.evaluation.published import published_curve
-from waterfill.provenance import environment
 from waterfill.reproduce.regularisation.arms import SEEDS, Arm, checkpoints_of, models_of
 from waterfill.reproduce.regularisation.study import Study, mean_line
 from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict, percent, said
@@ -90,7 +89,7 @@ def _baselines(request: Request, name: str, title: str, *, drawn: bool) -> Repro
             if not kodak
             else "Published curves are means over the same 24 photographs.",
         ),
-        environment(request.seed),
+        study.environment(),
     )
 
 

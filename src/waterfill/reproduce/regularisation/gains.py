@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from waterfill.codec.gains import LAMBDAS
-from waterfill.provenance import environment
 from waterfill.reproduce.regularisation.arms import (
     ALPHAS,
     MODELS,
@@ -78,7 +77,7 @@ def fig3(request: Request) -> Reproduction:
             *_weights(study, models),
         ),
         study.notes(),
-        environment(request.seed),
+        study.environment(),
     )
 
 
@@ -146,7 +145,7 @@ def fig4(request: Request) -> Reproduction:
             ),
         ),
         (*study.notes(), f"Means over the pictures of {name}, and over the seeds."),
-        environment(request.seed),
+        study.environment(),
     )
 
 
@@ -197,5 +196,5 @@ def table1(request: Request) -> Reproduction:
             "Domains are told by words in the folders' names. The sets are others than the "
             "paper's, which are not free to hand on.",
         ),
-        environment(request.seed),
+        study.environment(),
     )

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from waterfill.errors import WaterfillError
+from waterfill.provenance import environment
 from waterfill.reproduce.regularisation.arms import SEEDS, Arm, Trained, alpha_of, mean_effect
 from waterfill.reproduce.regularisation.seeds import Effect
 from waterfill.reproduce.result import Line, Request
@@ -65,6 +67,10 @@ class Study(Trained):
     def gain(self, arm: Arm, against: Arm, step: int, sets: Sequence[str]) -> Effect:
         """BD-rate by seed, a mean over sets."""
         return mean_effect([self.effect(arm, against, step, name) for name in sets])
+
+    def environment(self) -> dict[str, Any]:
+        """Under what it was computed; no other seed has a part in it."""
+        return environment(self.request.seed) | {"training_seeds": list(SEEDS)}
 
     def notes(self, mini: str = "") -> tuple[str, ...]:
         """What holds of all figures; ``mini`` says what was trained where it is not the usual."""

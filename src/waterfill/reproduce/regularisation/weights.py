@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from waterfill.codec.registry import load_codec
-from waterfill.provenance import environment
 from waterfill.reproduce.regularisation.arms import (
     BUNDLED,
     SEEDS,
@@ -77,7 +76,7 @@ def fig5(request: Request) -> Reproduction:
             ),
         ),
         study.notes(),
-        environment(request.seed),
+        study.environment(),
     )
 
 
@@ -135,7 +134,7 @@ def fig8(request: Request) -> Reproduction:
             "α goes with the source model; the paper's is 1 for a context's and .1 for a "
             "hyperprior's. It states that the stronger one's BD-rate is always above zero.",
         ),
-        environment(request.seed),
+        study.environment(),
     )
 
 
@@ -173,7 +172,7 @@ def annealed(request: Request) -> Reproduction:
             ),
         ),
         study.notes(),
-        environment(request.seed),
+        study.environment(),
     )
 
 
@@ -218,5 +217,5 @@ def bundled(request: Request) -> Reproduction:
             f"four rates, {config.steps:,} steps of {config.batch} crops of {config.crop}², with "
             "and without; q is as young as the run; the middle 256² of each picture.",
         ),
-        environment(request.seed) | {"weights": {"default": load_codec().weights_id.hex()}},
+        study.environment() | {"weights": {"default": load_codec().weights_id.hex()}},
     )
