@@ -36,7 +36,14 @@ from waterfill.ladder import Ladder, limits
 from waterfill.ladder.result import Point
 from waterfill.ladder.rungs import Coded, Status, Told
 from waterfill.report.reproduction import render_reproduction
-from waterfill.reproduce import REPRODUCTIONS, Reproduction, Request, on_pictures, trained
+from waterfill.reproduce import (
+    REPRODUCTIONS,
+    Reproduction,
+    Request,
+    comparison,
+    on_pictures,
+    trained,
+)
 from waterfill.reproduce.architectures import layers_of
 from waterfill.reproduce.result import Table, said
 from waterfill.training.config import TrainConfig
@@ -471,12 +478,19 @@ def test_figure_5a_names_what_is_genie_aided_and_what_is_published(
         "oracle, test channel",
         "oracle, test channel, context",
     ]
-    rates, ceilings = found.tables
-    assert ("published: vtm", "achieved", "+0.0 %") in rates.rows
-    assert any(row[1] == "upper bound on R(D)" for row in rates.rows)
+    table, ceilings = found.tables
+    assert ("published: vtm", "achieved", "+0.0 %") in table.rows
+    assert any(row[1] == "upper bound on R(D)" for row in table.rows)
     # log₂ 40,000 = 15.29 bits, on 64 and on 16 pixels.
     assert [row[1] for row in ceilings.rows] == ["3.9e-05", "0.24", "0.96"]
     assert any("others" in note for note in found.notes)
+    # Published curves are Kodak's: nothing on other pictures lies beyond them, or doesn't.
+    assert found.verdicts[0].verdict == "not resolved"
+    assert found.verdicts[0].measured.endswith("on other pictures")
+    rates = dict.fromkeys((*comparison._RUNGS, *comparison._PUBLISHED), -20.0)
+    for rate, verdict in ((-30.0, "reproduced"), (-10.0, "not reproduced")):
+        known = rates | dict.fromkeys(comparison._ORACLES, rate)
+        assert comparison._verdicts(known, "", kodak=True)[0].verdict == verdict
     assert any("--train" in note for note in found.notes)
     assert "(genie-aided)" in render_reproduction(found)
     assert found.environment["weights"] == {"default": load_codec().weights_id.hex()}
