@@ -152,7 +152,8 @@ def provenance() -> str:
     rows = []
     for one in results():
         facts = one["environment"]
-        columns = (facts["command"], one["scale"], facts["seed"], facts["machine"], facts["date"])
+        seeds = ", ".join(map(str, facts.get("training_seeds", [facts["seed"]])))
+        columns = (facts["command"], one["scale"], seeds, facts["machine"], facts["date"])
         rows.append("| " + " | ".join((f"`{columns[0]}`", *map(str, columns[1:]))) + " |")
     return "\n".join(["| command | scale | seed | machine | date |", "|" + "---|" * 5, *rows])
 

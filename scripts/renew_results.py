@@ -196,14 +196,26 @@ def _git(*arguments: str) -> int:
     return subprocess.run(["git", "-C", str(ROOT), *arguments]).returncode
 
 
+def last_commit(tree: Path) -> None:
+    """A worktree of the last commit, whatever an earlier call has left there."""
+    if tree.exists():
+        asked = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
+        commit = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
+        asked = ["git", "-C", str(tree), "checkout", "--quiet", "--detach", commit]
+        failed = subprocess.run(asked).returncode
+    else:
+        failed = _git("worktree", "add", "--quiet", "--detach", str(tree))
+    if failed:
+        sys.exit(f"error: {tree}: is no worktree of the last commit")
+
+
 def renew_all(
     wanted: Sequence[Result], places: Mapping[str, Path], weights: str, jobs: int
 ) -> None:
     """Renew results: the timed ones alone, then the others side by side."""
     work = ROOT / "build" / "renew" / weights
     (work / "reproduce").mkdir(parents=True, exist_ok=True)
-    if not (work / "tree").exists():
-        _git("worktree", "add", "--quiet", "--detach", str(work / "tree"))
+    last_commit(work / "tree")
     for name, place in places.items():
         link = work / name
         link.unlink(missing_ok=True)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from waterfill.codec.channels import ChargedByPrior, Rounding
 from waterfill.codec.config import CodecConfig
-from waterfill.codec.model import Codec
+from waterfill.codec.model import Codec, Passage
 from waterfill.codec.priors import MaskedContext
 from waterfill.codec.registry import PRESETS
 from waterfill.errors import WaterfillError
@@ -25,7 +26,14 @@ from waterfill.report.reproduction import render_reproduction
 from waterfill.reproduce import REPRODUCTIONS, Request
 from waterfill.reproduce.digits import curves, figure
 from waterfill.reproduce.estimates import Reading
+from waterfill.reproduce.result import Verdict
 from waterfill.training.config import TrainConfig
+from waterfill.training.objectives import (
+    GenieAided,
+    RateDistortion,
+    objective_of,
+    weighted_cost,
+)
 
 
 def digits(count: int, seed: int) -> NDArray[np.uint8]:
@@ -135,6 +143,14 @@ def test_a_prior_is_asked_for_the_y_that_the_oracle_sent() -> None:
         assert torch.allclose(errors, again, rtol=1e-5)
 
 
+def test_digits_that_were_fitted_to_are_no_test(request_: Request, tmp_path: Path) -> None:
+    some = [idx_file(tmp_path / "some-idx3-ubyte", digits(90, 0)[::-7])]
+    for pictures in (request_.photographs, some):
+        with pytest.raises(WaterfillError, match="test digits that are not among the training"):
+            REPRODUCTIONS["fig5c"](replace(request_, pictures=list(pictures)))
+    assert not request_.runs.exists()
+
+
 def test_figure_5c_needs_digits(request_: Request) -> None:
     for wrong in (
         replace(request_, photographs=[]),
@@ -179,6 +195,87 @@ def test_rates_at_an_error_lie_between_points() -> None:
     assert figure._beside(half, curve, curves.TEST) == pytest.approx([-50.0, -50.0])
     ended = replace(curve, readings={curves.TEST: [replace(points[0], near_ceiling=True)]})
     assert figure._beside(half, ended, curves.TEST) == []
+
+
+def test_slopes_are_what_training_trades_bits_for_errors_by() -> None:
+    for scale, quality in (("mini", 2), ("full", 5)):
+        config = curves.config_of(scale, "joint", quality)
+        x = torch.zeros(1, 1, 32, 32)
+        wrong = x.clone()
+        wrong[..., 3, 4] = 0.5
+        bits = curves.slope_of(scale, quality) * 0.25
+        dear, poor = (
+            weighted_cost(
+                Passage(x, x_hat, torch.tensor([cost]), torch.zeros(1)),
+                x,
+                torch.tensor([float(quality)]),
+                scale=config.lambda_scale,
+            )
+            for x_hat, cost in ((x, bits), (wrong, 0.0))
+        )
+        assert dear.loss > 0
+        assert float(dear.loss) == pytest.approx(float(poor.loss))
+
+
+def test_channels_are_those_of_training() -> None:
+    codec = Codec(replace(PRESETS["table2"], n=4, m=4, hyper=4))
+    for name, system in curves.SYSTEMS.items():
+        objective = objective_of(curves.config_of("mini", name, 5), codec)
+        (_, status, channel, _), *charged = system.curves
+        if isinstance(objective, GenieAided):
+            assert (status, channel) == (Status.GENIE, objective.oracle)
+            assert [one[1:3] for one in charged] == [(Status.ACHIEVABLE, ChargedByPrior(channel))]
+        else:
+            assert isinstance(objective, RateDistortion)
+            trained = Rounding() if name == "baseline" else objective.channel
+            assert channel == trained
+            assert status is not Status.GENIE
+            assert not charged
+
+
+def drawn(**rates: float) -> list[curves.Curve]:
+    """Curves of 40/D bits, and so many percent more; half of that on training digits."""
+    found = []
+    for name, status in (
+        *(
+            (curve, str(status))
+            for one in curves.SYSTEMS.values()
+            for curve, status, *_ in one.curves
+        ),
+        *((name, "upper bound") for name in ("sandwich", "NERD", "WGD")),
+    ):
+        bits = 400.0 * (1.0 + rates.get(name.replace(" ", "_"), 0.0) / 100.0)
+        readings = {
+            which: [Reading(error, share * bits / error, 0.1) for error in (50.0, 20.0, 5.0)]
+            for which, share in ((curves.TEST, 1.0), (curves.TRAINING, 0.5))
+        }
+        found.append(curves.Curve(name, status, readings))
+    return found
+
+
+def test_claims_on_digits_follow_the_curves() -> None:
+    def of(**rates: float) -> tuple[Verdict, ...]:
+        return figure._verdicts(drawn(**rates))
+
+    both = {"limit_without_context": -30.0, "limit_with_context": -33.0}
+    lower, tighter, context = of(**both)
+    assert [one.verdict for one in (lower, tighter, context)] == [
+        "reproduced",
+        "cannot be",
+        "reproduced",
+    ]
+    assert "limit without context on test digits (genie-aided), in rate at equal error: " in (
+        lower.measured
+    )
+    assert "sandwich −30.0 %, NERD −30.0 %, WGD −30.0 %" in lower.measured
+    assert "test digits −4.3 %, training digits −4.3 %" in context.measured  # .67 of .7
+    assert of(**both, WGD=-31.0)[0].verdict == "not reproduced"
+    assert of(**both | {"limit_with_context": -40.0})[2].verdict == "not reproduced"
+    table = figure._at_equal_error(drawn())
+    cells = dict(zip(table.columns, table.rows[0], strict=True))
+    assert cells["20"] == "20.0 / 10.0"
+    by_name = {row[0]: row[1] for row in table.rows}
+    assert [by_name[limit] for limit in curves.LIMITS] == ["genie-aided"] * 2
 
 
 def test_full_scale_is_the_papers_settings_for_each_rate() -> None:

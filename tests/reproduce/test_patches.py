@@ -97,7 +97,7 @@ def test_figure_5a_draws_bounds_on_patches_with_their_ceilings(
     assert named["ceiling of NERD, 4×4 patches"].x == pytest.approx((math.log2(50) / 16,) * 2)
     assert named["ceiling of WGD, 4×4 patches"].x == pytest.approx((math.log2(16) / 16,) * 2)
     assert "ceiling of sandwich, 8×8 patches" not in named
-    (table,) = (table for table in found.tables if "patches: bpp" in table.title)
+    (table,) = (table for table in found.tables if table.title.startswith("Estimators on patches"))
     assert [row[0] for row in table.rows] == [
         "sandwich, 8×8 patches",
         "NERD, 4×4 patches",
@@ -114,9 +114,19 @@ def test_figure_5a_draws_bounds_on_patches_with_their_ceilings(
     assert again.lines == found.lines
 
 
-def test_what_is_smaller_than_a_patch_is_refused(asked: Request) -> None:
-    with pytest.raises(WaterfillError, match=r"tiny: is smaller than a patch of 4×4"):
-        bounds_on_patches(asked, [Picture("tiny", noise(1, 3))])
+def test_what_is_smaller_than_a_patch_is_refused_before_anything_is_fitted(
+    asked: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((name, (method, _)),) = patches.ESTIMATORS["mini"].items()
+    steps: list[str] = []
+    told = replace(asked, progress=lambda done, total, what: steps.append(what))
+    monkeypatch.setattr(patches, "ESTIMATORS", {"mini": {name: (method, (4, 8))}})
+    with pytest.raises(WaterfillError, match=r"tiny: is smaller than a patch of 8×8"):
+        bounds_on_patches(told, [Picture("tiny", noise(1, 6))])
+    monkeypatch.setattr(patches, "ESTIMATORS", {"mini": {name: (method, (4, 128))}})
+    with pytest.raises(WaterfillError, match="no photograph to fit on of at least 128×128"):
+        bounds_on_patches(told, [Picture("large", noise(1, 128))])
+    assert not steps
 
 
 def test_gaps_are_read_between_points_and_not_at_a_ceiling() -> None:

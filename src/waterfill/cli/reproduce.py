@@ -59,7 +59,11 @@ _FIRST, _BETWEEN = 18, 2
     help="Folder for NAME.html, NAME.csv, NAME.json, and runs/.",
 )
 @click.option(
-    "--seed", type=SEED, default=0, show_default=True, help="Seed of the channels' noise."
+    "--seed",
+    type=SEED,
+    default=0,
+    show_default=True,
+    help="Seed of channels' noise, patches and estimators; trainings have their own.",
 )
 @json_option
 def reproduce(

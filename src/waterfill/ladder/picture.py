@@ -33,7 +33,7 @@ from waterfill.ladder.rungs import (
 )
 from waterfill.ladder.subjects import Setting, Sitting, Subject
 
-__all__ = ["MeasurePicture", "Measurement"]
+__all__ = ["MeasurePicture", "Measurement", "put_together"]
 
 #: PSNR of a perfect copy, so that means stay finite: one 8-bit step in one sample of a megapixel.
 _PSNR_CEILING = 110.0
@@ -145,11 +145,14 @@ class _Details:
         )
 
     def _whole(self, tiles: Sequence[Tensor]) -> NDArray[np.float32]:
-        """Tiles (h, w) put together."""
-        across = self._sitting.across
-        rows = [torch.cat(list(tiles[k : k + across]), 1) for k in range(0, len(tiles), across)]
-        joined: NDArray[np.float32] = torch.cat(rows).float().numpy()
-        return joined
+        return put_together(tiles, self._sitting.across)
+
+
+def put_together(tiles: Sequence[Tensor], across: int) -> NDArray[np.float32]:
+    """Tiles (h, w), row by row, as one map; ``across`` of them make a row."""
+    rows = [torch.cat(list(tiles[k : k + across]), 1) for k in range(0, len(tiles), across)]
+    whole: NDArray[np.float32] = torch.cat(rows).float().numpy()
+    return whole
 
 
 class MeasurePicture:

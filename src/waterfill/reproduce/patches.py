@@ -97,16 +97,21 @@ def bounds_on_patches(request: Request, pictures: Sequence[Picture]) -> list[Pat
     Raises
     ------
     WaterfillError
-        If no photograph is as large as a patch, or a picture isn't.
+        If no photograph is as large as the largest patch, or a picture isn't; nothing is fitted
+        then.
     """
     chosen = ESTIMATORS[request.scale]
+    wanted = sorted({size for _, sizes in chosen.values() for size in sizes}, reverse=True)
+    for picture in pictures:
+        if min(picture.height, picture.width) < wanted[0]:
+            raise WaterfillError(
+                f"{picture.name}: is smaller than a patch of {wanted[0]}×{wanted[0]}"
+            )
     photographs = open_pictures(request.photographs)
-    fits: dict[int, tuple[Source, dict[str, Source], str]] = {}
+    fits = {size: _sources(photographs, pictures, size, request.seed) for size in wanted}
     found = []
     for name, (method, sizes) in chosen.items():
         for size in sizes:
-            if size not in fits:
-                fits[size] = _sources(photographs, pictures, size, request.seed)
             fit, judges, digest = fits[size]
             # bpp + λ·255²·MSE of a codec, for the bits and the squared error of a patch.
             slopes = [lambda_of_quality(q) * 255.0**2 / 3.0 for q in QUALITIES_READ]
@@ -152,8 +157,6 @@ def _sources(
     digest = hashlib.sha256(fitted.tobytes())
     judges = {}
     for number, picture in enumerate(pictures):
-        if min(picture.height, picture.width) < size:
-            raise WaterfillError(f"{picture.name}: is smaller than a patch of {size}×{size}")
         read = cut_patches(picture.pixels, size, _READ, rng, grey=False)
         digest.update(read.tobytes())
         judges[f"{number} {picture.name}"] = _judge(fitted, read, picture.name)

@@ -44,7 +44,7 @@ class Request:
     runs
         Folder of the trainings, which are taken up where they stand.
     seed
-        Of channels' noise.
+        Of channels' noise, of patches and of estimators; trainings have their own.
     progress
         Called with steps done, steps in all (None where unknown), and what is at hand.
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from waterfill.codec.channels import ChargedByPrior, GaussianTest, OracleGaussian, Rounding
 from waterfill.codec.registry import load_codec
-from waterfill.data.images import sample_pictures
+from waterfill.data.images import Picture, as_picture, sample_pictures
+from waterfill.data.sets import open_pictures
 from waterfill.errors import Interrupted, WaterfillError
 from waterfill.evaluation.curves import bd_rate
-from waterfill.evaluation.metrics import in_decibels
+from waterfill.evaluation.metrics import MS_SSIM_MIN_SIDE, in_decibels
 from waterfill.ladder.decompose import efficient, mean_point
 from waterfill.ladder.measure import measure_rung
 from waterfill.ladder.result import Point
 from waterfill.ladder.rungs import Coded, Predicted, Rung, Status, Told
 from waterfill.ladder.variances import Oracle as OracleVariance
 from waterfill.reproduce.result import Request
+from waterfill.reproduce.runs import check_run, steps_done
 from waterfill.training.config import TrainConfig
 from waterfill.training.experiments import Experiment, work_through
 from waterfill.training.folder import RunFolder
@@ -57,11 +59,14 @@ class Fidelity:
         What training minimises, see :class:`~waterfill.training.config.TrainConfig`.
     of
         Of a point, in dB.
+    least
+        Side of a picture below which there is none.
     """
 
     name: str
     distortion: str
     of: Callable[[Point], float]
+    least: int = 1
 
     @property
     def suffix(self) -> str:
@@ -70,7 +75,7 @@ class Fidelity:
 
 
 PSNR = Fidelity("PSNR", "mse", lambda point: point.psnr)
-MS_SSIM = Fidelity("MS-SSIM", "ms-ssim", lambda point: in_decibels(point.ms_ssim))
+MS_SSIM = Fidelity("MS-SSIM", "ms-ssim", lambda point: in_decibels(point.ms_ssim), MS_SSIM_MIN_SIDE)
 
 
 @dataclass(frozen=True)
@@ -187,18 +192,20 @@ def train_all(request: Request, experiments: Sequence[Experiment]) -> None:
     Raises
     ------
     WaterfillError
-        If there is nothing to train on, or a training stops.
+        If there is nothing to train on, a training stops, or one that is there was made otherwise
+        than it would be now.
     Interrupted
         If Ctrl-C or SIGTERM stopped it; what was trained until then is kept.
     """
+    _check_runs(request, experiments)
     steps = sum(e.config.steps for e in experiments)
-    before = {e.name: 0 for e in experiments}
+    before = {e.name: steps_done(RunFolder(request.runs / e.name)) for e in experiments}
 
     def advance(name: str, report: Any) -> None:
         before[name] = report.step
         request.progress(sum(before.values()), steps, f"training {name}")
 
-    missing = [e for e in experiments if not RunFolder(request.runs / e.name).weights.exists()]
+    missing = [e for e in experiments if before[e.name] < e.config.steps]
     if missing and not request.photographs:
         raise WaterfillError(
             f"{missing[0].name} is not trained: name photographs to train on with --train"
@@ -211,17 +218,46 @@ def train_all(request: Request, experiments: Sequence[Experiment]) -> None:
             raise Interrupted(outcome.stopped_by)
         if not outcome.finished:
             raise WaterfillError(
-                f"{outcome.name}: step {outcome.step} of {outcome.steps} {outcome.note}".rstrip()
-                + "; the same command goes on"
+                f"{outcome.name}: step {outcome.step} of {outcome.steps}, {outcome.note}"
             )
+    _check_runs(request, experiments)  # of what others start from, some may be new
+
+
+def _check_runs(request: Request, experiments: Sequence[Experiment]) -> None:
+    """Refuse trainings that are there and were made otherwise."""
+    photographs = request.photographs
+    data = open_pictures(photographs).fingerprint() if photographs else None
+    for experiment in experiments:
+        config = experiment.config
+        if experiment.after is not None and not config.start:
+            start = RunFolder(request.runs / experiment.after).weights
+            config = replace(config, start=str(start))
+        check_run(RunFolder(request.runs / experiment.name), config, data)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A trained system on pictures: points of each picture, ascending in rate."""
+    """A trained system on pictures, or what a prior charges for its ŷ.
 
-    system: System
+    Attributes
+    ----------
+    label, status
+        For tables and legends.
+    pictures
+        Points of each picture, ascending in rate.
+    weights
+        Of the codecs that were measured: identities by the folders of their trainings.
+    """
+
+    label: str
+    status: Status
     pictures: list[list[Point]]
+    weights: Mapping[str, str]
+
+    @property
+    def genie(self) -> bool:
+        """Whether it is told something for free."""
+        return self.status is Status.GENIE
 
     @property
     def curve(self) -> list[Point]:
@@ -242,18 +278,27 @@ def measure(
     Raises
     ------
     WaterfillError
-        If something has to be trained and there is nothing to train on, or a training stops.
+        As :func:`train_all`, and if no picture is large enough.
+    ImageError
+        If a picture can't be used; nothing is trained then.
     """
+    pictures = _large_enough(
+        [as_picture(item) for item in request.pictures] or sample_pictures(), fidelity
+    )
     train_all(request, experiments_of(request.scale, names, fidelity))
-    pictures = list(request.pictures) or sample_pictures()
     found = {}
     for name in names:
-        for suffix, rung in (("", SYSTEMS[name].rung), (" witness", _WITNESSES.get(name))):
-            if rung is None:
-                continue
+        system = SYSTEMS[name]
+        read = [(name, system.label, system.rung)]
+        if name in _WITNESSES:
+            charged = f"{system.label}: the same ŷ, charged by a prior"
+            read.append((f"{name} witness", charged, _WITNESSES[name]))
+        for key, label, rung in read:
             rows: list[list[Point]] = [[] for _ in pictures]
+            weights = {}
             for stem, qualities in _weights(request, name + fidelity.suffix):
                 codec = load_codec(str(RunFolder(request.runs / stem).weights))
+                weights[stem] = codec.weights_id.hex()
                 each = measure_rung(
                     codec,
                     rung,
@@ -264,14 +309,17 @@ def measure(
                 )
                 for row, points in zip(rows, each, strict=True):
                     row += points
-            found[name + suffix] = Measured(SYSTEMS[name], _readable(rows, fidelity))
+            found[key] = Measured(label, rung.status, rows, weights)
     return found
 
 
-def _readable(rows: list[list[Point]], fidelity: Fidelity) -> list[list[Point]]:
-    """Pictures that have that fidelity, if any has: rates of others would not go with it."""
-    kept = [row for row in rows if not any(math.isnan(fidelity.of(point)) for point in row)]
-    return kept or rows
+def _large_enough(pictures: list[Picture], fidelity: Fidelity) -> list[Picture]:
+    """Pictures that have that fidelity: rates of others would not go with it."""
+    least = fidelity.least
+    kept = [picture for picture in pictures if min(picture.height, picture.width) >= least]
+    if not kept:
+        raise WaterfillError(f"{fidelity.name} needs pictures of at least {least}×{least}")
+    return kept
 
 
 def _told(request: Request, name: str, done: int, total: int, what: str) -> None:

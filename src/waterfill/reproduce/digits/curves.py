@@ -222,10 +222,13 @@ class Digits:
         Raises
         ------
         WaterfillError
-            If it doesn't name both, or they are no digits of 28×28.
+            If it doesn't name both, they are no digits of 28×28, or all that is to be read was
+            fitted to.
         """
         training = _stack(request.photographs, "training digits by --train")
         test = _stack(request.pictures, "test digits")
+        if {one.tobytes() for one in test} <= {one.tobytes() for one in training}:
+            raise WaterfillError("fig5c needs test digits that are not among the training digits")
         rng = np.random.default_rng(0)
         chosen = {
             name: stack[np.sort(rng.permutation(len(stack))[:_READ])]

@@ -55,8 +55,8 @@ _NEXT_TO_NOTHING = 5.0
 def fig5c(request: Request) -> Reproduction:
     """Limits, estimators and what is achievable, on training digits and on test digits."""
     digits = Digits.of(request)
-    estimates = of_estimators(request, digits)
     train_all(request, experiments(request.scale))
+    estimates = of_estimators(request, digits)
     codecs = of_codecs(request, digits)
     curves = [*codecs, *estimates]
     return Reproduction(

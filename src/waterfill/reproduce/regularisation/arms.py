@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,15 +15,17 @@ import numpy as np
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.registry import load_codec
 from waterfill.data.images import Picture, as_picture, sample_pictures
+from waterfill.data.sets import open_pictures
 from waterfill.errors import CurveError, DivergedError, WaterfillError
-from waterfill.evaluation.cache import fingerprint
+from waterfill.evaluation.cache import Cache, fingerprint
 from waterfill.evaluation.curves import bd_rate
 from waterfill.files import write_whole
 from waterfill.ladder.measure import measure_rung
 from waterfill.ladder.rungs import Coded, Status
+from waterfill.provenance import identity
 from waterfill.reproduce.regularisation.seeds import Effect
 from waterfill.reproduce.result import Request
-from waterfill.training.checkpoint import load_facts
+from waterfill.reproduce.runs import check_run, steps_done
 from waterfill.training.config import TrainConfig
 from waterfill.training.folder import RunFolder
 from waterfill.training.loop import Report, train
@@ -222,6 +223,17 @@ class Trained:
         #: What stopped those that could not be trained to the end, by arm and seed.
         self.ran_away: dict[str, str] = {}
         self.sets = [_Set(name, tuple(pictures)) for name, pictures in groups.items()]
+        self._known: set[Path] = set()
+
+    @cached_property
+    def _photographs(self) -> str | None:
+        """Fingerprint of what is trained on."""
+        named = self.request.photographs
+        return open_pictures(named).fingerprint() if named else None
+
+    @cached_property
+    def _readings(self) -> Cache:
+        return Cache(self.request.runs / "readings")
 
     def _seen(self, picture: Picture) -> Picture:
         """What is measured of a picture."""
@@ -237,7 +249,8 @@ class Trained:
         Raises
         ------
         WaterfillError
-            If something has to be trained and there is nothing to train on, or it stops early.
+            If something has to be trained and there is nothing to train on, it stops early, or a
+            run that is there was made otherwise than it would be now.
         """
         (group,) = (one for one in self.sets if one.name == wanted)
         points: list[tuple[float, float]] = []
@@ -247,6 +260,9 @@ class Trained:
             qualities = QUALITIES if whole else QUALITIES[index : index + 1]
             name = f"{self.request.scale}-{arm.name}-s{seed}" + (f"-r{index}" * (not whole))
             folder = RunFolder(self.request.runs / name)
+            if folder.path not in self._known:
+                check_run(folder, config, self._photographs)
+                self._known.add(folder.path)
             # Each step on the way is kept, for the figures that will ask for it.
             for due in checkpoints_of(arm, self.request.scale):
                 if due <= step:
@@ -266,7 +282,7 @@ class Trained:
             raise WaterfillError(
                 f"{folder.path.name} is not trained: name photographs to train on with --train"
             )
-        if folder.checkpoint.exists() and load_facts(folder.checkpoint).get("step", 0) > step:
+        if steps_done(folder) > step:
             raise WaterfillError(
                 f"{folder.path}: has gone beyond step {step}, and what it was then is lost; "
                 "remove that folder"
@@ -299,14 +315,14 @@ class Trained:
         self, weights: Path, group: _Set, qualities: Sequence[float]
     ) -> list[tuple[float, float]]:
         """Means over a set of what files would hold, by the codec's ideal code length."""
-        record = weights.with_suffix(".json")
-        try:
-            known: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            known = {}
-        except ValueError:
-            raise WaterfillError(f"{record}: is damaged; delete it to measure again") from None
-        if group.key not in known:
+        key = {
+            "weights": hashlib.sha256(weights.read_bytes()).hexdigest(),
+            "pictures": group.key,
+            "qualities": list(qualities),
+            "by": identity(),
+        }
+        row = self._readings.get(key)
+        if row is None:
             rows = measure_rung(
                 load_codec(str(weights)),
                 Coded("coded", Status.ACHIEVED_IDEAL, ""),
@@ -316,23 +332,23 @@ class Trained:
                     done, total, f"measuring {weights.parent.name} on {group.name}"
                 ),
             )
-            known[group.key] = [[(p.bpp, p.psnr) for p in points] for points in rows]
-            write_whole(record, json.dumps(known) + "\n")
-        mean = np.mean(known[group.key], axis=0)
+            row = {"points": [[(p.bpp, p.psnr) for p in points] for points in rows]}
+            self._readings.put(key, row)
+        mean = np.mean(row["points"], axis=0)
         return [(float(bpp), float(psnr)) for bpp, psnr in mean]
 
     def effect(self, arm: Arm, against: Arm, step: int, wanted: str) -> Effect:
         """BD-rate of an arm against another, by seed: same first weights, same crops."""
         values = []
         for seed in SEEDS:
-            curves = [self._curve_if_any(one, seed, step, wanted) for one in (against, arm)]
+            curves = [self.curve_if_any(one, seed, step, wanted) for one in (against, arm)]
             try:
                 values.append(bd_rate(*curves) if all(curves) else math.nan)
             except CurveError:  # of young codecs, that share no range of PSNR
                 values.append(math.nan)
         return Effect(tuple(values))
 
-    def _curve_if_any(
+    def curve_if_any(
         self, arm: Arm, seed: int, step: int, wanted: str
     ) -> list[tuple[float, float]]:
         """A curve; empty, and the reason noted, of an arm that ran away."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from waterfill.codec.gains import LAMBDAS
-from waterfill.provenance import environment
 from waterfill.reproduce.regularisation.arms import (
     ALPHAS,
     MODELS,
@@ -18,7 +18,13 @@ from waterfill.reproduce.regularisation.arms import (
     models_of,
 )
 from waterfill.reproduce.regularisation.seeds import Effect
-from waterfill.reproduce.regularisation.study import Study, joint, regularised, resolution
+from waterfill.reproduce.regularisation.study import (
+    Study,
+    joint,
+    mean_line,
+    regularised,
+    resolution,
+)
 from waterfill.reproduce.result import Line, Reproduction, Request, Table, Verdict, percent
 
 __all__ = ["fig3", "fig4", "table1"]
@@ -71,7 +77,7 @@ def fig3(request: Request) -> Reproduction:
             *_weights(study, models),
         ),
         study.notes(),
-        environment(request.seed),
+        study.environment(),
     )
 
 
@@ -112,15 +118,15 @@ def fig4(request: Request) -> Reproduction:
     name = study.natural[0]
     lines, changes = [], {}
     for model in models_of(request.scale):
-        arms = (Arm(model), regularised(model, request))
-        curves = []
-        for arm in arms:
+        rates = []
+        for arm in (Arm(model), regularised(model, request)):
             step = checkpoints_of(arm, request.scale)[-1]
-            curves.append(np.array([study.curve(arm, s, step, name) for s in SEEDS]))
-            points = curves[-1].mean(0)
+            curves = [study.curve_if_any(arm, seed, step, name) for seed in SEEDS]
+            missing = [(math.nan, math.nan)] * len(QUALITIES)  # of seeds that ran away
+            rates.append(np.array([curve or missing for curve in curves])[:, :, 0])
             label = f"{model}, " + ("plain" if arm.alpha is None else f"α = {arm.alpha:g}")
-            lines.append(Line(label, tuple(points[:, 0].tolist()), tuple(points[:, 1].tolist())))
-        change = 100.0 * (curves[1][:, :, 0] / curves[0][:, :, 0] - 1.0)
+            lines += mean_line(label, curves)
+        change = 100.0 * (rates[1] / rates[0] - 1.0)
         for index, quality in enumerate(QUALITIES):
             values = tuple(change[:, index].tolist())
             changes[f"{model}, λ = {LAMBDAS[int(quality) - 1]:g}"] = Effect(values)
@@ -138,8 +144,8 @@ def fig4(request: Request) -> Reproduction:
                 "; ".join(f"{label}: {effect}" for label, effect in changes.items()),
             ),
         ),
-        study.notes(),
-        environment(request.seed),
+        (*study.notes(), f"Means over the pictures of {name}, and over the seeds."),
+        study.environment(),
     )
 
 
@@ -190,5 +196,5 @@ def table1(request: Request) -> Reproduction:
             "Domains are told by words in the folders' names. The sets are others than the "
             "paper's, which are not free to hand on.",
         ),
-        environment(request.seed),
+        study.environment(),
     )

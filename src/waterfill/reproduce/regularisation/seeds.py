@@ -43,6 +43,11 @@ class Effect:
         return float(np.std(self.finite, ddof=1)) if len(self.finite) > 1 else math.nan
 
     @property
+    def spread(self) -> str:
+        """The deviation between seeds in percent; a dash where there is none."""
+        return f"{self.deviation:.2f}" if math.isfinite(self.deviation) else "—"
+
+    @property
     def half_width(self) -> float:
         """Of the interval that holds the true mean in 95 % of cases (Student's t)."""
         return self._half_width(1.0 - _CONFIDENCE)

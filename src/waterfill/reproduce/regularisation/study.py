@@ -9,13 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
+
+import numpy as np
 
 from waterfill.errors import WaterfillError
+from waterfill.provenance import environment
 from waterfill.reproduce.regularisation.arms import SEEDS, Arm, Trained, alpha_of, mean_effect
 from waterfill.reproduce.regularisation.seeds import Effect
-from waterfill.reproduce.result import Request
+from waterfill.reproduce.result import Line, Request
 
-__all__ = ["Study", "joint", "regularised", "resolution", "seeds_needed"]
+__all__ = ["Study", "joint", "mean_line", "regularised", "resolution", "seeds_needed"]
 
 #: Effects below this are what the paper reports: seeds are counted for it, percent.
 _EFFECT = 1.0
@@ -64,6 +68,10 @@ class Study(Trained):
         """BD-rate by seed, a mean over sets."""
         return mean_effect([self.effect(arm, against, step, name) for name in sets])
 
+    def environment(self) -> dict[str, Any]:
+        """Under what it was computed; no other seed has a part in it."""
+        return environment(self.request.seed) | {"training_seeds": list(SEEDS)}
+
     def notes(self, mini: str = "") -> tuple[str, ...]:
         """What holds of all figures; ``mini`` says what was trained where it is not the usual."""
         counts = ", ".join(f"{group.name} ({len(group.pictures)})" for group in self.sets)
@@ -94,6 +102,15 @@ def _from_scratch() -> str:
     )
 
 
+def mean_line(label: str, curves: Sequence[Sequence[tuple[float, float]]]) -> list[Line]:
+    """The mean of those seeds' curves (bpp, dB) that there are; none without any."""
+    known = [curve for curve in curves if curve]
+    if not known:
+        return []
+    points = np.mean(known, axis=0)
+    return [Line(label, tuple(points[:, 0].tolist()), tuple(points[:, 1].tolist()))]
+
+
 def seeds_needed(effect: Effect) -> str:
     """How many seeds would tell an effect of 1 %."""
     seeds = effect.seeds_for(_EFFECT)
@@ -103,8 +120,7 @@ def seeds_needed(effect: Effect) -> str:
 def resolution(effects: Mapping[str, Effect]) -> str:
     """Effects by name, their spread, and how many seeds would tell one of 1 %."""
     return "; ".join(
-        f"{name}: {effect}, s = {effect.deviation:.2f} %, seeds for {_EFFECT:g} %: "
-        f"{seeds_needed(effect)}"
+        f"{name}: {effect}, s = {effect.spread} %, seeds for {_EFFECT:g} %: {seeds_needed(effect)}"
         for name, effect in effects.items()
     )
 

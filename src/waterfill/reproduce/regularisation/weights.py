@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from waterfill.provenance import environment
+from waterfill.codec.registry import load_codec
 from waterfill.reproduce.regularisation.arms import (
     BUNDLED,
     SEEDS,
@@ -76,7 +76,7 @@ def fig5(request: Request) -> Reproduction:
             ),
         ),
         study.notes(),
-        environment(request.seed),
+        study.environment(),
     )
 
 
@@ -134,7 +134,7 @@ def fig8(request: Request) -> Reproduction:
             "α goes with the source model; the paper's is 1 for a context's and .1 for a "
             "hyperprior's. It states that the stronger one's BD-rate is always above zero.",
         ),
-        environment(request.seed),
+        study.environment(),
     )
 
 
@@ -161,10 +161,7 @@ def annealed(request: Request) -> Reproduction:
             Table(
                 "BD-rate against plain training after the last step, natural pictures",
                 ("weight", "BD-rate", "between seeds (%)", "seeds for 1 %"),
-                tuple(
-                    (name, str(e), f"{e.deviation:.2f}", seeds_needed(e))
-                    for name, e in effects.items()
-                ),
+                tuple((name, str(e), e.spread, seeds_needed(e)) for name, e in effects.items()),
             ),
         ),
         (
@@ -175,7 +172,7 @@ def annealed(request: Request) -> Reproduction:
             ),
         ),
         study.notes(),
-        environment(request.seed),
+        study.environment(),
     )
 
 
@@ -220,5 +217,5 @@ def bundled(request: Request) -> Reproduction:
             f"four rates, {config.steps:,} steps of {config.batch} crops of {config.crop}², with "
             "and without; q is as young as the run; the middle 256² of each picture.",
         ),
-        environment(request.seed),
+        study.environment() | {"weights": {"default": load_codec().weights_id.hex()}},
     )
