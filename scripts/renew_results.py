@@ -119,6 +119,7 @@ RESULTS = (
     Result("limits", _benchmark("limits", "kodak", "--large", "--json", "limits.json"), timed=True),
     _reproduction("fig4a", ("baseline", "test-channel", "oracle-rounding", "joint")),
     _reproduction("fig4b-ms-ssim", ("baseline-ms-ssim", "joint-ms-ssim", "joint-context-ms-ssim")),
+    Result("reproduce/fig3", _waterfill("reproduce", "fig3", "--out", "reproduce")),
     _reproduction("fig5a"),
     Result(
         "kodak_effort",
