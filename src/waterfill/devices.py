@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -9,10 +12,10 @@ import torch
 from waterfill.errors import WaterfillError
 from waterfill.processes import launched, place
 
-__all__ = ["check_device", "device_name"]
+__all__ = ["check_device", "device_name", "exact_convolutions"]
 
 
-def check_device(device: Any) -> torch.device:
+def check_device(device: Any, precision: torch.dtype = torch.float64) -> torch.device:
     """A device by its name, with its number where it has one: ``cuda`` may become ``cuda:0``.
 
     The processes that a launcher has started on a machine take its GPUs in turn, unless the name
@@ -21,13 +24,13 @@ def check_device(device: Any) -> torch.device:
     Raises
     ------
     WaterfillError
-        If there is none of this name here, or it has no double precision.
+        If there is none of this name here, or it has no numbers of this precision.
     """
     try:
         wanted = torch.device(device)
         if str(wanted) == "cuda" and launched()[0] > 1:
             wanted = torch.device("cuda", place() % max(1, torch.cuda.device_count()))
-        tried = torch.zeros(1, dtype=torch.float64, device=wanted)
+        tried = torch.zeros(1, dtype=precision, device=wanted)
         tried.item()  # fails on the meta device, which has no values
     # Each kind of device that is not there has its own way to say so.
     except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
@@ -44,3 +47,36 @@ def device_name(device: torch.device) -> str:
     if device.type != "cuda":
         return str(device)
     return f"{device}, {torch.cuda.get_device_name(device)}"
+
+
+_exact_lock = threading.Lock()
+_exact_users = 0
+_exact: AbstractContextManager[None] | None = None
+
+
+@contextmanager
+def exact_convolutions(device: torch.device) -> Iterator[None]:
+    """Convolutions of a GPU in full single precision, the same way each time, in any thread.
+
+    Left alone it rounds what it multiplies to the ten bits of TF32, too few for latents of hundreds
+    of steps, and may add up in another order each time. The settings are those of the whole
+    process: the first thread makes them, and the last one takes them back.
+    """
+    global _exact_users, _exact
+    if device.type != "cuda":
+        yield
+        return
+    with _exact_lock:
+        if _exact_users == 0:
+            cudnn: Any = torch.backends.cudnn
+            _exact = cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+            _exact.__enter__()
+        _exact_users += 1
+    try:
+        yield
+    finally:
+        with _exact_lock:
+            _exact_users -= 1
+            if _exact_users == 0 and _exact is not None:
+                _exact.__exit__(None, None, None)
+                _exact = None

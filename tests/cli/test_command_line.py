@@ -283,6 +283,16 @@ def test_outputs_that_cannot_be_written(
     refuse(capsys, *arguments, watch=tmp_path)
 
 
+@pytest.mark.parametrize("command", ["limits", "evaluate", "compress", "decompress"])
+def test_a_device_that_is_not_there_is_refused(tmp_path, weights, picture, capsys, command):
+    arguments: list[object] = [command, picture, "--codec", weights, "--device", "cuda:99"]
+    arguments += (
+        ["--out", tmp_path / "o"] if command in ("limits", "evaluate") else [tmp_path / "o.png"]
+    )
+    line = refuse(capsys, *arguments, watch=tmp_path)
+    assert "can't compute on device 'cuda:99' here" in line
+
+
 def test_limits_and_train_check_their_outputs_before_the_work(tmp_path, weights, picture, capsys):
     for name in ("none/j", "file/j", "taken"):
         bad = unwritable(tmp_path, name)

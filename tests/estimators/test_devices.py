@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from other_device import AWAY, CPU, other_device
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_leaves, tree_map_only
 
 import waterfill as wf
 from waterfill.data.source_names import open_source
@@ -28,12 +27,6 @@ from waterfill.estimators.nerd import Nerd
 from waterfill.estimators.sandwich import Sandwich, SandwichUpper
 from waterfill.estimators.stored import decides
 from waterfill.estimators.wgd import WassersteinDescent
-
-CPU = torch.device("cpu")
-#: Of shapes without numbers; here it has some.
-AWAY = torch.device("meta")
-#: These carry from one device to another, or nothing at all.
-CARRIERS = ("aten::lift_fresh", "aten::_to_copy", "aten::copy_")
 
 #: As short as they can be and still go through all of their code.
 SHORT: dict[str, Method] = {
@@ -55,84 +48,14 @@ SHORT: dict[str, Method] = {
 }
 
 
-class Away(Tensor):
-    """A tensor on a device of its own: its numbers are the processor's, but no other tensor may be
-    computed with them.
-    """
-
-    held: Tensor
-
-    @staticmethod
-    def __new__(cls, held: Tensor) -> Away:
-        return Tensor._make_wrapper_subclass(
-            cls,
-            held.shape,
-            strides=held.stride(),
-            storage_offset=held.storage_offset(),
-            dtype=held.dtype,
-            device=AWAY,
-        )
-
-    def __init__(self, held: Tensor) -> None:
-        self.held = held
-
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return separately(func, args, kwargs or {})
-
-
-def separately(func: Any, args: Any, kwargs: Any) -> Any:
-    """An operation of torch on one device; on the processor none but what carries away from it.
-
-    Single numbers alone come back.
-    """
-    name = func._schema.name
-    tensors = [item for item in tree_leaves((args, kwargs)) if isinstance(item, Tensor)]
-    away = any(isinstance(item, Away) for item in tensors)
-    # Single numbers of the processor's go anywhere, as on a GPU.
-    here = any(not isinstance(item, Away) and item.dim() for item in tensors)
-    if here and name not in CARRIERS:
-        raise AssertionError(f"{name} {'mixes devices' if away else 'is on the processor'}")
-    if kwargs.get("device") is not None:
-        assert not away or kwargs["device"] == AWAY, f"{name} comes back to the processor"
-        away = kwargs["device"] == AWAY
-        kwargs = kwargs | {"device": CPU}
-    if name == "aten::copy_":
-        assert isinstance(args[0], Away), f"{name} comes back to the processor"
-    held_args, held_kwargs = tree_map_only(Away, lambda item: item.held, (args, kwargs))
-    out = func(*held_args, **held_kwargs)
-    if not away:
-        return out
-    return return_and_correct_aliasing(func, args, kwargs, tree_map_only(Tensor, Away, out))
-
-
-class Separate(TorchDispatchMode):
-    """What makes tensors on the device."""
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return separately(func, args, kwargs or {})
-
-
 @pytest.fixture
 def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
     """A device as apart from the processor as a GPU, whose draws are the processor's."""
-    seeded, generator, tensor = Run.seeded, Run.generator, torch.tensor
+    seeded, generator = Run.seeded, Run.generator
     monkeypatch.setattr(Run, "seeded", lambda run: seeded(replace(run, device=CPU)))
     monkeypatch.setattr(Run, "generator", lambda run: generator(replace(run, device=CPU)))
-    # Python's numbers become a tensor where modes don't look.
-    monkeypatch.setattr(
-        torch, "tensor", lambda data, device=CPU, **to: tensor(data, **to).to(device)
-    )
-    torch.__future__.set_swap_module_params_on_conversion(
-        True
-    )  # or a network's stay what they were
-    try:
-        with Separate():
-            yield AWAY
-    finally:
-        torch.__future__.set_swap_module_params_on_conversion(False)
+    with other_device(monkeypatch, alone=True) as device:
+        yield device
 
 
 def without_time(found: Sequence[Finding]) -> list[Finding]:

@@ -14,6 +14,7 @@ from waterfill.cli.shared import (
     NAME,
     PATH,
     SEED,
+    device_option,
     json_option,
     out_console,
     progress_bar,
@@ -76,9 +77,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder for bounds.html, bounds.csv and bounds.json.",
 )
-@click.option(
-    "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, …"
-)
+@device_option
 @shards_option
 @json_option
 @click.option(

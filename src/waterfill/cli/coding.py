@@ -17,6 +17,7 @@ from waterfill.cli.shared import (
     check_file,
     check_outputs,
     codec_option,
+    device_option,
     json_option,
     progress_bar,
     read_file,
@@ -49,6 +50,7 @@ from waterfill.files import as_json, check_writable, make_folder, write_all, wri
     is_flag=True,
     help="Trellis-coded quantisation in place of rounding; saves a few per cent.",
 )
+@device_option
 @json_option
 def compress(
     source: Path,
@@ -57,6 +59,7 @@ def compress(
     quality: float | None,
     effort: int,
     trellis: bool,
+    device: str,
     json_file: Path | None,
 ) -> None:
     """Compress the picture IN, RGB or grey, to the stream OUT; or a folder to a folder."""
@@ -68,7 +71,7 @@ def compress(
     if not folder:
         check_file(source)
         check_outputs(source, target, json_file)
-    model = codec_at(codec, quality)
+    model = codec_at(codec, quality, device)
     chosen = model.check_quality(quality)
 
     def one(path: Path, to: Path) -> _Work:
@@ -98,8 +101,9 @@ def compress(
 @click.argument("source", metavar="IN", type=PATH)
 @click.argument("target", metavar="OUT", type=PATH)
 @codec_option
+@device_option
 @json_option
-def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -> None:
+def decompress(source: Path, target: Path, codec: str, device: str, json_file: Path | None) -> None:
     """Decompress the stream IN to the picture OUT, in the format of its suffix.
 
     A folder of streams becomes a folder of PNG pictures.
@@ -116,9 +120,9 @@ def decompress(source: Path, target: Path, codec: str, json_file: Path | None) -
     if not folder:
         check_file(source)
         check_outputs(source, target, json_file)
-    model = codec_at(codec, None)
+    model = codec_at(codec, None, device)
     low, high = model.config.qualities
-    of_quality = cache(partial(codec_at, codec))
+    of_quality = cache(partial(codec_at, codec, device=device))
 
     def one(path: Path, to: Path) -> _Work:
         with _named(path):

@@ -17,6 +17,7 @@ from waterfill.cli.shared import (
     NAME,
     PATH,
     SEED,
+    device_option,
     json_option,
     only,
     out_console,
@@ -84,6 +85,7 @@ _SHOWN = 4
     show_default=True,
     help="Folder for evaluation.html, evaluation.json and rows.csv.",
 )
+@device_option
 @shards_option
 @json_option
 @click.option(
@@ -105,6 +107,7 @@ def evaluate(
     cache: Path | None,
     no_cache: bool,
     out: Path,
+    device: str,
     shards: Path | None,
     json_file: Path | None,
     seed: int,
@@ -127,7 +130,7 @@ def evaluate(
     if no_cache and cache is not None:
         raise WaterfillError("--cache and --no-cache exclude each other")
     images = list[Any](find_images(paths) if paths else sample_pictures())
-    own = _own_codecs(codecs or ("default",), quality, effort, trellis)
+    own = _own_codecs(codecs or ("default",), quality, effort, trellis, device)
     anchors = _anchors(against)
     measured = [name for name in anchors if name in CONVENTIONAL]
     if is_first():
@@ -161,7 +164,7 @@ def evaluate(
 
 
 def _own_codecs(
-    names: Sequence[str], quality: tuple[float, ...], effort: int, trellis: bool
+    names: Sequence[str], quality: tuple[float, ...], effort: int, trellis: bool, device: str
 ) -> list[OwnCodec]:
     """Codecs of this package, each once, by whatever spelling of its path."""
     from waterfill.codec.registry import PRESETS, codec_at
@@ -172,7 +175,8 @@ def _own_codecs(
         files.setdefault(name if name in PRESETS else os.path.realpath(name), name)
     chosen = tuple(sorted(set(quality))) or None
     return [
-        OwnCodec(codec_at(name, only(quality)), chosen, effort, trellis) for name in files.values()
+        OwnCodec(codec_at(name, only(quality), device), chosen, effort, trellis)
+        for name in files.values()
     ]
 
 

@@ -15,6 +15,7 @@ from waterfill.cli.shared import (
     PATH,
     SEED,
     codec_option,
+    device_option,
     json_option,
     only,
     out_console,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Folder for report.html and ladder.json.",
 )
+@device_option
 @shards_option
 @json_option
 @click.option(
@@ -65,6 +67,7 @@ def limits(
     codec: str,
     quality: tuple[float, ...],
     out: Path,
+    device: str,
     shards: Path | None,
     json_file: Path | None,
     seed: int,
@@ -80,7 +83,7 @@ def limits(
     from waterfill.report.html import render
 
     images = list[Any](find_images(paths) if paths else sample_pictures())
-    model = codec_at(codec, only(quality))
+    model = codec_at(codec, only(quality), device)
     for one in quality:
         model.check_quality(one)
     if is_first():

@@ -101,6 +101,9 @@ codec_option = click.option(
     metavar="NAME|FILE",
     help="A codec's name, or a file of its weights. [default, the bundled one]",
 )
+device_option = click.option(
+    "--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda, cuda:1, …"
+)
 json_option = click.option(
     "--json",
     "json_file",

@@ -34,6 +34,7 @@ from waterfill.codec.transforms import (
     table2,
 )
 from waterfill.data.images import MAX_PIXELS, ImageLike, Picture, as_picture, bytes_in
+from waterfill.devices import exact_convolutions
 from waterfill.errors import BitstreamError, CodecError, ImageError, QualityError
 
 __all__ = ["Codec", "Passage"]
@@ -268,20 +269,20 @@ class Codec(nn.Module):
             - self._middle
         )
         x = F.pad(x, missing, mode="replicate")
-        x = x.to(self._device).contiguous(memory_format=torch.channels_last)
-        y = self._analysis(x, self._told(quality)).float()
+        x = x.to(self.device).contiguous(memory_format=torch.channels_last)
         first, beside = (tile.top - top) // cell, (tile.left - left) // cell
-        y = y[:, :, first : first + rows // cell, beside : beside + columns // cell].contiguous()
-        prior = self.coded_prior()
-        z = None
-        if self.prior.side is not None:
-            symbols = self.prior.side.symbols(y, quality)
-            z = Plane(symbols, prior.z_distribution(symbols.shape, quality))
+        within = slice(first, first + rows // cell), slice(beside, beside + columns // cell)
+        prior, z = self.coded_prior(), None
+        with exact_convolutions(self.device):
+            y = self._analysis(x, self._told(quality)).float()[:, :, *within].contiguous()
+            if self.prior.side is not None:
+                symbols = self.prior.side.symbols(y, quality)
+                z = Plane(symbols, prior.z_distribution(symbols.shape, quality))
         gain = self.gains.coded(quality).gain[:, None, None]
         return Latents((y[0].cpu().double() * gain).float(), z, prior, quality)
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
         """Where the transforms are; all that decides a symbol's probability is on the processor."""
         return next(self.parameters()).device
 
@@ -296,7 +297,7 @@ class Codec(nn.Module):
         """How many latents around it a latent of g_a, and a cell of pixels of g_s, depends on."""
         if self._reach is None:
             cell, planes, m = self.config.stride, self.config.planes, self.config.m
-            device, limit = self._device, _MOST_REACH
+            device, limit = self.device, _MOST_REACH
             # How far an influence goes does not depend on the quality.
             some = self._told(self.config.qualities[0])
 
@@ -320,12 +321,14 @@ class Codec(nn.Module):
         exact = self.check_quality(quality)
         inverse = self.gains.coded(exact).inverse[:, None, None]
         y_hat = (y_hat.double() * inverse)[None].float()
-        y_hat = y_hat.to(self._device).contiguous(memory_format=torch.channels_last)
-        return self._synthesis(y_hat, self._told(exact))[0].float().cpu() + self._middle
+        y_hat = y_hat.to(self.device).contiguous(memory_format=torch.channels_last)
+        with exact_convolutions(self.device):
+            x_hat = self._synthesis(y_hat, self._told(exact))[0].float()
+        return x_hat.cpu() + self._middle
 
     def _told(self, quality: float) -> Tensor:
         """A quality as the transforms take it, (1,)."""
-        return torch.tensor([quality], dtype=torch.float32, device=self._device)
+        return torch.tensor([quality], dtype=torch.float32, device=self.device)
 
     @torch.no_grad()
     def synthesise(
@@ -421,13 +424,14 @@ class Codec(nn.Module):
             if effort:
                 window = picture.pixels[tile.top : tile.bottom, tile.left : tile.right]
                 x = torch.from_numpy(window[..., : self.config.planes].astype(np.float32)) / 255.0
-                chosen = refine(
-                    latents,
-                    lambda y_hat: self.reconstruct(y_hat, exact),
-                    x.permute(2, 0, 1),
-                    lambda_of_quality(exact),
-                    passes=effort,
-                )
+                with exact_convolutions(self.device):  # gradients are taken outside the codec
+                    chosen = refine(
+                        latents,
+                        lambda y_hat: self.reconstruct(y_hat, exact),
+                        x.permute(2, 0, 1),
+                        lambda_of_quality(exact),
+                        passes=effort,
+                    )
                 latents = replace(latents, chosen=chosen)
             yield latents
 

@@ -30,6 +30,7 @@ from waterfill.codec.foreign import (
 from waterfill.codec.identity import identity
 from waterfill.codec.model import Codec
 from waterfill.data.images import MAX_PIXELS, bytes_in
+from waterfill.devices import check_device
 from waterfill.errors import BitstreamError, CodecError
 from waterfill.files import unread, write_whole
 
@@ -297,7 +298,9 @@ def load_codec(
     return read_codec(data, name, quality=quality, unpickle=unpickle)[0]
 
 
-def codec_at(name_or_path: str | os.PathLike[str], quality: float | None) -> Codec:
+def codec_at(
+    name_or_path: str | os.PathLike[str], quality: float | None, device: str = "cpu"
+) -> Codec:
     """Load a codec that is to be used at a quality.
 
     Weights that were made elsewhere don't say what they were made for, and are taken to be of this
@@ -309,17 +312,22 @@ def codec_at(name_or_path: str | os.PathLike[str], quality: float | None) -> Cod
         As for :func:`load_codec`.
     quality
         From 1 to 8; None for the default of :func:`load_codec`.
+    device
+        Where its transforms are to compute, as for :func:`~waterfill.devices.check_device`.
 
     Raises
     ------
     CodecError, QualityError
         As :func:`load_codec`.
+    WaterfillError
+        If there is no such device here.
     """
+    place = check_device(device, torch.float32)
     name = os.fsdecode(name_or_path)
     data = _weights(name)
     if _foreign_tensors(data, name, unpickle=False) is None:
         quality = None
-    return read_codec(data, name, quality=quality)[0]
+    return read_codec(data, name, quality=quality)[0].to(place)
 
 
 def _weights(name: str, *, pretrained: bool = True) -> bytes:

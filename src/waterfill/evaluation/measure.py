@@ -101,7 +101,7 @@ class OwnCodec:
         )
 
     def version(self) -> str:
-        """Identity of the weights, and of the program.
+        """Identity of the weights, and of the program; and of a GPU, if transforms compute there.
 
         Raises
         ------
@@ -110,7 +110,9 @@ class OwnCodec:
         """
         if not any(self.codec.weights_id):
             raise WaterfillError(f"{self.codec.name}: these weights are in training; save them")
-        return f"weights {self.codec.weights_id.hex()}, waterfill {waterfill.__version__}"
+        known = f"weights {self.codec.weights_id.hex()}, waterfill {waterfill.__version__}"
+        device = self.codec.device.type
+        return known if device == "cpu" else f"{known}, on {device}"
 
     def encode(self, picture: Picture, setting: Setting) -> bytes:
         """The stream."""

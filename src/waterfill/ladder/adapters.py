@@ -173,6 +173,11 @@ class Adapted:
         """Its own, or that of its class."""
         return str(getattr(self._codec, "name", type(self._codec).__name__))
 
+    @property
+    def device(self) -> None:
+        """Known to itself alone."""
+        return None
+
     def identity(self) -> dict[str, Any]:
         """Refused: nothing tells when such a codec has changed.
 

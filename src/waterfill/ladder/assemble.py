@@ -14,7 +14,6 @@ from waterfill.ladder.picture import Measurement
 from waterfill.ladder.result import Exhibit, Ladder, Point, RungResult
 from waterfill.ladder.rungs import Rung
 from waterfill.ladder.subjects import Setting
-from waterfill.provenance import environment
 
 __all__ = ["assemble"]
 
@@ -113,7 +112,7 @@ def assemble(
     main: int,
     rungs: Sequence[Rung],
     measured: Iterable[Measurement],
-    seed: int,
+    environment: dict[str, Any],
 ) -> Ladder:
     """The result, from what was measured of each picture, which is looked at once.
 
@@ -127,13 +126,13 @@ def assemble(
         Rungs, in the order in which they were measured.
     measured
         Measurements, one for each picture.
-    seed
-        Seed of the bootstrap.
+    environment
+        Where and when, and the seed, also of the bootstrap.
     """
     kept = _collect(measured, rungs, main)
     curves = _mean_curves(kept.curves, rungs)
     here = {name: mean_point([points[name] for points in kept.main]) for name in kept.main[0]}
-    spans = intervals(kept.curves, kept.main, seed=seed)
+    spans = intervals(kept.curves, kept.main, seed=environment["seed"])
     return Ladder(
         name,
         setting.quality,
@@ -144,5 +143,5 @@ def assemble(
         {name: total / len(kept.pictures) for name, total in kept.channels.items()},
         _rows(kept, rungs),
         tuple(kept.exhibits),
-        environment(seed),
+        environment,
     )

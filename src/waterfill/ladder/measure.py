@@ -45,6 +45,7 @@ from waterfill.ladder.stored import (
 from waterfill.ladder.subjects import OwnCodec, Setting, Sitting, Subject, noise_of
 from waterfill.ladder.variances import Moments
 from waterfill.parallel import side_by_side
+from waterfill.provenance import environment
 from waterfill.row_shards import Record, Rows, Work, open_rows
 from waterfill.seeds import check_seed
 
@@ -272,7 +273,9 @@ def limits(
     ]
     records = shared.each("ladder", per_picture, depends, names, one)
     measured = (measurement_of(record, rungs, len(settings)) for record in records)
-    return assemble(subject.name, settings[main], main, rungs, measured, seed)
+    device = {} if subject.device is None else {"device": subject.device}
+    about = environment(seed) | device
+    return assemble(subject.name, settings[main], main, rungs, measured, about)
 
 
 def _identity_of(picture: Picture) -> list[str]:

@@ -18,6 +18,7 @@ from waterfill.codec.latents import Arrival, Latents
 from waterfill.codec.model import Codec, finish
 from waterfill.codec.noise import Noise
 from waterfill.data.images import Picture
+from waterfill.devices import device_name
 from waterfill.errors import CodecError, QualityError
 
 __all__ = [
@@ -122,6 +123,11 @@ class Subject(Protocol):
     @property
     def in_turn(self) -> bool:
         """Whether its pictures are measured one after the other, each with all threads."""
+        ...
+
+    @property
+    def device(self) -> str | None:
+        """Where its transforms compute; None where nothing says so."""
         ...
 
     def identity(self) -> dict[str, Any]:
@@ -247,8 +253,13 @@ class OwnCodec:
         """The codec's, as evaluations have it."""
         return self._codec.short_name
 
+    @property
+    def device(self) -> str:
+        """Where its networks are."""
+        return device_name(self._codec.device)
+
     def identity(self) -> dict[str, Any]:
-        """Identity of the weights, and the side of tiles.
+        """Identity of the weights, the side of tiles, and a GPU, whose rounding is another.
 
         Raises
         ------
@@ -258,7 +269,8 @@ class OwnCodec:
         codec = self._codec
         if not any(codec.weights_id):
             raise CodecError(f"{codec.name}: has weights that no file holds; save them first")
-        return {"weights": codec.weights_id.hex(), "tile": codec.tile}
+        known: dict[str, Any] = {"weights": codec.weights_id.hex(), "tile": codec.tile}
+        return known if codec.device.type == "cpu" else known | {"device": codec.device.type}
 
     def settings(self, quality: float | Sequence[float] | None) -> tuple[list[Setting], int]:
         """All whole qualities, or those asked for; of a codec of one rate, steps around it."""

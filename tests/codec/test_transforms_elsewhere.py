@@ -1,0 +1,102 @@
+"""Transforms compute where a codec's weights are; what decides a symbol's probability does not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from family import FAMILY, member
+from numpy.typing import NDArray
+from other_device import Away, other_device
+
+import waterfill as wf
+from waterfill.codec.model import Codec
+from waterfill.codec.registry import codec_at, save_codec
+from waterfill.devices import exact_convolutions
+from waterfill.errors import WaterfillError
+from waterfill.evaluation import measure as evaluation
+from waterfill.ladder import subjects as ladder
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    with other_device(monkeypatch, alone=False) as device:
+        yield device
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_streams_and_pictures_are_the_same_anywhere(
+    name: str, photo: NDArray[np.uint8], request: pytest.FixtureRequest
+) -> None:
+    codec, picture = member(name), photo[:70, :90]
+    if codec.config.planes == 1:
+        picture = picture[..., 0]
+    data = codec.compress(picture, effort=1)
+    decoded = codec.decompress(data).pixels
+    device = request.getfixturevalue("away")
+    codec.to(device)
+    assert codec.device == device
+    assert isinstance(next(codec.parameters()), Away)
+    assert codec.compress(picture, effort=1) == data
+    assert np.array_equal(codec.decompress(data).pixels, decoded)
+
+
+def test_a_ladder_is_the_same_and_says_where(
+    tiny: Codec, photo: NDArray[np.uint8], request: pytest.FixtureRequest, tmp_path: Any
+) -> None:
+    save_codec(tiny, tmp_path / "codec.safetensors", {})
+    codec = wf.load_codec(str(tmp_path / "codec.safetensors"))
+    here = wf.limits(codec, [photo[:64, :64]], 4.0)
+    assert here.environment["device"] == "cpu"
+    codec.to(request.getfixturevalue("away"))
+    there = wf.limits(codec, [photo[:64, :64]], 4.0)
+    assert there.environment["device"] == "meta"
+    figures = ["bpp", "psnr", "ms_ssim"]
+    assert here.to_frame()[figures].equals(there.to_frame()[figures])
+
+
+def test_what_is_kept_of_one_kind_of_device_is_not_found_for_another(
+    request: pytest.FixtureRequest,
+) -> None:
+    codec = wf.load_codec()
+    rows, files = ladder.OwnCodec(codec).identity(), evaluation.OwnCodec(codec).version()
+    codec.to(request.getfixturevalue("away"))
+    assert ladder.OwnCodec(codec).identity() == rows | {"device": "meta"}
+    assert evaluation.OwnCodec(codec).version() == f"{files}, on meta"
+
+
+def test_a_codec_is_loaded_to_where_it_is_asked_for() -> None:
+    assert codec_at("default", None, "cpu:0").device.type == "cpu"
+    with pytest.raises(WaterfillError, match="can't compute on device 'cuda:99' here"):
+        codec_at("default", None, "cuda:99")
+
+
+def test_convolutions_are_exact_as_long_as_one_thread_needs_it() -> None:
+    cudnn: Any = torch.backends.cudnn
+
+    def settings() -> tuple[bool, bool]:
+        return cudnn.deterministic, cudnn.allow_tf32
+
+    before = settings()
+    entered, leave = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with exact_convolutions(torch.device("cuda")):
+            entered.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=work)
+    with exact_convolutions(torch.device("cuda")):
+        thread.start()
+        entered.wait(10)
+        assert settings() == (True, False)
+    assert settings() == (True, False)
+    leave.set()
+    thread.join()
+    assert settings() == before == (False, True)
+    with exact_convolutions(torch.device("cpu")):
+        assert settings() == before
