@@ -11,8 +11,9 @@ import re
 import secrets
 import stat
 import sys
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,17 @@ __all__ = [
     "held",
     "json_digest",
     "make_folder",
+    "remove_remains",
     "unread",
     "without_nan",
     "write_all",
     "write_whole",
 ]
 
+#: Names of temporary files. Not built from the file's own, which may be as long as names can be.
+_TEMPORARY = re.compile(r"\.waterfill-[0-9a-f]{16}")
+#: Seconds after which nobody writes to one any more.
+_ABANDONED = 3600.0
 #: Folders whose names are numbers of open files: of a process, and of this one.
 _DESCRIPTORS = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd|/dev/fd")
 #: Symbolic links that a system follows one after another.
@@ -125,6 +131,16 @@ def make_folder(path: Path) -> None:
         raise WaterfillError(f"{path}: can't be created ({error.strerror or error})") from None
 
 
+def remove_remains(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder, where that can be done."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if _TEMPORARY.fullmatch(path.name):
+                with suppress(OSError):
+                    if time.time() - path.stat().st_mtime > _ABANDONED:
+                        path.unlink()
+
+
 def unread(path: str | os.PathLike[str], error: OSError) -> str:
     """What to say of a file that can't be read: the same words wherever it is missing."""
     if isinstance(error, FileNotFoundError):
@@ -142,7 +158,6 @@ def _stage(path: Path, content: bytes, staged: list[tuple[Path, Path, Path]]) ->
         mode = stat.S_IMODE(target.stat().st_mode)
         if not os.access(target, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    # Not built from the file's name, which may be as long as names can be.
     temporary = target.with_name(f".waterfill-{secrets.token_hex(8)}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     descriptor = os.open(temporary, flags, 0o666)

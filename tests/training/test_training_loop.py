@@ -25,7 +25,7 @@ from waterfill.errors import Interrupted, TrainingError, WaterfillError
 from waterfill.files import held
 from waterfill.training import learner, loop
 from waterfill.training.config import TrainConfig
-from waterfill.training.folder import _COLUMNS
+from waterfill.training.folder import _COLUMNS, RunFolder
 from waterfill.training.loop import train
 from waterfill.training.objectives import RateDistortion
 from waterfill.training.schedules import Schedule
@@ -330,6 +330,20 @@ def test_another_run_is_not_overwritten_and_nothing_is_not_resumed(whole, photog
     with pytest.raises(TrainingError, match="nothing to resume"):
         run(photographs, tmp_path / "none", CONFIG, resume=True)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_run_removes_what_killed_ones_have_left(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    left, written, other = (
+        tmp_path / name for name in (f".waterfill-{0:016x}", f".waterfill-{1:016x}", "notes")
+    )
+    for path in (left, written, other):
+        path.write_text("half")
+    for path in (left, other):
+        os.utime(path, (0, 0))
+    with run.claimed(resume=False):
+        pass
+    assert sorted(tmp_path.iterdir()) == sorted([written, other, run.lock])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks of Unix")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from waterfill.errors import TrainingError
-from waterfill.files import held, make_folder, write_whole
+from waterfill.files import held, make_folder, remove_remains, write_whole
 from waterfill.processes import is_first
 from waterfill.training.config import TrainConfig
 
@@ -104,6 +104,8 @@ class RunFolder:
                 raise TrainingError(
                     f"{self.path}: holds a run already; resume it or choose another folder"
                 )
+            if is_first():
+                remove_remains(self.path)  # a checkpoint may be as large as the disk that is left
             yield
 
     def check(self, config: TrainConfig) -> None:
