@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from waterfill.codec.registry import load_codec
-from waterfill.errors import CodecError, WaterfillError
+from waterfill.errors import WaterfillError
 from waterfill.training.checkpoint import load_facts
 from waterfill.training.config import TrainConfig
+from waterfill.training.experiments import began_with_others
 from waterfill.training.folder import RunFolder
 
 __all__ = ["check_run", "steps_done"]
@@ -51,7 +51,9 @@ def check_run(folder: RunFolder, config: TrainConfig, data: str | None) -> None:
     if not folder.checkpoint.exists():
         return
     facts = load_facts(folder.checkpoint)
-    other = _otherwise(facts, config, data) or _started(folder, config.start)
+    other = _otherwise(facts, config, data)
+    if other is None and began_with_others(folder, config.start):
+        other = f"from other weights than {config.start} has now"
     if other is not None:
         raise WaterfillError(
             f"{folder.path}: was trained {other}; remove that folder, or take another --out"
@@ -72,14 +74,3 @@ def _otherwise(facts: Mapping[str, Any], config: TrainConfig, data: str | None) 
     if data is not None and facts.get("data") != data:
         return "on other photographs than these"
     return None
-
-
-def _started(folder: RunFolder, start: str) -> str | None:
-    """With what else a run is known to have begun."""
-    if not start or folder.began_with is None:
-        return None
-    try:
-        now = load_codec(start).weights_id.hex()
-    except CodecError:  # what is no more can't have changed
-        return None
-    return None if now == folder.began_with else f"from other weights than {start} has now"

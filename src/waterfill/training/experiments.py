@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from waterfill.codec.registry import load_codec
-from waterfill.errors import Interrupted, TrainingError
+from waterfill.errors import CodecError, Interrupted, TrainingError
 from waterfill.files import make_folder, write_whole
 from waterfill.training.checkpoint import load_facts
 from waterfill.training.config import TrainConfig, parse_toml
@@ -22,7 +22,15 @@ from waterfill.training.folder import RunFolder
 from waterfill.training.loop import Report, train
 from waterfill.training.presets import PRESETS
 
-__all__ = ["PIECE_BYTES", "Experiment", "Outcome", "hand_back", "load_experiments", "work_through"]
+__all__ = [
+    "PIECE_BYTES",
+    "Experiment",
+    "Outcome",
+    "began_with_others",
+    "hand_back",
+    "load_experiments",
+    "work_through",
+]
 
 #: Largest piece of handed-back weights.
 PIECE_BYTES = 16_000_000
@@ -131,12 +139,14 @@ def _stands_at(folder: RunFolder) -> int:
     return step
 
 
-def _began_with_others(folder: RunFolder, start: str | None) -> bool:
-    """Whether a run is known to have begun with other weights than those of a file."""
-    began_with = folder.began_with
-    if began_with is None or start is None or not Path(start).exists():
+def began_with_others(folder: RunFolder, start: str) -> bool:
+    """Whether a run is known to have begun with other weights than a codec, or file, now has."""
+    if not start or folder.began_with is None:
         return False
-    return load_codec(start).weights_id.hex() != began_with
+    try:
+        return load_codec(start).weights_id.hex() != folder.began_with
+    except CodecError:  # what is no more can't have changed
+        return False
 
 
 def work_through(
@@ -226,7 +236,7 @@ def _go_on(
                 progress=partial(progress, experiment.name),
             )
             step = _stands_at(folder)
-        if not experiment.config.start and _began_with_others(folder, config.start):
+        if not experiment.config.start and began_with_others(folder, config.start):
             said = f"began with other weights than {experiment.after} has now"
             note = f"{note}; {said}" if note else said
     except Interrupted as stop:
