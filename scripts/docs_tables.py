@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -447,6 +448,49 @@ def times() -> str:
     )
     columns = "| | from start to report | for a megapixel | peak memory |"
     return "\n".join([head, "", columns, "|---|---|---|---|", *rows])
+
+
+#: Architectures, and what they are made of.
+_FAMILY = {
+    "default": ("the bundled one", "filters and 16×16 blocks", "μ, σ", "5 groups, checkerboard"),
+    "factorized": ("Ballé 2017", "convolutions, GDN", "—; one density a channel", "—"),
+    "scale-hyperprior": ("Ballé 2018", "convolutions, GDN", "σ", "—"),
+    "mean-scale": ("Minnen 2018", "convolutions, GDN", "μ, σ", "—"),
+    "autoregressive": ("Minnen 2018", "convolutions, GDN", "μ, σ", "masked 5×5"),
+    "attention": ("Cheng 2020", "residual blocks, attention", "μ, σ", "masked 5×5"),
+    "attention-mixture": (
+        *("Cheng 2020", "residual blocks, attention", "mixtures of 3", "masked 5×5"),
+    ),
+    "space-channel": (
+        *("as ELIC, He 2022", "residual blocks, attention", "μ, σ", "5 groups, checkerboard"),
+    ),
+    "table1": ("limits paper", "convolutions, GDN", "μ, σ", "—"),
+    "table1-context": ("limits paper", "convolutions, GDN", "μ, σ", "masked 5×5"),
+    "table2": ("limits paper, digits", "convolutions, GDN", "μ, σ", "—"),
+    "table2-context": ("limits paper, digits", "convolutions, GDN", "μ, σ", "masked 5×5"),
+}
+
+
+@cache
+def family() -> str:
+    """Architectures, with what they take."""
+    rows = []
+    for name, (source, transform, side, context) in _FAMILY.items():
+        codec = load_codec(name, pretrained=False)
+        widths, takes = codec.config, codec.complexity()
+        rows.append(
+            f"| `{name}` ({source}) | {transform} | {side} | {context} | {widths.n}, {widths.m} "
+            f"| {takes.parameters / 1e6:.1f} M | {takes.encoder:.0f}, {takes.decoder:.0f} |"
+        )
+    columns = (
+        "| name | transform | by side information | context | N, M | parameters "
+        "| kMAC/pixel to encode, to decode |"
+    )
+    end = (
+        "kMAC/pixel: thousands of multiply–accumulate operations for a pixel, without the entropy "
+        "coder (`load_codec(…).complexity()`)."
+    )
+    return "\n".join([columns, "|---|---|---|---|---|---|---|", *rows, "", end])
 
 
 #: Models of ``benchmarks/coding.py``, with the widths (N, M), or N where M is the same.

@@ -306,17 +306,18 @@ def _codecs(found: Evaluation) -> Table:
     """What was measured, with the times of the middle setting."""
     table = _plain()
     table.add_column("codec")
-    for column in ("bpp", "PSNR dB", "encode s", "decode s"):
+    for column in ("bpp", "PSNR dB", "encode s", "decode s", "kMAC/pixel"):
         table.add_column(column, justify="right", no_wrap=True)
     for codec in found.codecs:
         curve = found.curve(codec.name)
-        middle = curve[len(curve) // 2]
+        middle, takes = curve[len(curve) // 2], codec.complexity
         table.add_row(
             escape(codec.name),
             f"{curve[0].bpp:.2f} … {curve[-1].bpp:.2f}",
             f"{curve[0].psnr:.1f} … {curve[-1].psnr:.1f}",
             f"{middle.encode_seconds:.2f}",
             f"{middle.decode_seconds:.2f}",
+            "—" if takes is None else f"{takes.encoder:.0f} enc, {takes.decoder:.0f} dec",
         )
     return table
 

@@ -19,6 +19,7 @@ from waterfill.bitstream import Container, Header, SymbolReader, SymbolWriter
 from waterfill.bitstream.container import MAX_TILE, QUALITY_STEPS
 from waterfill.codec.channels import Channel
 from waterfill.codec.coding import CodedPrior, StoredTables
+from waterfill.codec.complexity import Complexity, complexity_of
 from waterfill.codec.config import CodecConfig
 from waterfill.codec.gains import Gains, check_quality, lambda_of_quality
 from waterfill.codec.latents import Latents, Plane, decoded_latents
@@ -195,6 +196,10 @@ class Codec(nn.Module):
         if found is not None and next(self.parameters()).dtype == kind:
             self._coded = self._stamp(), found
         return self
+
+    def complexity(self) -> Complexity:
+        """Its parameters, and the multiplications of encoder and decoder for a pixel."""
+        return complexity_of(self)
 
     @property
     def short_name(self) -> str:

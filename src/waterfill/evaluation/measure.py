@@ -447,5 +447,6 @@ def _contender(codec: OwnCodec | Conventional, version: str) -> Contender:
     """A codec as tables and pages name it."""
     settings = tuple(map(_text, _settings(codec)))
     if isinstance(codec, OwnCodec):
-        return Contender(codec.name, "own", codec.name, version, settings, "")
+        takes = codec.codec.complexity()
+        return Contender(codec.name, "own", codec.name, version, settings, "", takes)
     return Contender(codec.name, "conventional", codec.title, version, settings, codec.caveat)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from waterfill.codec.complexity import Complexity
 from waterfill.errors import WaterfillError
 from waterfill.evaluation.bd import BDResult, Method, compare
 from waterfill.evaluation.kodak import is_kodak
@@ -40,6 +41,8 @@ class Contender:
         What the encoder was told, one text per point.
     caveat
         What to know before comparing.
+    complexity
+        Of own codecs: parameters, and multiplications for a pixel.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Contender:
     version: str
     settings: tuple[str, ...]
     caveat: str
+    complexity: Complexity | None = None
 
 
 @dataclass(frozen=True)
