@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -68,8 +68,7 @@ def exact_convolutions(device: torch.device) -> Iterator[None]:
         return
     with _exact_lock:
         if _exact_users == 0:
-            cudnn: Any = torch.backends.cudnn
-            _exact = cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+            _exact = _exact_settings()
             _exact.__enter__()
         _exact_users += 1
     try:
@@ -80,3 +79,34 @@ def exact_convolutions(device: torch.device) -> Iterator[None]:
             if _exact_users == 0 and _exact is not None:
                 _exact.__exit__(None, None, None)
                 _exact = None
+
+
+@contextmanager
+def _exact_settings() -> Iterator[None]:
+    """Settings of cuDNN, and those that were before afterwards.
+
+    From torch 2.9 on a kind of operation has a precision of its own, which goes before
+    ``allow_tf32``. Where a program has set one, ``allow_tf32`` can't even be read, and
+    ``torch.backends.cudnn.flags`` fails.
+    """
+    cudnn: Any = torch.backends.cudnn
+    places: list[tuple[Any, str, bool | str]] = [
+        (cudnn, "deterministic", True),
+        (cudnn, "benchmark", False),
+    ]
+    with suppress(RuntimeError):
+        bool(cudnn.allow_tf32)
+        places.append((cudnn, "allow_tf32", False))
+    places += [
+        (getattr(cudnn, kind), "fp32_precision", "ieee")
+        for kind in ("conv", "rnn")
+        if hasattr(cudnn, kind)
+    ]
+    before = [getattr(place, name) for place, name, _ in places]
+    try:
+        for place, name, value in places:
+            setattr(place, name, value)
+        yield
+    finally:
+        for (place, name, _), value in zip(places, before, strict=True):
+            setattr(place, name, value)

@@ -100,3 +100,21 @@ def test_convolutions_are_exact_as_long_as_one_thread_needs_it() -> None:
     assert settings() == before == (False, True)
     with exact_convolutions(torch.device("cpu")):
         assert settings() == before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9")
+@pytest.mark.parametrize(("kind", "own"), [("conv", "ieee"), ("all", "tf32")])
+def test_convolutions_are_exact_whatever_precision_a_program_has_set(kind: str, own: str) -> None:
+    cudnn: Any = torch.backends.cudnn
+    place: Any = cudnn.conv if kind == "conv" else torch.backends
+    at_first = place.fp32_precision
+    try:
+        place.fp32_precision = own
+        before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+        with exact_convolutions(torch.device("cuda")):
+            assert cudnn.conv.fp32_precision != "tf32"
+            assert cudnn.deterministic
+        assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == before
+        assert not cudnn.deterministic
+    finally:
+        place.fp32_precision = at_first
