@@ -16,7 +16,7 @@ from other_device import Away, other_device
 import waterfill as wf
 from waterfill.codec.model import Codec
 from waterfill.codec.registry import codec_at, save_codec
-from waterfill.devices import exact_convolutions
+from waterfill.devices import full_precision
 from waterfill.errors import WaterfillError
 from waterfill.evaluation import measure as evaluation
 from waterfill.ladder import subjects as ladder
@@ -85,12 +85,12 @@ def test_convolutions_are_exact_as_long_as_one_thread_needs_it() -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def work() -> None:
-        with exact_convolutions(torch.device("cuda")):
+        with full_precision(torch.device("cuda")):
             entered.set()
             leave.wait(10)
 
     thread = threading.Thread(target=work)
-    with exact_convolutions(torch.device("cuda")):
+    with full_precision(torch.device("cuda")):
         thread.start()
         entered.wait(10)
         assert settings() == (True, False)
@@ -98,23 +98,42 @@ def test_convolutions_are_exact_as_long_as_one_thread_needs_it() -> None:
     leave.set()
     thread.join()
     assert settings() == before == (False, True)
-    with exact_convolutions(torch.device("cpu")):
+    with full_precision(torch.device("cpu")):
         assert settings() == before
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9")
-@pytest.mark.parametrize(("kind", "own"), [("conv", "ieee"), ("all", "tf32")])
-def test_convolutions_are_exact_whatever_precision_a_program_has_set(kind: str, own: str) -> None:
+@pytest.mark.parametrize(("kind", "own"), [("conv", "ieee"), ("matmul", "tf32"), ("all", "tf32")])
+def test_precisions_that_a_program_has_set_are_set_aside(kind: str, own: str) -> None:
     cudnn: Any = torch.backends.cudnn
-    place: Any = cudnn.conv if kind == "conv" else torch.backends
+    matmul: Any = torch.backends.cuda.matmul
+    place: Any = {"conv": cudnn.conv, "matmul": matmul, "all": torch.backends}[kind]
+
+    def settings() -> list[str]:
+        return [one.fp32_precision for one in (cudnn.conv, cudnn.rnn, matmul)]
+
     at_first = place.fp32_precision
     try:
         place.fp32_precision = own
-        before = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
-        with exact_convolutions(torch.device("cuda")):
-            assert cudnn.conv.fp32_precision != "tf32"
+        before = settings()
+        with full_precision(torch.device("cuda")):
+            assert "tf32" not in settings()
             assert cudnn.deterministic
-        assert (cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision) == before
+        assert settings() == before
         assert not cudnn.deterministic
     finally:
         place.fp32_precision = at_first
+
+
+@pytest.mark.parametrize("own", ["high", "medium"])
+def test_matrix_products_are_exact_where_a_program_wants_them_fast(own: str) -> None:
+    at_first = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(own)
+        with full_precision(torch.device("cuda")):
+            assert not torch.backends.cuda.matmul.allow_tf32
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.backends.cuda.matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() == own
+    finally:
+        torch.set_float32_matmul_precision(at_first)

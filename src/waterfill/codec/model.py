@@ -35,7 +35,7 @@ from waterfill.codec.transforms import (
     table2,
 )
 from waterfill.data.images import MAX_PIXELS, ImageLike, Picture, as_picture, bytes_in
-from waterfill.devices import exact_convolutions
+from waterfill.devices import full_precision
 from waterfill.errors import BitstreamError, CodecError, ImageError, QualityError
 
 __all__ = ["Codec", "Passage"]
@@ -278,7 +278,7 @@ class Codec(nn.Module):
         first, beside = (tile.top - top) // cell, (tile.left - left) // cell
         within = slice(first, first + rows // cell), slice(beside, beside + columns // cell)
         prior, z = self.coded_prior(), None
-        with exact_convolutions(self.device):
+        with full_precision(self.device):
             y = self._analysis(x, self._told(quality)).float()[:, :, *within].contiguous()
             if self.prior.side is not None:
                 symbols = self.prior.side.symbols(y, quality)
@@ -327,7 +327,7 @@ class Codec(nn.Module):
         inverse = self.gains.coded(exact).inverse[:, None, None]
         y_hat = (y_hat.double() * inverse)[None].float()
         y_hat = y_hat.to(self.device).contiguous(memory_format=torch.channels_last)
-        with exact_convolutions(self.device):
+        with full_precision(self.device):
             x_hat = self._synthesis(y_hat, self._told(exact))[0].float()
         return x_hat.cpu() + self._middle
 
@@ -429,7 +429,7 @@ class Codec(nn.Module):
             if effort:
                 window = picture.pixels[tile.top : tile.bottom, tile.left : tile.right]
                 x = torch.from_numpy(window[..., : self.config.planes].astype(np.float32)) / 255.0
-                with exact_convolutions(self.device):  # gradients are taken outside the codec
+                with full_precision(self.device):  # gradients are taken outside the codec
                     chosen = refine(
                         latents,
                         lambda y_hat: self.reconstruct(y_hat, exact),
