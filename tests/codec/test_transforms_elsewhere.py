@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from waterfill.codec.registry import codec_at, save_codec
 from waterfill.devices import full_precision
 from waterfill.errors import WaterfillError
 from waterfill.evaluation import measure as evaluation
+from waterfill.ladder import measure as ladder_measure
 from waterfill.ladder import subjects as ladder
 
 
@@ -57,6 +59,29 @@ def test_a_ladder_is_the_same_and_says_where(
     assert there.environment["device"] == "meta"
     figures = ["bpp", "psnr", "ms_ssim"]
     assert here.to_frame()[figures].equals(there.to_frame()[figures])
+
+
+def test_what_a_ladder_takes_gradients_of_is_in_full_precision(
+    tiny: Codec, photo: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside: list[torch.device] = []
+    taken: list[bool] = []
+
+    @contextmanager
+    def full(device: torch.device) -> Iterator[None]:
+        inside.append(device)
+        yield
+        inside.pop()
+
+    def sensitivity(*given: Any, **more: Any) -> torch.Tensor:
+        taken.append(inside == [tiny.device])
+        return measured(*given, **more)
+
+    measured = ladder_measure.sensitivity
+    monkeypatch.setattr(ladder_measure, "full_precision", full)
+    monkeypatch.setattr(ladder_measure, "sensitivity", sensitivity)
+    ladder_measure._levels(ladder.OwnCodec(tiny), ladder.Setting(4.0, price=0.01), 8, 0)
+    assert taken == [True]
 
 
 def test_what_is_kept_of_one_kind_of_device_is_not_found_for_another(
