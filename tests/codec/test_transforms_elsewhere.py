@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from other_device import Away, other_device
 
 import waterfill as wf
+from waterfill.codec import complexity
+from waterfill.codec.config import CodecConfig
 from waterfill.codec.model import Codec
+from waterfill.codec.noise import Noise
 from waterfill.codec.registry import codec_at, save_codec
 from waterfill.devices import full_precision
 from waterfill.errors import WaterfillError
@@ -92,6 +95,24 @@ def test_what_is_kept_of_one_kind_of_device_is_not_found_for_another(
     codec.to(request.getfixturevalue("away"))
     assert ladder.OwnCodec(codec).identity() == rows | {"device": "meta"}
     assert evaluation.OwnCodec(codec).version() == f"{files}, on meta"
+
+
+def test_complexity_is_counted_where_a_codec_is(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = Codec(CodecConfig(8, 12, 8))
+    here, places = codec.complexity(), []
+
+    def noise(seed: int, device: torch.device | str = "cpu") -> Noise:
+        places.append(device)  # a generator draws on its own device alone
+        return Noise(seed)
+
+    monkeypatch.setattr(complexity, "Noise", noise)
+    # The stand-in for a GPU has no mixed precision to leave.
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    codec.to(request.getfixturevalue("away"))
+    assert codec.complexity() == here
+    assert places == [codec.device]
 
 
 def test_a_codec_is_loaded_to_where_it_is_asked_for() -> None:

@@ -47,7 +47,7 @@ def complexity_of(codec: Codec) -> Complexity:
     x = torch.zeros(1, config.planes, _SIDE, _SIDE, device=device)
     quality = torch.full((1,), config.qualities[0], device=device)
     with FlopCounterMode(display=False) as counter:
-        codec(x, quality, StraightThrough(), Noise(0))
+        codec(x, quality, StraightThrough(), Noise(0, device))
     # A multiplication and an addition are two. The products of a factorised density (bmm) are not
     # those of a coder, which has its tables stored.
     thousands = {
