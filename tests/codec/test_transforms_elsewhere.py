@@ -97,6 +97,26 @@ def test_what_is_kept_of_one_kind_of_device_is_not_found_for_another(
     assert evaluation.OwnCodec(codec).version() == f"{files}, on meta"
 
 
+def test_reach_is_found_on_the_processor(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's convolutions by Fourier transforms would spread a NaN over all of a picture."""
+    codec = Codec(CodecConfig(8, 12, 8))
+    codec.to(request.getfixturevalue("away"))
+    analysis, places = Codec._analysis, []
+
+    def told(self: Codec, x: torch.Tensor, quality: torch.Tensor) -> torch.Tensor:
+        places.append(next(self.parameters()).device.type)
+        return analysis(self, x, quality)
+
+    monkeypatch.setattr(Codec, "_analysis", told)
+    drawn = torch.random.get_rng_state()
+    found = codec.reach
+    assert torch.equal(torch.random.get_rng_state(), drawn)
+    assert found == Codec(CodecConfig(8, 12, 8)).reach
+    assert set(places) == {"cpu"}
+
+
 def test_complexity_is_counted_where_a_codec_is(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

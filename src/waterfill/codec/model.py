@@ -300,17 +300,22 @@ class Codec(nn.Module):
     @property
     def reach(self) -> tuple[int, int]:
         """How many latents around it a latent of g_a, and a cell of pixels of g_s, depends on."""
+        if self._reach is None and self.device.type != "cpu":
+            # It is found by what a NaN spoils. Convolutions of a GPU may go by Fourier transforms,
+            # where that is everything; it depends on the architecture alone.
+            with torch.random.fork_rng(devices=()):
+                self._reach = Codec(self.config).reach
         if self._reach is None:
             cell, planes, m = self.config.stride, self.config.planes, self.config.m
-            device, limit = self.device, _MOST_REACH
+            limit = _MOST_REACH
             # How far an influence goes does not depend on the quality.
             some = self._told(self.config.qualities[0])
 
             def forth(x: Tensor) -> Tensor:
-                return self._analysis(x.to(device), some)
+                return self._analysis(x, some)
 
             def back(y: Tensor) -> Tensor:
-                return self._synthesis(y.to(device), some)
+                return self._synthesis(y, some)
 
             try:
                 self._reach = (
