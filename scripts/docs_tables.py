@@ -520,8 +520,8 @@ def coding() -> str:
     )
     masked, attention = (models[key]["stages_s"]["g_s"] for key in ("mbt2018", "cheng2020-attn"))
     end = (
-        f"Most of that time goes to transforms: the synthesis g_s alone takes {masked:.2f} s of "
-        f"the autoregressive model's decoding and {attention:.2f} s of the attention model's."
+        f"Of decoding the synthesis g_s alone takes {masked:.2f} s in the autoregressive model and "
+        f"{attention:.2f} s in the attention model."
     )
     return "\n".join([head, "", columns, "|---|---|---|---|---|", *rows, "", end])
 

@@ -199,7 +199,7 @@ def _git(*arguments: str) -> int:
 
 def last_commit(tree: Path) -> None:
     """A worktree of the last commit, whatever an earlier call has left there."""
-    if tree.exists():
+    if (tree / ".git").exists():  # in a folder that is no worktree git would take this checkout
         asked = ["git", "-C", str(ROOT), "rev-parse", "HEAD"]
         commit = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
         asked = ["git", "-C", str(tree), "checkout", "--quiet", "--detach", commit]

@@ -25,6 +25,20 @@ def test_a_hyperprior_by_hand() -> None:
     assert takes.parameters == sum(p.numel() for p in codec.parameters())
 
 
+@pytest.mark.parametrize("mixtures", [1, 3])
+def test_a_masked_context_is_gone_through_once(mixtures: int) -> None:
+    m, outputs = 12, 24 if mixtures == 1 else 9 * 12
+    plain, masked = (
+        Codec(CodecConfig(8, m, 8, context=context, mixtures=k)).complexity()
+        for context, k in (("none", 1), ("masked", mixtures))
+    )
+    neighbours = 25 * m * 2 * m
+    layers = 4 * m * (10 * m // 3) + (10 * m // 3) * (8 * m // 3) + (8 * m // 3) * outputs
+    own = (neighbours + layers) / 256 / 1000
+    assert masked.encoder - plain.encoder == pytest.approx(own)
+    assert masked.decoder - plain.decoder == pytest.approx(own)
+
+
 def test_a_factorised_prior_has_no_side_information_to_count() -> None:
     codec = Codec(CodecConfig(8, 12, 8, side="none", qualities=(3.0, 3.0)))
     with_side = Codec(CodecConfig(8, 12, 8)).complexity()

@@ -35,7 +35,7 @@ from waterfill.codec.transforms import (
     table2,
 )
 from waterfill.data.images import MAX_PIXELS, ImageLike, Picture, as_picture, bytes_in
-from waterfill.devices import exact_convolutions
+from waterfill.devices import full_precision
 from waterfill.errors import BitstreamError, CodecError, ImageError, QualityError
 
 __all__ = ["Codec", "Passage"]
@@ -278,7 +278,7 @@ class Codec(nn.Module):
         first, beside = (tile.top - top) // cell, (tile.left - left) // cell
         within = slice(first, first + rows // cell), slice(beside, beside + columns // cell)
         prior, z = self.coded_prior(), None
-        with exact_convolutions(self.device):
+        with full_precision(self.device):
             y = self._analysis(x, self._told(quality)).float()[:, :, *within].contiguous()
             if self.prior.side is not None:
                 symbols = self.prior.side.symbols(y, quality)
@@ -300,17 +300,22 @@ class Codec(nn.Module):
     @property
     def reach(self) -> tuple[int, int]:
         """How many latents around it a latent of g_a, and a cell of pixels of g_s, depends on."""
+        if self._reach is None and self.device.type != "cpu":
+            # It is found by what a NaN spoils. Convolutions of a GPU may go by Fourier transforms,
+            # where that is everything; it depends on the architecture alone.
+            with torch.random.fork_rng(devices=()):
+                self._reach = Codec(self.config).reach
         if self._reach is None:
             cell, planes, m = self.config.stride, self.config.planes, self.config.m
-            device, limit = self.device, _MOST_REACH
+            limit = _MOST_REACH
             # How far an influence goes does not depend on the quality.
             some = self._told(self.config.qualities[0])
 
             def forth(x: Tensor) -> Tensor:
-                return self._analysis(x.to(device), some)
+                return self._analysis(x, some)
 
             def back(y: Tensor) -> Tensor:
-                return self._synthesis(y.to(device), some)
+                return self._synthesis(y, some)
 
             try:
                 self._reach = (
@@ -327,7 +332,7 @@ class Codec(nn.Module):
         inverse = self.gains.coded(exact).inverse[:, None, None]
         y_hat = (y_hat.double() * inverse)[None].float()
         y_hat = y_hat.to(self.device).contiguous(memory_format=torch.channels_last)
-        with exact_convolutions(self.device):
+        with full_precision(self.device):
             x_hat = self._synthesis(y_hat, self._told(exact))[0].float()
         return x_hat.cpu() + self._middle
 
@@ -429,7 +434,7 @@ class Codec(nn.Module):
             if effort:
                 window = picture.pixels[tile.top : tile.bottom, tile.left : tile.right]
                 x = torch.from_numpy(window[..., : self.config.planes].astype(np.float32)) / 255.0
-                with exact_convolutions(self.device):  # gradients are taken outside the codec
+                with full_precision(self.device):  # gradients are taken outside the codec
                     chosen = refine(
                         latents,
                         lambda y_hat: self.reconstruct(y_hat, exact),

@@ -21,6 +21,7 @@ from waterfill.codec.model import Codec
 from waterfill.codec.registry import as_codec
 from waterfill.codec.sensitivity import sensitivity
 from waterfill.data.images import ImageLike, Picture, as_picture, pictures_in, sample_pictures
+from waterfill.devices import device_name, full_precision
 from waterfill.errors import ImageError
 from waterfill.evaluation.cache import fingerprint
 from waterfill.evaluation.metrics import mean_squared_error
@@ -67,7 +68,8 @@ def _levels(subject: Subject, setting: Setting, channels: int, seed: int) -> Ten
         return flat
     picture, sitting = _sample(subject, setting, _SAMPLE_SIDE)
     (view,) = sitting.views
-    weights = sensitivity(sitting.reconstruct, view.rounded().y_hat, seed=seed)
+    with full_precision(subject.device or torch.device("cpu")):  # of gradients too
+        weights = sensitivity(sitting.reconstruct, view.rounded().y_hat, seed=seed)
     best, least = flat, math.inf
     for strength in STRENGTHS:
         levels = levels_of(weights, activity_of([view.y]), strength)
@@ -273,7 +275,7 @@ def limits(
     ]
     records = shared.each("ladder", per_picture, depends, names, one)
     measured = (measurement_of(record, rungs, len(settings)) for record in records)
-    device = {} if subject.device is None else {"device": subject.device}
+    device = {} if subject.device is None else {"device": device_name(subject.device)}
     about = environment(seed) | device
     return assemble(subject.name, settings[main], main, rungs, measured, about)
 

@@ -18,7 +18,6 @@ from waterfill.codec.latents import Arrival, Latents
 from waterfill.codec.model import Codec, finish
 from waterfill.codec.noise import Noise
 from waterfill.data.images import Picture
-from waterfill.devices import device_name
 from waterfill.errors import CodecError, QualityError
 
 __all__ = [
@@ -126,7 +125,7 @@ class Subject(Protocol):
         ...
 
     @property
-    def device(self) -> str | None:
+    def device(self) -> torch.device | None:
         """Where its transforms compute; None where nothing says so."""
         ...
 
@@ -254,9 +253,9 @@ class OwnCodec:
         return self._codec.short_name
 
     @property
-    def device(self) -> str:
+    def device(self) -> torch.device:
         """Where its networks are."""
-        return device_name(self._codec.device)
+        return self._codec.device
 
     def identity(self) -> dict[str, Any]:
         """Identity of the weights, the side of tiles, and a GPU, whose rounding is another.

@@ -11,18 +11,7 @@ from waterfill.training.config import TrainConfig
 from waterfill.training.experiments import began_with_others
 from waterfill.training.folder import RunFolder
 
-__all__ = ["check_run", "steps_done"]
-
-
-def steps_done(folder: RunFolder) -> int:
-    """Steps that a run has behind it; 0 where none was begun.
-
-    Raises
-    ------
-    TrainingError
-        If its checkpoint isn't one.
-    """
-    return int(load_facts(folder.checkpoint).get("step", 0)) if folder.checkpoint.exists() else 0
+__all__ = ["check_run"]
 
 
 def check_run(folder: RunFolder, config: TrainConfig, data: str | None) -> None:

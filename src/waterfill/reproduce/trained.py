@@ -21,9 +21,9 @@ from waterfill.ladder.result import Point
 from waterfill.ladder.rungs import Coded, Predicted, Rung, Status, Told
 from waterfill.ladder.variances import Oracle as OracleVariance
 from waterfill.reproduce.result import Request
-from waterfill.reproduce.runs import check_run, steps_done
+from waterfill.reproduce.runs import check_run
 from waterfill.training.config import TrainConfig
-from waterfill.training.experiments import Experiment, work_through
+from waterfill.training.experiments import Experiment, steps_done, work_through
 from waterfill.training.folder import RunFolder
 from waterfill.training.presets import PRESETS
 

@@ -29,6 +29,7 @@ __all__ = [
     "began_with_others",
     "hand_back",
     "load_experiments",
+    "steps_done",
     "work_through",
 ]
 
@@ -129,8 +130,14 @@ def _experiment(file: Path) -> Experiment:
     return Experiment(file.stem, priority, after, base.with_values(values, label=str(file)))
 
 
-def _stands_at(folder: RunFolder) -> int:
-    """Steps done; 0 where nothing was begun."""
+def steps_done(folder: RunFolder) -> int:
+    """Steps that a run has behind it; 0 where none was begun.
+
+    Raises
+    ------
+    TrainingError
+        If its checkpoint isn't one.
+    """
     if not folder.checkpoint.exists():
         return 0
     step = load_facts(folder.checkpoint).get("step")
@@ -219,7 +226,7 @@ def _go_on(
         if experiment.after is not None and not config.start:
             start = RunFolder(out / experiment.after).weights
             config = config.with_values({"start": str(start)})
-        step = _stands_at(folder)
+        step = steps_done(folder)
         minutes = (ends - time.monotonic()) / 60
         if step >= config.steps:
             note = "finished before"
@@ -235,13 +242,13 @@ def _go_on(
                 max_minutes=minutes,
                 progress=partial(progress, experiment.name),
             )
-            step = _stands_at(folder)
+            step = steps_done(folder)
         if not experiment.config.start and began_with_others(folder, config.start):
             said = f"began with other weights than {experiment.after} has now"
             note = f"{note}; {said}" if note else said
     except Interrupted as stop:
         stopped_by = stop.number
-        step = _stands_at(folder)
+        step = steps_done(folder)
     except Exception as error:
         # The next run has its own data, start and size, and may succeed.
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -25,8 +25,9 @@ from waterfill.ladder.rungs import Coded, Status
 from waterfill.provenance import identity
 from waterfill.reproduce.regularisation.seeds import Effect
 from waterfill.reproduce.result import Request
-from waterfill.reproduce.runs import check_run, steps_done
+from waterfill.reproduce.runs import check_run
 from waterfill.training.config import TrainConfig
+from waterfill.training.experiments import steps_done
 from waterfill.training.folder import RunFolder
 from waterfill.training.loop import Report, train
 from waterfill.training.presets import PRESETS
