@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from waterfill.data.images import find_images
-from waterfill.data.sets import PictureFiles, PictureSet, Subset, open_pictures, split_validation
+from waterfill.data.sets import (
+    PictureFiles,
+    PictureSet,
+    Subset,
+    in_both,
+    open_pictures,
+    split_validation,
+)
 from waterfill.errors import ImageError
 
 
@@ -137,6 +144,22 @@ def test_settings_and_weights_among_pictures_are_sent_where_they_belong(tmp_path
         with pytest.raises(ImageError, match=f"{name}: holds .* and no pictures.*{option}"):
             open_pictures([tmp_path / "a.png", tmp_path / name])
     assert names(open_pictures([tmp_path])) == ["a.png"]
+
+
+def test_what_is_in_both_is_found_by_content_whatever_its_name(tmp_path, save):
+    for k in range(3):
+        save(tmp_path / "ours" / f"{k}.png", seed=k)
+    (tmp_path / "theirs").mkdir()
+    shutil.copy(tmp_path / "ours" / "1.png", tmp_path / "theirs" / "other.png")
+    changed = bytearray((tmp_path / "ours" / "2.png").read_bytes())
+    changed[-1] ^= 1
+    (tmp_path / "theirs" / "2.png").write_bytes(changed)  # as long, and under the same name
+    ours = [str(tmp_path / "ours" / "*.png")]
+    assert in_both(ours, [tmp_path / "theirs"]) == [tmp_path / "ours" / "1.png"]
+    assert in_both(ours, [tmp_path / "theirs" / "2.png"]) == []
+    assert in_both([], [tmp_path / "theirs"]) == in_both(ours, []) == []
+    with pytest.raises(ImageError, match="nowhere"):
+        in_both(ours, [tmp_path / "nowhere"])
 
 
 @settings(deadline=None)

@@ -434,6 +434,11 @@ def test_what_cant_be_reproduced_is_refused(
     assert capsys.readouterr().err == "error: fig2: measures no pictures; leave them out\n"
     assert run(["reproduce", "fig3", "--train", str(picture), *out]) == 2
     assert capsys.readouterr().err == "error: fig3: trains nothing; leave --train out\n"
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
+    assert run(["reproduce", "fig4a", str(tmp_path), "--train", str(picture), *out]) == 2
+    told = capsys.readouterr().err
+    assert "is measured and would be trained on (1 more like it)" in told
+    assert told.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

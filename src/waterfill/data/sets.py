@@ -6,6 +6,7 @@ import glob
 import hashlib
 import os
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,7 @@ __all__ = [
     "PictureFiles",
     "PictureSet",
     "Subset",
+    "in_both",
     "none_readable",
     "open_pictures",
     "split_validation",
@@ -283,6 +285,42 @@ def open_pictures(paths: Iterable[str | os.PathLike[str]]) -> PictureSet:
     if not sets:
         raise ImageError("no pictures were named")
     return sets[0] if len(sets) == 1 else _Joined(sets)
+
+
+def in_both(
+    ones: Iterable[str | os.PathLike[str]], others: Iterable[str | os.PathLike[str]]
+) -> list[Path]:
+    """Files behind the first paths that hold, byte for byte, what one behind the others holds.
+
+    What is packed in shards is not looked into, and a picture stored twice in different ways isn't
+    recognised.
+
+    Raises
+    ------
+    ImageError
+        If nothing is found where a path points.
+    """
+    candidates = _files_with_sizes(ones)
+    sizes = {size for _, size in candidates}
+    known: defaultdict[int, set[bytes]] = defaultdict(set)
+    for path, size in _files_with_sizes(others):
+        if size in sizes:  # few are read: photographs seldom have equally many bytes
+            known[size].update(_content(path))
+    return [path for path, size in candidates if size in known and _content(path) & known[size]]
+
+
+def _files_with_sizes(paths: Iterable[str | os.PathLike[str]]) -> list[tuple[Path, int]]:
+    found = dict.fromkeys(path for item in paths for path in _named(os.fspath(item)))
+    return [(path, path.stat().st_size) for path in found if path.is_file()]
+
+
+def _content(path: Path) -> set[bytes]:
+    """A digest of it; nothing where it can't be read, which is for others to say."""
+    try:
+        with path.open("rb") as file:
+            return {hashlib.file_digest(file, "sha256").digest()}
+    except OSError:
+        return set()
 
 
 def none_readable(count: int, reason: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from waterfill.data.sets import in_both
 from waterfill.errors import WaterfillError
 from waterfill.reproduce.architectures import table1, table2
 from waterfill.reproduce.by_theory import appendix_d, fig2
@@ -79,7 +81,10 @@ def check_request(name: str, request: Request) -> None:
     Raises
     ------
     WaterfillError
-        If nothing has this name, it has no such scale, or it has no use for what is given.
+        If nothing has this name, it has no such scale, it has no use for what is given, or a file
+        is to be both measured and trained on.
+    ImageError
+        If nothing is found where a path points.
     """
     if name not in REPRODUCTIONS:
         raise WaterfillError(f"{name}: no such figure or table ({', '.join(REPRODUCTIONS)})")
@@ -89,3 +94,10 @@ def check_request(name: str, request: Request) -> None:
         raise WaterfillError(f"{name}: measures no pictures; leave them out")
     if request.photographs and name in WITHOUT_TRAINING:
         raise WaterfillError(f"{name}: trains nothing; leave --train out")
+    files = [one for one in request.pictures if isinstance(one, str | os.PathLike)]
+    both = in_both(files, request.photographs)
+    if both:
+        more = f" ({len(both) - 1} more like it)" if len(both) > 1 else ""
+        raise WaterfillError(
+            f"{both[0]}: is measured and would be trained on{more}; leave it out of one of them"
+        )
