@@ -785,7 +785,8 @@ def test_compiled_transforms_train_to_the_same_losses(photographs, tmp_path):
     run(photographs, tmp_path / "plain")
     run(photographs, tmp_path / "compiled", compile=True)
     for plain, compiled in zip(rows(tmp_path / "plain"), rows(tmp_path / "compiled"), strict=True):
-        assert [float(v) for v in compiled] == pytest.approx([float(v) for v in plain], rel=1e-4)
+        expected = pytest.approx([float(v) for v in plain], rel=1e-4, nan_ok=True)
+        assert [float(v) for v in compiled] == expected  # what isn't measured is NaN in both
 
 
 @pytest.mark.slow
