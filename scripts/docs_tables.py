@@ -291,6 +291,12 @@ def _curves_beside_effort() -> dict[str, _Curve]:
     return curves
 
 
+def _own_name(stored: dict[str, Any]) -> str:
+    """The one codec of ours in an evaluation."""
+    (own,) = (str(codec["name"]) for codec in stored["codecs"] if codec["kind"] == "own")
+    return own
+
+
 def _written_with_effort() -> str:
     """BD-rates of files that took more time to write, and at how many rates they are smaller."""
     stored = _stored("kodak_effort")
@@ -299,7 +305,7 @@ def _written_with_effort() -> str:
         for cell in stored["bd_rates"]
         if cell["metric"] == "psnr"
     }
-    (own,) = (codec["name"] for codec in stored["codecs"] if codec["kind"] == "own")
+    own = _own_name(stored)
     curves = _curves_beside_effort()
     said = []
     for anchor, name in (("jpeg", "JPEG"), ("webp", "WebP"), ("jpeg2000", "JPEG 2000 (9/7)")):
@@ -323,8 +329,7 @@ _PUBLISHED = {
 
 def _against_published(plain: _Curve) -> str:
     """BD-rates against curves that others have published, of files plain and with more effort."""
-    curves = _curves_beside_effort()
-    (effort,) = (curve for name, curve in curves.items() if name.startswith("default"))
+    effort = _curves_beside_effort()[_own_name(_stored("kodak_effort"))]
     said = []
     for name, title in _PUBLISHED.items():
         points = [(point.bpp, point.psnr) for point in published_curve(name).points]
