@@ -117,6 +117,8 @@ class StraightThrough:
         residual = y - density.centre
         symbols = torch.round(residual).detach()
         coded = density.bits(symbols)
+        if not torch.is_grad_enabled():
+            return Crossing(symbols + density.centre, coded)
         noisy = density.frozen().bits(residual + noise.uniform(y))
         rounded = residual + (symbols - residual).detach()
         return Crossing(rounded + density.centre, coded + (noisy - noisy.detach()))

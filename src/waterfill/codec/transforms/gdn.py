@@ -13,14 +13,14 @@ from waterfill.codec.bounds import bounded
 __all__ = ["GDN"]
 
 
-#: Numbers that a processor is given at a time: what they become stays in its cache.
-_AT_ONCE = 1 << 18
+#: Places that a processor is given at a time: what they become stays in its cache.
+_AT_ONCE = 4096
 
 
 def _blocks(flat: Tensor) -> list[slice]:
     """Rows of a matrix that are worked on at a time; all of them, but on a processor."""
-    rows, channels = flat.shape
-    size = rows if flat.device.type != "cpu" else max(64, _AT_ONCE // channels)
+    rows = len(flat)
+    size = rows if flat.device.type != "cpu" else _AT_ONCE
     return [slice(start, start + size) for start in range(0, rows, size)]
 
 
@@ -47,7 +47,8 @@ class _Normalise(torch.autograd.Function):
             part = flat[block]
             # Into the result, which is written once more, or beside it where it is needed again.
             root = y[block] if roots is None else roots[block]
-            torch.addmm(beta, part * part, gamma.T, out=root)
+            torch.mm(part * part, gamma.T, out=root)
+            root.add_(beta)
             torch.mul(root.sqrt_() if inverse else root.rsqrt_(), part, out=y[block])
         if learns:
             ctx.save_for_backward(flat, gamma, roots)
@@ -61,24 +62,24 @@ class _Normalise(torch.autograd.Function):
         grad_x = torch.empty_like(flat)
         grad_gamma = torch.zeros(gamma.shape, dtype=ctx.dtype, device=flat.device)
         grad_beta = torch.zeros(len(gamma), dtype=ctx.dtype, device=flat.device)
+        sign = 1.0 if ctx.inverse else -1.0
         for block in _blocks(flat):
             part, root, given = flat[block], roots[block], grad[block]
-            # dL/dn: for y = x √n it is g x / (2 √n), for y = x / √n it is −g x / (2 n^{3/2}).
-            through = given * part
+            direct = torch.mul(given, root, out=grad_x[block])
+            # Twice dL/dn, but for its sign: g x / √n for y = x √n, and g x / n^{3/2} for x / √n.
             if ctx.inverse:
-                through.div_(root)
+                through = (given * part).div_(root)
             else:
-                through.mul_(root).mul_(root).mul_(root).neg_()
-            # The ½ of dL/dn and the 2 of d(x²)/dx cancel in the gradient of x.
-            torch.mm(through, gamma, out=grad_x[block])
-            grad_x[block].mul_(part).addcmul_(given, root)
+                through = (part * root).mul_(root).mul_(direct)
+            # This 2 and that of d(x²)/dx cancel in the gradient of x.
+            direct.addcmul_(part, torch.mm(through, gamma), value=sign)
             if ctx.needs_input_grad[1]:
-                grad_gamma += torch.mm(through.T, part * part).to(ctx.dtype)
-                grad_beta += through.to(ctx.dtype).sum(0)
+                grad_gamma += torch.mm(through.T, part * part)
+                grad_beta += through.sum(0)
         return (
             grad_x.view(ctx.shape).movedim(-1, 1),
-            grad_gamma.mul_(0.5),
-            grad_beta.mul_(0.5),
+            grad_gamma.mul_(0.5 * sign),
+            grad_beta.mul_(0.5 * sign),
             None,
         )
 
