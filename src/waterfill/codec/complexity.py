@@ -31,8 +31,8 @@ class Complexity:
         Of all networks.
     encoder, decoder
         Thousands of multiply–accumulate operations for a pixel (kMAC/pixel): of g_a and h_a, or
-        g_s, and in both of all that predicts a latent's density. Convolutions count in full, also
-        where a mask leaves taps out; the entropy coder and passes of ``effort`` don't count.
+        g_s, and in both of all that predicts a latent's density. The entropy coder and passes of
+        ``effort`` don't count.
     """
 
     parameters: int

@@ -151,8 +151,6 @@ class _CodedNoContext:
 #: order.
 CAUSAL_NEIGHBOURS = [(i, j) for i in (-2, -1, 0) for j in range(-2, 3) if i < 0 or j < 0]
 
-_MASK = [float((i, j) in CAUSAL_NEIGHBOURS) for i in range(-2, 3) for j in range(-2, 3)]
-
 
 @dataclass(frozen=True)
 class _Wavefront:
@@ -204,9 +202,10 @@ class MaskedContext(Context):
 
     def parameters_given(self, features: Tensor, y_hat: Tensor) -> Tensor:
         """What is predicted of each place if the neighbours are those of ``y_hat``."""
+        # The rows above and what stands before it in its own: what is masked isn't multiplied.
         weight = self.neighbours.weight
-        weight = weight * weight.new_tensor(_MASK).view(5, 5)
-        near = F.conv2d(y_hat, weight, self.neighbours.bias, padding=2)
+        above = F.conv2d(F.pad(y_hat, (2, 2, 2, -1)), weight[:, :, :2], self.neighbours.bias)
+        near = above + F.conv2d(F.pad(y_hat, (2, -1)), weight[:, :, 2:3, :2])
         return cast(Tensor, self.layers(torch.cat([features, near.float()], 1))).float()
 
     def forward(self, features: Tensor, y: Tensor, send: Send) -> Crossing:
