@@ -553,7 +553,7 @@ def coding() -> str:
 def training_steps() -> str:
     """What a step of training takes, beside another library in the same run."""
     rows, days = [], set()
-    for end, arithmetic in (("", "bfloat16 units"), ("_float32", "float32, without such units")):
+    for end, arithmetic in (("", "mixed with bfloat16"), ("_float32", "float32")):
         for start, name in (("", "mean-scale (128, 192)"), ("_autoregressive", _CODED["mbt2018"])):
             stored = _stored(f"training_step{start}{end}")
             own, facts = stored["own"], stored["environment"]
