@@ -38,3 +38,33 @@ def test_holes_between_blocks_that_are_kept_are_given_back() -> None:
     assert full > 200
     assert held > 200  # that is what the setting is for
     assert 20 < released < 80
+
+
+_FAULTS = """
+import resource
+from concurrent.futures import ThreadPoolExecutor
+import torch
+from waterfill.allocator import keep_large_blocks
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        torch.zeros(12 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+keep_large_blocks()
+first, again = faults(), faults()
+with ThreadPoolExecutor(1) as pool:  # beyond what an arena of a thread can hold
+    elsewhere = pool.submit(lambda: float(torch.ones(40 << 20).sum())).result()
+print(first, again, elsewhere)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="settings of glibc")
+def test_tensors_beyond_any_threshold_are_kept_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FAULTS], capture_output=True, check=True, text=True
+    )
+    first, again, elsewhere = map(float, done.stdout.split())
+    assert again < 1000 < first  # 48 MiB are 12,288 pages
+    assert elsewhere == 40 << 20

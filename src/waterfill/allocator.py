@@ -25,12 +25,13 @@ def keep_large_blocks() -> None:
     """Ask glibc to reuse the blocks of large tensors instead of returning them to the kernel.
 
     Fresh pages are zeroed by the kernel every time otherwise: a quarter of the time of a training
-    step or of a transform. It is a setting of the whole process: training and the
-    command line make it, loading the library doesn't.
+    step or of a transform. A threshold for what is mapped and unmapped by itself can't be set above
+    32 MiB, which tensors of a training step exceed, so that nothing is. It is a setting of the whole
+    process: training and the command line make it, loading the library doesn't.
     """
     set_option = _of_glibc("mallopt")
-    trim, top_pad, mmap_threshold = -1, -2, -3
-    set_option(mmap_threshold, 32 << 20)
+    trim, top_pad, mmap_max = -1, -2, -4
+    set_option(mmap_max, 0)
     set_option(trim, (1 << 31) - 1)
     set_option(top_pad, 256 << 20)
 
