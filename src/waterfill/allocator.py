@@ -25,8 +25,8 @@ def keep_large_blocks() -> None:
     """Ask glibc to reuse the blocks of large tensors instead of returning them to the kernel.
 
     Fresh pages are zeroed by the kernel every time otherwise: a quarter of the time of a training
-    step or of a transform. A threshold for what is mapped and unmapped by itself can't be set above
-    32 MiB, which tensors of a training step exceed, so that nothing is. It is a setting of the whole
+    step or of a transform. No block is mapped by itself any more, since the size from which blocks
+    are can't be set above 32 MiB, which tensors of a step exceed. It is a setting of the whole
     process: training and the command line make it, loading the library doesn't.
     """
     set_option = _of_glibc("mallopt")
