@@ -1,12 +1,12 @@
 """Seconds per training step, beside the machine's matrix peak and another library's step.
 
     python benchmarks/training.py [--codec medium] [--batch 8] [--crop 256] [--precision auto]
-        [--peer 'COMMAND'] [--peer-key mbt2018-mean] [--json results.json]
+        [--peer 'COMMAND'] [--peer-key mbt2018-mean] [--rounds 1] [--json results.json]
 
 The step is the training loop's own: objective, backward, clipping, Adam, on random pixels. COMMAND
 (``ENV/bin/python benchmarks/beside_compressai.py training``) prints one JSON object in which KEY
-holds ``train_step_s``; it runs just before and just after, so that the two ratios come from one run
-of one machine.
+holds ``train_step_s``; it runs before, between and after the rounds of our own, so that all ratios come
+from one run of one machine.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=1, help="times that all is timed in turn")
     parser.add_argument("--peer", help="command that prints the other library's figures")
     parser.add_argument("--peer-key", default="mbt2018-mean")
     # Stored results name commands that say --out.
@@ -106,9 +107,12 @@ def main() -> None:
         compile=arguments.compile,
     )
     figures = [peer(arguments.peer)] if arguments.peer else []
-    own = own_step(config, arguments.repeats)
-    if arguments.peer:
-        figures.append(peer(arguments.peer))
+    rounds = []
+    for _ in range(arguments.rounds):
+        rounds.append(own_step(config, arguments.repeats))
+        if arguments.peer:
+            figures.append(peer(arguments.peer))
+    own = sorted(rounds, key=lambda one: float(one["step_s"]))[len(rounds) // 2]
     widths = arguments.codec, config.codec.n, config.codec.m
     print("{} (N={}, M={}), {} crops of {}²".format(*widths, config.batch, config.crop))
     print(f"one step           {own['step_s']:8.3f} s   {own['images_per_s']:.1f} images/s")
@@ -118,13 +122,22 @@ def main() -> None:
         f"{100 * own['share_of_peak']:.0f} % of the largest matrix product's "
         f"{own['matrix_peak_flops_per_s'] / 1e12:.3f}"
     )
-    result = {"own": own, "config": config.to_dict(), "environment": environment(config.seed)}
+    times = [one["step_s"] for one in rounds]
+    result = {
+        "own": own,
+        "rounds_s": times,
+        "config": config.to_dict(),
+        "environment": environment(config.seed),
+    }
     if figures:
         key = arguments.peer_key
         peers = [float(one[key]["train_step_s"]) for one in figures]
         ratios = sorted(seconds / own["step_s"] for seconds in peers)
         shown = ", ".join(f"{seconds:.3f}" for seconds in peers)
-        print(f"{key}, before and after: {shown} s, {ratios[0]:.2f} … {ratios[-1]:.2f} × ours")
+        print(
+            f"{key} in turn: {shown} s, {ratios[0]:.2f} … {ratios[-1]:.2f} × ours, "
+            f"median {statistics.median(ratios):.2f}"
+        )
         result |= {
             "peer": key,
             "peer_version": figures[0]["version"],

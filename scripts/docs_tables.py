@@ -10,6 +10,7 @@ import csv
 import json
 import math
 import re
+import statistics
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -559,7 +560,7 @@ def training_steps() -> str:
             own, facts = stored["own"], stored["environment"]
             ratios = sorted(seconds / own["step_s"] for seconds in stored["peer_step_s"])
             days.add(facts["date"].split()[0])
-            times = " to ".join(f"{ratio:.1f}" for ratio in ratios)
+            times = f"{ratios[0]:.1f} to {ratios[-1]:.1f}, median {statistics.median(ratios):.1f}"
             rows.append(
                 f"| {name} | {arithmetic} | {own['step_s']:.2f} s "
                 f"| {100 * own['share_of_peak']:.0f} % | {times} |"
