@@ -5,8 +5,8 @@
 
 The step is the training loop's own: objective, backward, clipping, Adam, on random pixels. COMMAND
 (``ENV/bin/python benchmarks/beside_compressai.py training``) prints one JSON object in which KEY
-holds ``train_step_s``; it runs before, between and after the rounds of our own, so that all ratios come
-from one run of one machine.
+holds ``train_step_s``; it runs before, between and after the rounds of our own, so that all ratios
+come from one run of one machine.
 """
 
 from __future__ import annotations
