@@ -225,6 +225,30 @@ def optimisers() -> str:
     return "\n".join([head, "", columns, "|---|---|---|---|---|", *rows, "", end])
 
 
+def precisions() -> str:
+    """Held-back loss of a codec trained in float32 and mixed with bfloat16, seed by seed."""
+    stored = _stored("precisions")
+    facts, runs, changes = stored["environment"], stored["runs"], stored["changes_percent"]
+    pairs = [
+        [run["validation_loss"] for run in runs if run["seed"] == seed]
+        for seed in sorted({run["seed"] for run in runs})
+    ]
+    rows = [
+        f"| {seed} | {wide:.3f} | {narrow:.3f} | {_signed(change, 2)} % |"
+        for seed, ((wide, narrow), change) in enumerate(zip(pairs, changes, strict=True), 1)
+    ]
+    head = (
+        f"Held-back loss after {stored['config']['steps']:,} steps, `{facts['command']}`, "
+        f"{facts['machine']}, {facts['date']}:"
+    )
+    columns = "| seed | float32 | mixed with bfloat16 | |"
+    end = (
+        f"In the mean {_signed(statistics.fmean(changes), 2)} %; from one seed to another float32 "
+        f"itself differs by up to {stored['spread_of_float32_percent']:.1f} %."
+    )
+    return "\n".join([head, "", columns, "|---|---|---|---|", *rows, "", end])
+
+
 def _signed(number: float, digits: int) -> str:
     """A number with its sign, which is no hyphen."""
     return f"{number:+.{digits}f}".replace("-", "−")
