@@ -238,8 +238,8 @@ def precisions() -> str:
         for seed, ((wide, narrow), change) in enumerate(zip(pairs, changes, strict=True), 1)
     ]
     head = (
-        f"Held-back loss after {stored['config']['steps']:,} steps, `{facts['command']}`, "
-        f"{facts['machine']}, {facts['date']}:"
+        f"Held-back loss after {stored['config']['steps']:,} steps, "
+        f"`python benchmarks/{facts['command']}`, {facts['machine']}, {facts['date']}:"
     )
     columns = "| seed | float32 | mixed with bfloat16 | |"
     end = (
