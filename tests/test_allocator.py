@@ -46,14 +46,15 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from waterfill.allocator import keep_large_blocks
 
-def faults():
+def faults(times):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(4):
+    for _ in range(times):
         torch.zeros(12 << 20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 keep_large_blocks()
-first, again = faults(), faults()
+first = faults(16)  # small blocks get in between at first
+again = faults(4)
 with ThreadPoolExecutor(1) as pool:  # beyond what an arena of a thread can hold
     elsewhere = pool.submit(lambda: float(torch.ones(40 << 20).sum())).result()
 print(first, again, elsewhere)
