@@ -117,7 +117,7 @@ class StraightThrough:
         residual = y - density.centre
         symbols = torch.round(residual).detach()
         coded = density.bits(symbols)
-        if not torch.is_grad_enabled():
+        if not torch.is_grad_enabled():  # Noise is there for gradients alone.
             return Crossing(symbols + density.centre, coded)
         noisy = density.frozen().bits(residual + noise.uniform(y))
         rounded = residual + (symbols - residual).detach()
