@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 # Before NumPy is there; its threads spin while they wait. See below.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -19,6 +20,9 @@ from waterfill.data.images import sample_pictures
 # Tensors of tests are so small that a second thread is mostly waited for, and much longer where the
 # machine has other work. Tests of what threads may change ask for them.
 torch.set_num_threads(1)
+
+# A shell's background job ignores Ctrl-C, and so would every program that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
