@@ -228,14 +228,15 @@ def optimisers() -> str:
 def precisions() -> str:
     """Held-back loss of a codec trained in float32 and mixed with bfloat16, seed by seed."""
     stored = _stored("precisions")
-    facts, runs, changes = stored["environment"], stored["runs"], stored["changes_percent"]
-    pairs = [
-        [run["validation_loss"] for run in runs if run["seed"] == seed]
-        for seed in sorted({run["seed"] for run in runs})
-    ]
+    facts, changes = stored["environment"], stored["changes_percent"]
+    wide, narrow = (
+        [run for run in stored["runs"] if run["precision"] == precision]
+        for precision in ("32-true", "bf16-mixed")
+    )
     rows = [
-        f"| {seed} | {wide:.3f} | {narrow:.3f} | {_signed(change, 2)} % |"
-        for seed, ((wide, narrow), change) in enumerate(zip(pairs, changes, strict=True), 1)
+        f"| {one['seed']} | {one['validation_loss']:.3f} | {other['validation_loss']:.3f} "
+        f"| {_signed(change, 2)} % |"
+        for one, other, change in zip(wide, narrow, changes, strict=True)
     ]
     head = (
         f"Held-back loss after {stored['config']['steps']:,} steps, "
